@@ -1,0 +1,203 @@
+"""Which buckets a vector is stored in."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from ivfast.progress import Bar
+from ivfast.routers import LogitTiles, log_softmax
+
+LEAST_USE = 1e-9  # m of a bucket counts as at least this
+RULES = ("ratio", "membership", "benefit")
+
+
+class Plan(NamedTuple):
+    """One way to store base."""
+
+    rule: str  # ratio, membership or benefit
+    percent: float  # extra entries over base
+    temperature: float = 1.0  # T_s, of membership and benefit
+    log_use: np.ndarray | None = None  # (nlist,) log m at T_s, for benefit
+
+    @property
+    def keyed_by(self) -> tuple[str, float]:
+        """Plans that agree in this rank the same candidates."""
+        return self.rule, self.temperature
+
+
+class Assignment(NamedTuple):
+    """What one plan stores."""
+
+    sizes: np.ndarray  # (nlist,) int64, entries per bucket
+    buckets: np.ndarray  # (n_wanted, width) int32: primary, then extras by key, -1 where none
+    entries: int
+
+
+def log_use(m: np.ndarray) -> np.ndarray:
+    """log max(m, 1e-9), float32. m: (nlist,) mean membership, sums to 1"""
+    return np.log(np.maximum(m, LEAST_USE)).astype(np.float32)
+
+
+def mean_membership(tiles: Iterable[tuple[int, np.ndarray]], temperatures: Iterable[float]) -> dict[float, np.ndarray]:
+    """m at each temperature: the mean of softmax(z / T) over all rows, (nlist,) float64."""
+    sums: dict[float, np.ndarray] = {}
+    n = 0
+    wanted = list(temperatures)
+    for _, z in tiles:
+        n += len(z)
+        for temperature in wanted:
+            p = np.exp(log_softmax(z, temperature)).sum(axis=0, dtype=np.float64)
+            sums[temperature] = sums.get(temperature, 0) + p
+    return {temperature: total / n for temperature, total in sums.items()}
+
+
+def candidates(z: np.ndarray, plan: Plan, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """The best `width` buckets of each row by the plan's key; ties go to the smaller bucket.
+
+        ratio       log d_1 - log d_j = (log z_1 - log z_j) / 2 for z = -k d^2 / delta
+        membership  log p_b
+        benefit     log p_b - log m_b
+
+    z: (n, nlist) float32
+    returns: buckets (n, width) int32 and keys (n, width) float32, falling along each row
+    """
+    if plan.rule == "ratio":
+        buckets = top(z, width)
+        return buckets, _ratio_keys(np.take_along_axis(z, buckets, axis=1))
+    keys = log_softmax(z, plan.temperature)
+    if plan.rule == "benefit":
+        assert plan.log_use is not None
+        keys = keys - plan.log_use
+    buckets = top(keys, width)
+    return buckets, np.take_along_axis(keys, buckets, axis=1)
+
+
+def _ratio_keys(z: np.ndarray) -> np.ndarray:
+    """z: (n, width) falling, <= 0; 1 (log 0) where both distances are 0, -inf where only d_1 is."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        keys = (np.log(-z[:, :1]) - np.log(-z)) / 2
+    return np.where(z == z[:, :1], np.float32(0), keys)
+
+
+def top(keys: np.ndarray, width: int) -> np.ndarray:
+    """Columns of the `width` largest of each row, largest first, ties to the smaller column.
+
+    keys: (n, columns) float; returns (n, width) int32
+    """
+    n, columns = keys.shape
+    if width == 1:
+        return keys.argmax(axis=1)[:, None].astype(np.int32)
+    least = np.partition(keys, columns - width, axis=1)[:, columns - width, None]
+    chosen = keys >= least
+    many = np.flatnonzero(chosen.sum(axis=1) > width)  # ties at the border
+    for row in many:
+        tied = np.flatnonzero(keys[row] == least[row])
+        spare = int(chosen[row].sum()) - width
+        chosen[row, tied[len(tied) - spare :]] = False
+    found = np.nonzero(chosen)[1].reshape(n, width)
+    order = np.argsort(-np.take_along_axis(keys, found, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(found, order, axis=1).astype(np.int32)
+
+
+def assign(
+    tiles: LogitTiles, plans: list[Plan], width: int, wanted: np.ndarray | None = None, bar: Bar | None = None
+) -> list[Assignment]:
+    """Store every vector once, then the round(percent n) best extras over all of them.
+
+    Two passes over the logits: the first counts keys in a histogram, the second takes what lies
+    above the budget's border; inside the border's bin keys are sorted exactly. Ties go to the
+    smaller vector, then the smaller bucket.
+
+    width: buckets a vector can be in at most, min(ftopk, nlist)
+    wanted: ascending vector numbers whose buckets are returned; None: all
+    """
+    builders = [_Builder(plan, tiles.router.nlist, tiles.n, width, wanted) for plan in plans]
+    for second in (False, True):
+        for start, z in tiles:
+            found: dict[tuple[str, float], tuple[np.ndarray, np.ndarray]] = {}
+            for builder in builders:
+                key = builder.plan.keyed_by
+                if key not in found:
+                    found[key] = candidates(z, builder.plan, width)
+                (builder.take if second else builder.count)(start, *found[key])
+            if bar is not None:
+                bar.advance(len(z))
+    return [builder.finish() for builder in builders]
+
+
+class _Builder:
+    """One plan's histogram, border and entries."""
+
+    BINS = 1 << 16
+
+    def __init__(self, plan: Plan, nlist: int, n: int, width: int, wanted: np.ndarray | None) -> None:
+        self.plan, self.nlist, self.wanted = plan, nlist, wanted
+        self.budget = round(plan.percent * n)
+        self.histogram = np.zeros(self.BINS, dtype=np.int64)
+        self.sizes = np.zeros(nlist, dtype=np.int64)
+        self.buckets = np.full((n if wanted is None else len(wanted), width), -1, dtype=np.int32)
+        self.border: int | None = None
+        self.at_border: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+
+    def count(self, start: int, buckets: np.ndarray, keys: np.ndarray) -> None:
+        """First pass."""
+        del start, buckets
+        if self.budget:
+            self.histogram += np.bincount(_bins(keys[:, 1:]).ravel(), minlength=self.BINS)
+
+    def take(self, start: int, buckets: np.ndarray, keys: np.ndarray) -> None:
+        """Second pass: primaries and all extras above the border; those in its bin wait."""
+        taken = np.zeros(buckets.shape, dtype=bool)
+        taken[:, 0] = True
+        if self.budget:
+            bins = _bins(keys[:, 1:])
+            border = self._border()
+            taken[:, 1:] = bins > border
+            row, column = np.nonzero(bins == border)
+            self.at_border.append((keys[row, column + 1], row + start, buckets[row, column + 1]))
+        self._store(np.arange(start, start + len(buckets)), np.where(taken, buckets, -1))
+
+    def _border(self) -> int:
+        if self.border is None:
+            above = np.cumsum(self.histogram[::-1])[::-1]  # keys in this bin or a higher one
+            self.border = int(np.flatnonzero(above >= self.budget)[-1])
+        return self.border
+
+    def _store(self, vectors: np.ndarray, buckets: np.ndarray) -> None:
+        self.sizes += np.bincount(buckets[buckets >= 0], minlength=self.nlist)
+        if self.wanted is None:
+            self.buckets[vectors] = buckets
+            return
+        at = np.searchsorted(self.wanted, vectors)
+        here = at < len(self.wanted)
+        here[here] = self.wanted[at[here]] == vectors[here]
+        self.buckets[at[here]] = buckets[here]
+
+    def finish(self) -> Assignment:
+        """Fill the rest of the budget from the border's bin."""
+        if self.budget:
+            keys, vectors, buckets = (np.concatenate(parts) for parts in zip(*self.at_border, strict=True))
+            above = int(self.histogram[self._border() + 1 :].sum())
+            best = np.lexsort((buckets, vectors, -keys))[: self.budget - above]
+            self._add(vectors[best], buckets[best])
+        return Assignment(self.sizes, self.buckets, int(self.sizes.sum()))
+
+    def _add(self, vectors: np.ndarray, buckets: np.ndarray) -> None:
+        """Extras in the order of their keys; a vector may get several."""
+        self.sizes += np.bincount(buckets, minlength=self.nlist)
+        if self.wanted is not None:
+            here = np.isin(vectors, self.wanted)
+            vectors, buckets = np.searchsorted(self.wanted, vectors[here]), buckets[here]
+        order = np.argsort(vectors, kind="stable")
+        vectors, buckets = vectors[order], buckets[order]
+        nth = np.arange(len(vectors)) - np.searchsorted(vectors, vectors)
+        filled = (self.buckets[vectors] >= 0).sum(axis=1)
+        self.buckets[vectors, filled + nth] = buckets
+
+
+def _bins(keys: np.ndarray) -> np.ndarray:
+    """The upper 16 bits of float32 keys, in the order of the keys."""
+    bits = (keys + np.float32(0)).view(np.uint32)  # + 0: -0.0 and 0.0 are one key
+    ordered = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
+    return (ordered >> 16).astype(np.int64)

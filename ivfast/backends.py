@@ -1,0 +1,115 @@
+"""What ivfast asks of a backend, and the one place where backends are told apart."""
+
+import importlib
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from ivfast.batches import Chunk
+from ivfast.draws import generator
+from ivfast.errors import UserError
+
+MOVE = 16.0  # centers move by so many root mean squares of their bucket per unit of u
+NET_WEIGHT = 0.3  # of the net's loss beside the centers'
+USE_MEMORY = 20  # m remembers about so many vectors a bucket
+
+INSTALL = {"jax": "pip install jax flax optax", "torch": "pip install torch"}
+
+
+class Setup(NamedTuple):
+    """All that is fixed during a run, as numpy arrays and numbers. Vectors are inside (see Space)."""
+
+    param_list: tuple[int, ...]
+    metric: str
+    start: np.ndarray  # (nlist, dim) float32, where the centers begin
+    radius: np.ndarray  # (nlist,) float32, r, a bucket's root mean square per dimension
+    mean: np.ndarray  # (dim,) float32, of the deep path's input
+    scale: np.float32  # of the deep path's input
+    delta_floor: float
+    learning_rates: np.ndarray  # (epochs S,) float64, by finite step
+    use_rate: float  # a = min(1, batch / (20 nlist))
+
+    @property
+    def deep(self) -> bool:
+        """Whether there is a deep path."""
+        return len(self.param_list) > 2
+
+
+class Metrics(NamedTuple):
+    """Sums over the finite steps of a chunk, and counts; still on the device where it has one."""
+
+    loss_centers: Any  # () sum over pairs of meet(z_centers)
+    loss_net: Any  # () sum over pairs of meet(z_net); 0 without a deep path
+    n_pairs: Any  # () pairs in finite steps
+    n_skipped: Any  # () steps skipped for a non-finite gradient
+
+
+class Backend(Protocol):
+    """A framework that trains DCNet. States are values of the backend's own."""
+
+    setup: Setup
+
+    def init_state(self, weights: dict[str, np.ndarray], use: np.ndarray) -> Any:
+        """weights: as starting_weights; use: (nlist,) m at the start, of both routers."""
+        ...
+
+    def train_chunk(self, state: Any, chunk: Chunk, k: float) -> tuple[Any, Metrics]:
+        """Run the chunk's steps. The state handed in must not be used again."""
+        ...
+
+    def logits(self, state: Any, router: str, x: np.ndarray, k: float) -> np.ndarray:
+        """z of router centers or net. x: (n, dim) float32; returns (n, nlist) float32"""
+        ...
+
+    def export(self, state: Any) -> dict[str, np.ndarray]:
+        """`centers` (nlist, dim) float32 inside, and the deep path's weights by name."""
+        ...
+
+    def use(self, state: Any) -> dict[str, np.ndarray]:
+        """m of each router, (nlist,) float64."""
+        ...
+
+    def state_dict(self, state: Any) -> dict[str, np.ndarray]:
+        """Everything of a state, by name; the same names, shapes and types in all backends."""
+        ...
+
+    def from_state_dict(self, arrays: dict[str, np.ndarray]) -> Any:
+        """The inverse of state_dict; raises KeyError on absent or unknown names."""
+        ...
+
+
+def load_backend(name: str, setup: Setup, gpu: int, precision: str = "float32") -> Backend:
+    """Import one backend.
+
+    gpu: device number, -1 is the CPU
+    raises: UserError where its framework is not installed or the device is not there
+    """
+    try:
+        module = importlib.import_module(f"ivfast_{name}")
+    except ModuleNotFoundError as missing:
+        raise UserError(
+            f"--backend {name}: {missing.name} is not installed; {INSTALL[name]}, or choose another --backend"
+        ) from None
+    return module.make_backend(setup, gpu, precision)
+
+
+def starting_weights(param_list: tuple[int, ...], seed: int) -> dict[str, np.ndarray]:
+    """Weights before the first step, float32: u = 0, so training begins at k-means.
+
+    Hidden layers are normal with standard deviation 1 / sqrt(fan in); the last layer is zero,
+    so the net too begins at k-means. Names: u, layers_I.weight (in, out), layers_I.bias,
+    norms_I.scale, norms_I.bias.
+    """
+    weights = {"u": np.zeros((param_list[-1], param_list[0]), dtype=np.float32)}
+    if len(param_list) == 2:
+        return weights
+    widths = list(zip(param_list[:-1], param_list[1:], strict=True))
+    for i, (n_in, n_out) in enumerate(widths):
+        last = i == len(widths) - 1
+        normal = generator(seed, 0, "network", i).standard_normal((n_in, n_out), dtype=np.float32)
+        weights[f"layers_{i}.weight"] = normal * np.float32(0 if last else n_in**-0.5)
+        weights[f"layers_{i}.bias"] = np.zeros(n_out, dtype=np.float32)
+        if not last:
+            weights[f"norms_{i}.scale"] = np.ones(n_out, dtype=np.float32)
+            weights[f"norms_{i}.bias"] = np.zeros(n_out, dtype=np.float32)
+    return weights

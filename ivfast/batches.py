@@ -1,0 +1,91 @@
+"""Which pairs each training step sees: drawn once here, so both backends see the same."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from ivfast.data import Space, Vectors
+from ivfast.draws import generator
+from ivfast.neighbors import Neighbors
+
+CHUNK_BYTES = 128 << 20  # of pairs in one chunk at most: a few hundredths of a GPU's memory
+CHUNK_STEPS = 16  # at most; enough to hide the start of a compiled call
+
+
+class Chunk(NamedTuple):
+    """Consecutive steps of one epoch, padded to one shape. Steps without a valid row do nothing."""
+
+    x: np.ndarray  # (steps, batch, dim) float32
+    x_pair: np.ndarray  # (steps, batch, dim) float32
+    valid: np.ndarray  # (steps, batch) bool, False where a row is padding
+
+
+class PairSource(NamedTuple):
+    """All that the pairs of a run depend on."""
+
+    learn: Vectors
+    space: Space
+    neighbors: Neighbors
+    batch_size: int
+    drop_prop: float  # 0 without --use_drop
+    seed: int
+
+    @property
+    def n_steps(self) -> int:
+        """Steps an epoch: S = ceil(n_train / batch)."""
+        return -(-len(self.neighbors.train) // self.batch_size)
+
+
+def chunk_steps(n_steps: int, batch_size: int, dim: int) -> int:
+    """Steps in one chunk: as even as can be, so that the padding is small."""
+    most = max(1, min(CHUNK_STEPS, CHUNK_BYTES // (8 * batch_size * dim)))
+    return -(-n_steps // -(-n_steps // most))
+
+
+def epoch_pairs(source: PairSource, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs of one epoch: every training vector once, each with one of its neighbours.
+
+    returns: rows of learn, two (n_train,) int64
+    """
+    train, nearest = source.neighbors.train, source.neighbors.train_neighbors
+    order = generator(source.seed, epoch, "order").permutation(len(train))
+    column = generator(source.seed, epoch, "pair").integers(nearest.shape[1], size=len(train))
+    return train[order], nearest[order, column[order]]
+
+
+def epoch_chunks(source: PairSource, epoch: int, steps: int, start: int = 0) -> Iterator[Chunk]:
+    """The pairs of one epoch as arrays, `steps` steps at a time.
+
+    start: the first step wanted
+    """
+    left, right = epoch_pairs(source, epoch)
+    for first in range(start, source.n_steps, steps):
+        yield _chunk(source, epoch, left, right, first, steps)
+
+
+def _chunk(
+    source: PairSource, epoch: int, left: np.ndarray, right: np.ndarray, first: int, steps: int
+) -> Chunk:
+    batch, dim = source.batch_size, source.learn.dim
+    x = np.zeros((steps, batch, dim), dtype=np.float32)
+    x_pair = np.zeros_like(x)
+    valid = np.zeros((steps, batch), dtype=bool)
+    for i in range(min(steps, source.n_steps - first)):
+        at = slice((first + i) * batch, (first + i + 1) * batch)
+        n = len(left[at])
+        x[i, :n] = source.learn.take(source.space, left[at])
+        x_pair[i, :n] = source.learn.take(source.space, right[at])
+        valid[i, :n] = True
+        if source.drop_prop:
+            x[i, :n] *= drop_mask(source.seed, epoch, first + i, (batch, dim), source.drop_prop)[:n]
+    return Chunk(x, x_pair, valid)
+
+
+def drop_mask(seed: int, epoch: int, step: int, shape: tuple[int, int], drop_prop: float) -> np.ndarray:
+    """What `use_drop` multiplies a batch of x by: 0 for a share drop_prop, else 1 / (1 - drop_prop).
+
+    returns: float32 of the given shape (batch, dim)
+    """
+    keep = generator(seed, epoch, "drop", step).random(shape, dtype=np.float32) >= drop_prop
+    return keep * np.float32(1 / (1 - drop_prop))

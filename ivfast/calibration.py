@@ -1,0 +1,90 @@
+"""How sharp the logits are: k for training, T for probing, fitted in float64 on held-out pairs."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from ivfast.assignment import LEAST_USE
+from ivfast.routers import center_logits, log_softmax
+
+K_GRID = np.geomspace(3, 100, 31)
+T_GRID = np.geomspace(0.25, 8, 31)
+MOST_PAIRS = 4000
+BLOCK_ENTRIES = 1 << 22  # float64 logits worked on at once: 32 MiB
+
+
+class HeldOutLogits(NamedTuple):
+    """Logits of held-out pairs at k = 1, float64."""
+
+    z: np.ndarray  # (n_pairs, nlist)
+    z_pair: np.ndarray  # (n_pairs, nlist)
+
+
+def pair_logits(
+    x: np.ndarray, x_pair: np.ndarray, centers: np.ndarray, metric: str, delta_floor: float
+) -> HeldOutLogits:
+    """The linear path's logits of held-out pairs. x, x_pair: (n_pairs, dim); centers: (nlist, dim)"""
+    wide = centers.astype(np.float64)
+    z, z_pair = (center_logits(side.astype(np.float64), wide, metric, delta_floor) for side in (x, x_pair))
+    return HeldOutLogits(z, z_pair)
+
+
+def meet(z: np.ndarray, z_pair: np.ndarray, m: np.ndarray) -> float:
+    """How badly pairs meet in one evenly used bucket.
+
+        meet = - mean logsumexp_b(log p_b + log p'_b - log(nlist max(m_b, 1e-9)))
+
+    z, z_pair: (n_pairs, nlist) float64; m: (nlist,) use of the buckets, sums to 1
+    returns: 0 at best, ln nlist where p does not depend on x
+    """
+    log_even = np.log(len(m) * np.maximum(m, LEAST_USE))
+    rows = max(1, BLOCK_ENTRIES // len(m))
+    total = 0.0
+    for i in range(0, len(z), rows):
+        joint = log_softmax(z[i : i + rows]) + log_softmax(z_pair[i : i + rows]) - log_even
+        high = joint.max(axis=1, keepdims=True)
+        total += float((np.log(np.exp(joint - high).sum(axis=1)) + high[:, 0]).sum())
+    return -total / len(z)
+
+
+def fit_k(pairs: HeldOutLogits, m: np.ndarray) -> float:
+    """The sharpness at which held-out pairs meet best, m held as it is."""
+    return least(lambda k: meet(k * pairs.z, k * pairs.z_pair, m), K_GRID)
+
+
+def fit_temperature(z: np.ndarray, targets: np.ndarray) -> float:
+    """T at which softmax(z / T) is the chance that a right answer lies in a bucket.
+
+    Minimises - mean log softmax(z / T) at the targets.
+
+    z: (n, nlist) logits of held-out vectors; targets: (n, ftopk) best buckets of their answers
+    """
+    wide = z.astype(np.float64)
+    return least(
+        lambda t: -float(np.take_along_axis(log_softmax(wide, t), targets, axis=1).mean()), T_GRID
+    )
+
+
+def least(value: Callable[[float], float], grid: np.ndarray) -> float:
+    """Where `value` is least: over a grid even in log, then a parabola through the least three.
+
+    The grid is walked coarse to fine (every fifth, then the gaps around the least); for one
+    valley, which both uses have, that finds what walking all of it would.
+    """
+    known: dict[int, float] = {}
+
+    def at(i: int) -> float:
+        if i not in known:
+            known[i] = value(float(grid[i]))
+        return known[i]
+
+    best = min(range(0, len(grid), 5), key=at)
+    best = min(range(max(0, best - 4), min(len(grid), best + 5)), key=at)
+    if best in (0, len(grid) - 1):
+        return float(grid[best])
+    low, mid, high = at(best - 1), at(best), at(best + 1)
+    curve = low - 2 * mid + high
+    shift = 0.0 if curve <= 0 else 0.5 * (low - high) / curve
+    step = np.log(grid[1] / grid[0])
+    return float(grid[best] * np.exp(shift * step))

@@ -1,0 +1,12 @@
+"""What a user did wrong, in one line."""
+
+
+class UserError(Exception):
+    """Raised where the fact is known, caught in `main` alone, which prints it and exits 2.
+
+    The message names the flag or file, what was found, what was expected and what to do.
+    """
+
+
+class RunError(Exception):
+    """A run that cannot go on through no fault of its input: `main` prints it and exits 1."""

@@ -1,0 +1,107 @@
+"""The files that a run leaves: ivfast.npy, kmeans.npy, dcnet.safetensors."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from ivfast.data import Space
+from ivfast.errors import UserError
+from ivfast.facts import Facts
+from ivfast.files import write_beside
+
+SCHEMA = 1
+
+
+class Model(NamedTuple):
+    """All of dcnet.safetensors."""
+
+    facts: dict[str, Facts]  # by router
+    net: dict[str, np.ndarray]  # centers and deep weights of the net, empty without a deep path
+    mean: np.ndarray  # (dim,) float32, of the deep path's input
+    scale: np.float32
+    space: Space
+    delta_floor: float
+    param_list: tuple[int, ...]
+    about: dict[str, Any]  # settings, chosen epochs, data fingerprint, versions
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def save_model(path: Path, model: Model, centers_path: Path) -> None:
+    """Write dcnet.safetensors beside the ivfast.npy that it belongs to."""
+    arrays = {f"net.{name}": value for name, value in model.net.items()}
+    arrays |= {
+        "input.mean": model.mean,
+        "input.scale": np.array(model.scale, dtype=np.float32),
+        "space.mean": model.space.mean,
+        "space.scale": np.array(model.space.scale, dtype=np.float32),
+    }
+    routers = {}
+    for name, facts in model.facts.items():
+        for t, m in facts.use.items():
+            arrays[f"{name}.m.{t:g}"] = m
+        storing = {f"{percent:g}": t for percent, t in facts.storing.items()}
+        routers[name] = {"k": facts.k, "T": facts.temperature, "T_s": storing}
+    metadata = {
+        "schema": SCHEMA,
+        "metric": model.space.metric,
+        "param_list": model.param_list,
+        "delta_floor": model.delta_floor,
+        "ivfast_sha256": file_hash(centers_path),
+        "routers": routers,
+        "about": model.about,
+    }
+    arrays = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+    # one key, since safetensors writes several in no fixed order and equal runs give equal bytes
+    text = {"ivfast": json.dumps(metadata, sort_keys=True)}
+    write_beside(path, lambda beside: save_file(arrays, beside, text))
+
+
+def load_model(path: Path, centers_path: Path) -> Model | None:
+    """Read dcnet.safetensors; None where it is absent or belongs to another ivfast.npy.
+
+    raises: UserError where the file cannot be read
+    """
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="numpy") as file:
+            about = json.loads((file.metadata() or {}).get("ivfast", "{}"))
+            arrays = {name: file.get_tensor(name) for name in file.keys()}
+    except (SafetensorError, OSError, ValueError) as problem:
+        raise UserError(f"{path} cannot be read ({problem}); remove it, or train again") from None
+    if about.get("schema") != SCHEMA:
+        raise UserError(f"{path} has schema {about.get('schema')}, expected {SCHEMA}; train again with this version")
+    if about["ivfast_sha256"] != file_hash(centers_path):
+        return None
+    facts = {
+        name: Facts(
+            router["k"],
+            router["T"],
+            {float(percent): t for percent, t in router["T_s"].items()},
+            {float(key.split(".m.")[1]): value for key, value in arrays.items() if key.startswith(f"{name}.m.")},
+        )
+        for name, router in about["routers"].items()
+    }
+    return Model(
+        facts,
+        {name.removeprefix("net."): value for name, value in arrays.items() if name.startswith("net.") and not name.startswith("net.m.")},
+        arrays["input.mean"],
+        np.float32(arrays["input.scale"]),
+        Space(about["metric"], arrays["space.mean"], np.float32(arrays["space.scale"])),
+        about["delta_floor"],
+        tuple(about["param_list"]),
+        about["about"],
+    )  # fmt: skip

@@ -1,0 +1,67 @@
+"""What is fitted for a router once it is final: k, T, T_s for each percent, and m."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ivfast.assignment import Plan, log_use, mean_membership
+from ivfast.calibration import fit_temperature
+from ivfast.data import Space, Vectors
+from ivfast.draws import generator
+from ivfast.routers import LogitTiles, Router
+from ivfast.validation import TEMPERATURES, HeldOut, choose_temperatures
+
+USE_PER_BUCKET = 200  # learn vectors from which m is told
+TEMPERATURE_ROWS = 4000  # held-out vectors on which T is fitted
+
+
+class Facts(NamedTuple):
+    """Numbers that go with one router."""
+
+    k: float
+    temperature: float  # T, of adaptive probing
+    storing: dict[float, float]  # T_s by percent
+    use: dict[float, np.ndarray]  # m by T_s, (nlist,) float64
+
+
+def fit_facts(held: HeldOut, router: Router, k: float, percents: tuple[float, ...]) -> Facts:
+    """Fit all of a final router on held-out learn vectors; m on a large sample of learn."""
+    if router.name == "kmeans":  # stored by ratio alone
+        return Facts(k, _temperature(held, router), {}, {})
+    return Facts(
+        k,
+        _temperature(held, router),
+        choose_temperatures(held, router, percents),
+        measure_use(held.learn, held.space, router, TEMPERATURES, held.seed),
+    )
+
+
+def _temperature(held: HeldOut, router: Router) -> float:
+    rows = held.rows[:TEMPERATURE_ROWS]
+    answers = held.pool[held.answers.at[:TEMPERATURE_ROWS]]
+    distinct, at = np.unique(answers, return_inverse=True)
+    tiles = LogitTiles(router, held.learn, held.space, distinct)
+    best = np.concatenate([z.argmax(axis=1) for _, z in tiles])
+    z = LogitTiles(router, held.learn, held.space, rows).all()
+    return fit_temperature(z, best[at.reshape(answers.shape)])
+
+
+def measure_use(
+    learn: Vectors, space: Space, router: Router, temperatures: tuple[float, ...], seed: int
+) -> dict[float, np.ndarray]:
+    """m at each temperature: mean membership over 200 nlist learn vectors, or all."""
+    n = min(len(learn), USE_PER_BUCKET * router.nlist)
+    rows = None if n == len(learn) else np.sort(generator(seed, 0, "sample", 2).choice(len(learn), n, replace=False))
+    return mean_membership(LogitTiles(router, learn, space, rows), temperatures)
+
+
+def make_plans(router: str, facts: Facts | None, percents: tuple[float, ...]) -> list[Plan]:
+    """Every rule that a router has, at every percent. Without facts: ratio alone."""
+    plans = [] if router == "net" else [Plan("ratio", percent) for percent in percents]
+    if router == "kmeans" or facts is None:
+        return plans
+    for rule in ("membership", "benefit"):
+        for percent in percents:
+            t = facts.storing[percent]
+            plans.append(Plan(rule, percent, t, log_use(facts.use[t]) if rule == "benefit" else None))
+    return plans

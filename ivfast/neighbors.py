@@ -1,0 +1,162 @@
+"""Nearest neighbours of learn vectors in learn: they stand in for the queries to come."""
+
+from typing import NamedTuple
+
+import faiss
+import numpy as np
+
+from ivfast.draws import generator
+from ivfast.data import Space, Vectors, rows_per_block
+from ivfast.progress import Progress
+
+EXACT_LEARN = 200_000  # up to here every learn vector is searched for exactly
+EXACT_HELD_OUT = 2_000_000  # up to here the held-out vectors are
+GOOD_RECALL = 0.95  # of the IVF search; nprobe doubles until it is reached
+SAMPLE = 1000  # vectors on which that recall is measured
+HELD_OUT_SHARE, HELD_OUT_LEAST, HELD_OUT_MOST = 0.05, 1000, 20_000
+
+
+class Neighbors(NamedTuple):
+    """Training pairs and held-out pairs. All numbers are rows of learn."""
+
+    train: np.ndarray  # (n_train,) int64, ascending
+    train_neighbors: np.ndarray  # (n_train, ftopk) int64, nearest first; rows of train
+    held_out: np.ndarray  # (n_held_out,) int64, ascending
+    answers: np.ndarray  # (n_held_out, ftopk) int64, nearest among all other learn vectors
+
+
+def split(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the held-out vectors: 5 % of learn, at least 1,000 or a fifth of it, at most 20,000.
+
+    returns: rows that train and rows held out, both ascending int64
+    """
+    n_held_out = max(round(HELD_OUT_SHARE * n), min(HELD_OUT_LEAST, n // 5))
+    n_held_out = min(n_held_out, HELD_OUT_MOST)
+    held_out = generator(seed, 0, "held_out").choice(n, n_held_out, replace=False)
+    mask = np.zeros(n, dtype=bool)
+    mask[held_out] = True
+    return np.flatnonzero(~mask), np.flatnonzero(mask)
+
+
+def find_neighbors(
+    learn: Vectors, space: Space, ftopk: int, seed: int, progress: Progress
+) -> Neighbors:
+    """Split learn and search for the ftopk nearest of each vector, itself left out."""
+    train, held_out = split(len(learn), seed)
+    if len(learn) <= EXACT_LEARN:
+        x = learn.take(space, slice(None))
+        among = np.arange(len(learn))
+        nearest = _exact(x[train], x[train], train, train, ftopk, space.metric, progress)
+        answers = _exact(x[held_out], x, held_out, among, ftopk, space.metric, progress)
+        return Neighbors(train, nearest, held_out, answers)
+    return _approximate(learn, space, train, held_out, ftopk, progress)
+
+
+def _exact(
+    x: np.ndarray, base: np.ndarray, ids: np.ndarray, base_ids: np.ndarray,
+    ftopk: int, metric: str, progress: Progress,
+) -> np.ndarray:  # fmt: skip
+    """ids: (n,) learn rows of x; base_ids: of base. Returns (n, ftopk) learn rows."""
+    index = _flat(base.shape[1], metric)
+    index.add(base)  # pyright: ignore[reportCallIssue]
+    found = np.empty((len(x), ftopk), dtype=np.int64)
+    step = 4096
+    with progress.bar("neighbours", len(x)) as bar:
+        for start in range(0, len(x), step):
+            near = index.search(x[start : start + step], ftopk + 1)[1]  # pyright: ignore[reportCallIssue]
+            found[start : start + step] = without_self(base_ids[near], ids[start : start + step])
+            bar.advance(len(near))
+    return found
+
+
+def without_self(near: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Drop each row's own number, or its last entry where that is not among them.
+
+    near: (n, k + 1) numbers, nearest first; ids: (n,) the rows' own; returns (n, k)
+    """
+    own = near == ids[:, None]
+    own[~own.any(axis=1), -1] = True
+    return near[~own].reshape(len(near), near.shape[1] - 1)
+
+
+def _flat(dim: int, metric: str) -> faiss.Index:
+    return faiss.IndexFlatIP(dim) if metric == "IP" else faiss.IndexFlatL2(dim)
+
+
+def _approximate(
+    learn: Vectors, space: Space, train: np.ndarray, held_out: np.ndarray, ftopk: int, progress: Progress
+) -> Neighbors:
+    index = _ivf(learn, space, train, progress)
+    nprobe, recall = _choose_nprobe(index, learn, space, train, ftopk)
+    progress.note(f"neighbours: IVF search, nprobe {nprobe} of {index.nlist}, measured recall {recall:.3f}")
+    index.nprobe = nprobe
+    nearest = np.empty((len(train), ftopk), dtype=np.int64)
+    step = min(rows_per_block(learn.dim), 65_536)
+    with progress.bar("neighbours", len(train)) as bar:
+        for start in range(0, len(train), step):
+            ids = train[start : start + step]
+            near = index.search(learn.take(space, ids), ftopk + 1)[1]  # pyright: ignore[reportCallIssue]
+            nearest[start : start + step] = without_self(_filled(near, ids), ids)
+            bar.advance(len(ids))
+    return Neighbors(train, nearest, held_out, _answers(index, learn, space, held_out, ftopk, progress))
+
+
+def _answers(
+    index: faiss.IndexIVFFlat, learn: Vectors, space: Space, held_out: np.ndarray, ftopk: int, progress: Progress
+) -> np.ndarray:
+    x = learn.take(space, held_out)
+    index.add_with_ids(x, held_out)  # pyright: ignore[reportCallIssue]
+    if len(learn) > EXACT_HELD_OUT:
+        index.nprobe = min(index.nlist, 4 * index.nprobe)
+        return without_self(_filled(index.search(x, ftopk + 1)[1], held_out), held_out)  # pyright: ignore[reportCallIssue]
+    metric = faiss.METRIC_INNER_PRODUCT if space.metric == "IP" else faiss.METRIC_L2
+    heap = faiss.ResultHeap(len(x), ftopk + 1, keep_max=space.metric == "IP")
+    step = rows_per_block(learn.dim)
+    with progress.bar("held-out answers", len(learn)) as bar:
+        for start in range(0, len(learn), step):
+            block = learn.take(space, slice(start, start + step))
+            distances, near = faiss.knn(x, block, min(ftopk + 1, len(block)), metric=metric)
+            heap.add_result(distances, near + start)
+            bar.advance(len(block))
+    heap.finalize()
+    return without_self(heap.I, held_out)
+
+
+def _ivf(learn: Vectors, space: Space, train: np.ndarray, progress: Progress) -> faiss.IndexIVFFlat:
+    """An IVF index over the training rows, numbered as rows of learn."""
+    nlist = int(4 * np.sqrt(len(train)))
+    metric = faiss.METRIC_INNER_PRODUCT if space.metric == "IP" else faiss.METRIC_L2
+    index = faiss.IndexIVFFlat(_flat(learn.dim, space.metric), learn.dim, nlist, metric)
+    index.cp.max_points_per_centroid = 64
+    sample = train[:: max(1, len(train) // (64 * nlist))]
+    index.train(learn.take(space, sample))  # pyright: ignore[reportCallIssue]
+    step = rows_per_block(learn.dim)
+    with progress.bar("indexing learn", len(train)) as bar:
+        for start in range(0, len(train), step):
+            ids = train[start : start + step]
+            index.add_with_ids(learn.take(space, ids), ids)  # pyright: ignore[reportCallIssue]
+            bar.advance(len(ids))
+    return index
+
+
+def _choose_nprobe(
+    index: faiss.IndexIVFFlat, learn: Vectors, space: Space, train: np.ndarray, ftopk: int
+) -> tuple[int, float]:
+    """Double nprobe until its recall on a sample is good; the truth is nprobe = nlist."""
+    x = learn.take(space, train[:: max(1, len(train) // SAMPLE)][:SAMPLE])
+    index.nprobe = index.nlist
+    truth = index.search(x, ftopk + 1)[1]  # pyright: ignore[reportCallIssue]
+    nprobe = 16
+    while True:
+        index.nprobe = nprobe = min(nprobe, index.nlist)
+        near = index.search(x, ftopk + 1)[1]  # pyright: ignore[reportCallIssue]
+        recall = float(np.mean((near[:, :, None] == truth[:, None, :]).any(axis=2)))
+        if recall >= GOOD_RECALL or nprobe == index.nlist:
+            return nprobe, recall
+        nprobe *= 2
+
+
+def _filled(near: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """FAISS writes -1 where the probed lists held too few: repeat the row's nearest, or itself."""
+    first = np.where(near[:, :1] >= 0, near[:, :1], ids[:, None])
+    return np.where(near >= 0, near, first)

@@ -1,0 +1,123 @@
+"""Where a run says what it does: the terminal, train.log and metrics.jsonl."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+from rich.progress import Task as RichTask
+from rich.text import Text
+
+PLAIN_SECONDS = 30.0  # without a terminal, a bar speaks at most this often
+
+
+class Bar(Protocol):
+    """Counts finished units of one long piece of work."""
+
+    def advance(self, n: int) -> None: ...
+
+
+class Progress:
+    """`note` (one line), `metrics` (one record) and `bar` (long work), to all places at once.
+
+    folder: where train.log and metrics.jsonl are appended to; None: the terminal alone
+    """
+
+    def __init__(self, folder: Path | None = None, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        self.folder = folder
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def note(self, text: str) -> None:
+        """One line for people: shown, and kept in train.log with its time."""
+        self.console.print(text, markup=False)
+        self._append("train.log", f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}")
+
+    def metrics(self, **record: object) -> None:
+        """One record for programs: a line of metrics.jsonl."""
+        self._append("metrics.jsonl", json.dumps(record))
+
+    def _append(self, name: str, line: str) -> None:
+        if self.folder is not None:
+            with (self.folder / name).open("a", encoding="utf-8") as file:
+                file.write(line + "\n")
+
+    @contextmanager
+    def bar(self, title: str, total: int, unit: str = "rows") -> Iterator[Bar]:
+        """A bar with rate and time left; without a terminal, a line now and then.
+
+        total: units of work in all; unit: what is counted, for the rate
+        """
+        if not self.console.is_terminal:
+            yield _PlainBar(self, title, total, unit)
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            _RateColumn(unit),
+            TimeRemainingColumn(),
+        )
+        with RichProgress(*columns, console=self.console, transient=True) as rich_bar:
+            task = rich_bar.add_task(title, total=total)
+            yield _RichBar(rich_bar, task)
+
+
+class _RichBar:
+    def __init__(self, rich_bar: RichProgress, task: object) -> None:
+        self.rich_bar, self.task = rich_bar, task
+
+    def advance(self, n: int) -> None:
+        self.rich_bar.advance(self.task, n)  # pyright: ignore[reportArgumentType]
+
+
+class _RateColumn(ProgressColumn):
+    def __init__(self, unit: str) -> None:
+        super().__init__()
+        self.unit = unit
+
+    def render(self, task: RichTask) -> Text:
+        return Text(f"{task.speed:,.0f} {self.unit}/s" if task.speed else "")
+
+
+class _PlainBar:
+    def __init__(self, progress: Progress, title: str, total: int, unit: str) -> None:
+        self.progress, self.title, self.total, self.unit = progress, title, total, unit
+        self.done = 0
+        self.start = self.spoken = time.monotonic()
+
+    def advance(self, n: int) -> None:
+        self.done += n
+        now = time.monotonic()
+        if now - self.spoken >= PLAIN_SECONDS and self.done < self.total:
+            self.spoken = now
+            rate = self.done / (now - self.start)
+            left = (self.total - self.done) / rate
+            self.progress.note(
+                f"{self.title}: {self.done:,} of {self.total:,} {self.unit}, "
+                f"{rate:,.0f} a second, {left:.0f} s left"
+            )
+
+
+def silent() -> Progress:
+    """A Progress that shows and keeps nothing, for library use and tests."""
+    return Progress(None, Console(file=_Null(), force_terminal=False))
+
+
+class _Null:
+    def write(self, text: str) -> int:
+        return len(text)
+
+    def flush(self) -> None: ...
+
+
+def is_interactive() -> bool:
+    """Whether bars can be drawn: standard error is a terminal."""
+    return sys.stderr.isatty()

@@ -1,0 +1,183 @@
+"""What an evaluation leaves: JSON, CSV, a table that ends in one sentence, a picture."""
+
+import csv
+import io
+import json
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from ivfast import __version__
+from ivfast.config import Config
+from ivfast.data import EvaluationSet
+from ivfast.evaluation import Result
+from ivfast.export import file_hash
+from ivfast.files import save_json, save_text, write_beside
+from ivfast.probing import LEVELS
+from ivfast.progress import Progress
+
+SCHEMA = 1
+PACKAGES = ("numpy", "faiss-cpu", "jax", "jaxlib", "flax", "optax", "torch")
+SAME = 0.005  # of k-means' share: less than this either way is no difference
+
+
+def write(config: Config, data: EvaluationSet, results: list[Result], about: dict[str, Any], progress: Progress) -> None:
+    """Write evaluation.json, evaluation.csv and recall_scanned.png; show the table."""
+    folder = config.save_path
+    _keep_other(folder, data.name)
+    record = {
+        "schema": SCHEMA,
+        "data_name": data.name,
+        "settings": config.as_dict(),
+        "trained_with": about.get("settings"),
+        "chosen_epochs": about.get("chosen_epochs"),
+        "data": data_fingerprint(data),
+        "versions": versions(),
+        "results": [as_json(result) for result in results],
+        "verdict": verdict(results),
+    }
+    save_json(folder / "evaluation.json", record)
+    save_text(folder / "evaluation.csv", as_csv(results))
+    write_beside(folder / "recall_scanned.png", lambda beside: draw(beside, data.name, results))
+    progress.console.print(table(results))
+    for warning in warnings(results):
+        progress.note(warning)
+    progress.note(verdict(results))
+    names = ("evaluation.json", "evaluation.csv", "recall_scanned.png")
+    progress.note(f"written: {', '.join(str(folder / name) for name in names)}")
+
+
+def _keep_other(folder: Path, name: str) -> None:
+    """Rename an evaluation of another data set."""
+    path = folder / "evaluation.json"
+    if not path.is_file():
+        return
+    try:
+        old = json.loads(path.read_text(encoding="utf-8")).get("data_name")
+    except ValueError:
+        return
+    if old and old != name:
+        safe = old.replace("/", "_")
+        for suffix in ("json", "csv"):
+            if (folder / f"evaluation.{suffix}").is_file():
+                (folder / f"evaluation.{suffix}").replace(folder / f"evaluation.{safe}.{suffix}")
+
+
+def data_fingerprint(data: EvaluationSet) -> dict[str, Any]:
+    """Shapes and hashes of what was searched."""
+    return {
+        "base": {"shape": list(data.base.rows.shape), "hash": data.base.digest},
+        "query": {"shape": list(data.query.rows.shape), "hash": data.query.digest},
+        "gt": {"shape": list(data.gt.shape), "hash": file_hash(Path(data.gt.filename))[:32]},  # pyright: ignore[reportAttributeAccessIssue]
+    }
+
+
+def versions() -> dict[str, str]:
+    """Of this tool and of what it computes with."""
+    found = {"ivfast": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def as_json(result: Result) -> dict[str, Any]:
+    """A result without its curve; levels of recall never reached are None."""
+    record = result._asdict()
+    del record["curve"]
+    record["scanned_at"] = {level: None if np.isnan(share) else share for level, share in result.scanned_at.items()}
+    return record
+
+
+def as_csv(results: list[Result]) -> str:
+    """One row a router, rule, percent, probing, nprobe."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["router", "rule", "percent", "probing", "nprobe", "recall", "scanned"])
+    for r in results:
+        for nprobe, recall, scanned in zip(r.nprobe, r.recall, r.scanned, strict=True):
+            writer.writerow([r.router, r.rule, r.percent, r.probing, nprobe, recall, scanned])
+    return text.getvalue()
+
+
+def table(results: list[Result]) -> Table:
+    """Scanned share at each level of recall, one row a result."""
+    shown = Table(title="share of base scanned for a recall of", title_justify="left")
+    for name in ("router", "rule", "percent", "probing"):
+        shown.add_column(name)
+    for name in [f"{level:.2f}" for level in LEVELS] + ["imbalance", "empty", "entries"]:
+        shown.add_column(name, justify="right")
+    for r in results:
+        shares = (_percent(r.scanned_at[f"{level:.2f}"]) for level in LEVELS)
+        shown.add_row(
+            r.router, r.rule, f"{r.percent:g}", r.probing, *shares, f"{r.imbalance:.2f}", str(r.empty), f"{r.entries:,}"
+        )
+    return shown
+
+
+def _percent(share: float) -> str:
+    return "-" if np.isnan(share) else f"{100 * share:.2f} %"
+
+
+def best(results: list[Result], router: str, probing: str = "fixed") -> Result | None:
+    """The result of a router that scans least at recall 0.9, under its default rule."""
+    rule = "ratio" if router == "kmeans" else "benefit"
+    rows = [r for r in results if r.router == router and r.probing == probing and r.rule == rule]
+    if not rows and router == "centers":  # no learn at hand: ratio is all there is
+        rows = [r for r in results if r.router == router and r.probing == probing]
+    rows = [r for r in rows if not np.isnan(r.scanned_at["0.90"])]
+    return min(rows, key=lambda r: r.scanned_at["0.90"], default=None)
+
+
+def verdict(results: list[Result]) -> str:
+    """One sentence: use it or not, with the shares."""
+    shares = {}
+    for router, name in (("kmeans", "k-means"), ("centers", "AI centers"), ("net", "DCNet")):
+        found = best(results, router)
+        if found:
+            shares[router] = (found.scanned_at["0.90"], f"{name} {_percent(found.scanned_at['0.90'])} (percent {found.percent:g})")
+    told = ", ".join(text for _, text in shares.values())
+    if "kmeans" not in shares or "centers" not in shares:
+        return f"For 90 % recall a search scans: {told}."
+    gain = 1 - shares["centers"][0] / shares["kmeans"][0]
+    if gain > SAME:
+        return f"Use ivfast.npy: for 90 % recall a search scans with {told}; {100 * gain:.0f} % less than with k-means."
+    if gain < -SAME:
+        return f"Keep k-means: for 90 % recall a search scans with {told}."
+    return f"No difference: for 90 % recall a search scans with {told}."
+
+
+def warnings(results: list[Result]) -> list[str]:
+    """Signs of buckets that are filled unevenly."""
+    seen = set()
+    for r in results:
+        if r.router != "kmeans" and r.percent == 0 and r.imbalance > 2:
+            seen.add(f"warning: {r.router} fills its buckets unevenly on base (imbalance {r.imbalance:.1f}, 1 is even)")
+    return sorted(seen)
+
+
+def draw(path: Path, name: str, results: list[Result]) -> None:
+    """Recall against scanned share: each router's default rule, fixed and adaptive."""
+    from matplotlib.figure import Figure  # here, since it takes a second to import
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot(xscale="log", xlabel="share of base scanned", ylabel="recall", title=name)
+    colors = {"kmeans": "#777777", "centers": "#0072b2", "net": "#d55e00"}
+    for router, color in colors.items():
+        for probing, style in (("fixed", "-"), ("adaptive", "--")):
+            found = best(results, router, probing)
+            if found:
+                recall, scanned = found.curve
+                keep = (recall > 0) & (scanned > 0)
+                axes.plot(scanned[keep], recall[keep], style, color=color,
+                          label=f"{router}, {found.rule} {found.percent:g}, {probing}")  # fmt: skip
+    axes.set_ylim(0.5, 1.0)
+    axes.grid(visible=True, which="both", alpha=0.3)
+    axes.legend(loc="lower right", fontsize=8)
+    figure.savefig(path, dpi=120)

@@ -1,0 +1,118 @@
+"""What ranks buckets for a vector, as logits, in tiles whose bits never depend on block sizes."""
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from ivfast.data import Space, Vectors
+
+TILE = 1024  # rows of every product: BLAS rounds differently by shape, so there is one shape
+NEAR = 4  # distances that make up delta
+KEPT_BYTES = 1 << 30  # logits up to this size are kept for the second pass
+
+
+class Router(NamedTuple):
+    """One way to rank buckets: kmeans, centers or net."""
+
+    name: str
+    nlist: int
+    logits: Callable[[np.ndarray], np.ndarray]  # x (TILE, dim) float32 -> z (TILE, nlist) float32
+
+
+def squared_distances(x: np.ndarray, centers: np.ndarray, metric: str) -> np.ndarray:
+    """d^2 of rows to centers, never negative.
+
+    Under IP both are of unit norm: d^2 = 2 - 2 <x, c>; else |x|^2 - 2 <x, c> + |c|^2.
+
+    x: (n, dim), centers: (nlist, dim), one float type; returns (n, nlist) of that type
+    """
+    products = x @ centers.T
+    if metric == "IP":
+        return np.maximum(2 - 2 * products, 0)
+    norms = np.square(x).sum(axis=1)[:, None] + np.square(centers).sum(axis=1)
+    return np.maximum(norms - 2 * products, 0)
+
+
+def mean_nearest(d2: np.ndarray) -> np.ndarray:
+    """delta: the mean of the min(4, nlist) smallest of each row. (n, nlist) -> (n, 1)"""
+    near = min(NEAR, d2.shape[1])
+    return np.partition(d2, near - 1, axis=1)[:, :near].mean(axis=1, keepdims=True)
+
+
+def center_logits(x: np.ndarray, centers: np.ndarray, metric: str, delta_floor: float) -> np.ndarray:
+    """Scale-free logits of the linear path at k = 1.
+
+        z_b(x) = - d_b(x)^2 / delta(x)
+
+    delta_floor: what delta is at least; returns (n, nlist) of x's type
+    """
+    d2 = squared_distances(x, centers, metric)
+    return -d2 / np.maximum(mean_nearest(d2), delta_floor)
+
+
+def centers_router(name: str, centers: np.ndarray, metric: str, delta_floor: float, k: float) -> Router:
+    """A router that is a plain matrix of centers. centers: (nlist, dim) float32, inside."""
+    floor, sharpness = np.float32(delta_floor), np.float32(k)
+    return Router(name, len(centers), lambda x: sharpness * center_logits(x, centers, metric, floor))
+
+
+def measure_delta_floor(x: np.ndarray, centers: np.ndarray, metric: str) -> float:
+    """1e-6 of the mean of delta over a sample x at the start (at least the smallest float32)."""
+    deltas = [
+        mean_nearest(squared_distances(x[i : i + TILE], centers, metric)) for i in range(0, len(x), TILE)
+    ]
+    return max(1e-6 * float(np.concatenate(deltas).mean(dtype=np.float64)), float(np.finfo(np.float32).tiny))
+
+
+class LogitTiles:
+    """The logits of many vectors, tile by tile, as often as wanted.
+
+    index: rows of `vectors` (None: all); tiles start at multiples of TILE in that order and are
+    padded with zero rows, so a row's bits are the same whatever else is read with it.
+    read_rows: rows read from disk at once, in whole tiles
+    """
+
+    def __init__(
+        self, router: Router, vectors: Vectors, space: Space, index: np.ndarray | None = None,
+        read_rows: int = 16 * TILE,
+    ) -> None:  # fmt: skip
+        self.router, self.vectors, self.space, self.index = router, vectors, space, index
+        self.n = len(vectors) if index is None else len(index)
+        self.read = max(TILE, read_rows // TILE * TILE)
+        self.keep = self.n * router.nlist * 4 <= KEPT_BYTES
+        self.kept: list[np.ndarray] = []
+
+    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Yields (number of the first row, z (rows, nlist) float32)."""
+        if len(self.kept) * TILE >= self.n:
+            yield from ((i * TILE, z) for i, z in enumerate(self.kept))
+            return
+        self.kept.clear()
+        for start in range(0, self.n, self.read):
+            stop = min(start + self.read, self.n)
+            x = self.vectors.take(self.space, slice(start, stop) if self.index is None else self.index[start:stop])
+            for at in range(0, len(x), TILE):
+                z = tile_logits(self.router, x[at : at + TILE])
+                if self.keep:
+                    self.kept.append(z)
+                yield start + at, z
+
+    def all(self) -> np.ndarray:
+        """All rows at once: (n, nlist) float32."""
+        return np.concatenate([z for _, z in self])
+
+
+def tile_logits(router: Router, x: np.ndarray) -> np.ndarray:
+    """Logits of up to TILE rows, computed as a whole tile."""
+    n = len(x)
+    if n < TILE:
+        x = np.concatenate([x, np.zeros((TILE - n, x.shape[1]), dtype=x.dtype)])
+    return router.logits(x)[:n]
+
+
+def log_softmax(z: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+    """log softmax(z / temperature) over buckets. (n, nlist) -> the same, of z's type"""
+    scaled = z / z.dtype.type(temperature)
+    scaled = scaled - scaled.max(axis=1, keepdims=True)
+    return scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True))

@@ -1,0 +1,215 @@
+"""Whether a trained state is better than k-means, judged on held-out learn vectors alone."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ivfast.assignment import Plan, candidates, log_use, mean_membership
+from ivfast.calibration import MOST_PAIRS
+from ivfast.data import Space, Vectors
+from ivfast.draws import generator
+from ivfast.neighbors import Neighbors
+from ivfast.probing import Answers, Stored, first_found, router_order, scanned_at, scanned_shares
+from ivfast.routers import LogitTiles, Router
+
+RECALL = 0.9
+LEAST_GAIN = 0.005  # what a trained epoch must gain at least over k-means
+SAME = 0.005  # epochs this close to the best count as equal: the latest is taken
+RESAMPLES = 200
+SAMPLE_PER_BUCKET, SAMPLE_LEAST = 40, 20_000  # learn vectors from which bucket sizes are told
+TEMPERATURES = (0.5, 0.7, 1.0, 1.5, 2.0, 3.0)  # of which T_s is chosen
+SAME_TEMPERATURE = 0.02
+
+
+class HeldOut(NamedTuple):
+    """What every judgement looks at; the same for all epochs and routers."""
+
+    learn: Vectors
+    space: Space
+    rows: np.ndarray  # (n_held_out,) learn rows searched for
+    pool: np.ndarray  # (n_pool,) learn rows that are stored: their answers, and a sample
+    sample: np.ndarray  # (n_sample,) places in pool that stand for all of learn
+    answers: Answers  # places in pool, (n_held_out, ftopk)
+    pairs: tuple[np.ndarray, np.ndarray]  # learn rows, two (n_pairs,), for k
+    width: int  # buckets a vector is in at most
+    seed: int
+
+
+class Curves(NamedTuple):
+    """What each held-out vector scans and finds at a grid of nprobes, under one plan."""
+
+    found: np.ndarray  # (n_held_out, points) answers found, int
+    scanned: np.ndarray  # (n_held_out, points) share of learn
+    n_answers: int  # of one held-out vector
+
+
+class Judgement(NamedTuple):
+    """One router at one epoch."""
+
+    benefit: list[Curves]  # at each of percents, T_s = 1
+    nearest: Curves | None  # percent 0 by distance alone; None for the net
+
+
+def make_held_out(
+    learn: Vectors, space: Space, neighbors: Neighbors, nlist: int, width: int, seed: int
+) -> HeldOut:
+    """Draw the sample and number the pool."""
+    n_sample = min(len(learn), max(SAMPLE_LEAST, SAMPLE_PER_BUCKET * nlist))
+    sample = np.sort(generator(seed, 0, "sample").choice(len(learn), n_sample, replace=False))
+    pool = np.unique(np.concatenate([sample, neighbors.answers.ravel()]))
+    at = np.searchsorted(pool, neighbors.answers)
+    n, ftopk = neighbors.answers.shape
+    drawn = generator(seed, 0, "calibration").permutation(n * ftopk)[:MOST_PAIRS]
+    pairs = neighbors.held_out[drawn // ftopk], neighbors.answers[drawn // ftopk, drawn % ftopk]
+    return HeldOut(
+        learn, space, neighbors.held_out, pool, np.searchsorted(pool, sample),
+        Answers(at, np.ones(at.shape, dtype=bool)), pairs, width, seed,
+    )  # fmt: skip
+
+
+class HeldOutTiles(NamedTuple):
+    """A router's logits of the pool and of the held-out vectors."""
+
+    pool: LogitTiles
+    held_out: LogitTiles
+
+
+def held_out_tiles(held: HeldOut, router: Router) -> HeldOutTiles:
+    """Logits are computed once and kept where they are small."""
+    return HeldOutTiles(
+        LogitTiles(router, held.learn, held.space, held.pool),
+        LogitTiles(router, held.learn, held.space, held.rows),
+    )
+
+
+def sample_use(held: HeldOut, tiles: HeldOutTiles, temperatures: tuple[float, ...]) -> dict[float, np.ndarray]:
+    """m at each temperature over the sample. (nlist,) float64"""
+    inside = np.zeros(len(held.pool), dtype=bool)
+    inside[held.sample] = True
+    chosen = ((start, z[inside[start : start + len(z)]]) for start, z in tiles.pool)
+    return mean_membership(chosen, temperatures)
+
+
+def measure(held: HeldOut, tiles: HeldOutTiles, plans: list[Plan]) -> list[Curves]:
+    """Store the pool under each plan and search for the held-out vectors.
+
+    The budget's border is told from the sample: its round(percent n_sample) best extras.
+    """
+    stored = _store(held, tiles.pool, plans)
+    nlist = tiles.pool.router.nlist
+    grid = np.unique(np.r_[1 : min(32, nlist) + 1, np.round(np.geomspace(1, nlist, 64)).astype(int)])
+    found = [[] for _ in plans]
+    scanned = [[] for _ in plans]
+    for start, z in tiles.held_out:
+        block = slice(start, start + len(z))
+        answers = Answers(held.answers.at[block], held.answers.valid[block])
+        order, place = router_order(z)
+        for i, plan_stored in enumerate(stored):
+            first = first_found(place, plan_stored, answers)
+            found[i].append((first[:, :, None] <= grid).sum(axis=1))
+            scanned[i].append(scanned_shares(order, plan_stored)[:, grid - 1])
+    return [
+        Curves(np.concatenate(f), np.concatenate(s), held.answers.at.shape[1])
+        for f, s in zip(found, scanned, strict=True)
+    ]
+
+
+def _store(held: HeldOut, pool: LogitTiles, plans: list[Plan]) -> list[Stored]:
+    buckets = [np.empty((len(held.pool), held.width), dtype=np.int32) for _ in plans]
+    keys = [np.empty((len(held.pool), held.width), dtype=np.float32) for _ in plans]
+    for start, z in pool:
+        known: dict[tuple[str, float], tuple[np.ndarray, np.ndarray]] = {}
+        for i, plan in enumerate(plans):
+            if plan.keyed_by not in known:
+                known[plan.keyed_by] = candidates(z, plan, held.width)
+            buckets[i][start : start + len(z)], keys[i][start : start + len(z)] = known[plan.keyed_by]
+    stored = []
+    for plan, plan_buckets, plan_keys in zip(plans, buckets, keys, strict=True):
+        extras = plan_keys[held.sample, 1:].ravel()
+        budget = round(plan.percent * len(held.sample))
+        taken = np.zeros(plan_buckets.shape, dtype=bool)
+        taken[:, 0] = True
+        if budget:
+            taken[:, 1:] = plan_keys[:, 1:] >= np.partition(extras, len(extras) - budget)[len(extras) - budget]
+        plan_buckets[~taken] = -1
+        entries = plan_buckets[held.sample]
+        sizes = np.bincount(entries[entries >= 0], minlength=pool.router.nlist)
+        stored.append(Stored(sizes, len(held.sample), plan_buckets))
+    return stored
+
+
+def judge(held: HeldOut, router: Router, percents: tuple[float, ...], *, by_nearest: bool) -> Judgement:
+    """Measure one epoch's router under benefit at each percent, and under nearest where asked."""
+    tiles = held_out_tiles(held, router)
+    use = log_use(sample_use(held, tiles, (1.0,))[1.0])
+    plans = [Plan("benefit", percent, 1.0, use) for percent in percents]
+    if by_nearest:
+        plans.append(Plan("ratio", 0.0))
+    curves = measure(held, tiles, plans)
+    return Judgement(curves[: len(percents)], curves[-1] if by_nearest else None)
+
+
+def scanned_share(curves: Curves, weights: np.ndarray | None = None) -> float:
+    """Scanned at recall 0.9. weights: (n_held_out,) how often each counts (None: once)"""
+    if weights is None:
+        weights = np.ones(len(curves.found))
+    recall = weights @ curves.found / (weights.sum() * curves.n_answers)
+    return scanned_at(recall, weights @ curves.scanned / weights.sum(), RECALL)
+
+
+def kmeans_share(held: HeldOut, router: Router, percents: tuple[float, ...]) -> list[Curves]:
+    """k-means under its own rule, ratio, at percent 0 and each of percents."""
+    plans = [Plan("ratio", percent) for percent in sorted({0.0, *percents})]
+    return measure(held, held_out_tiles(held, router), plans)
+
+
+def value(judgement: Judgement, kmeans: list[Curves], weights: np.ndarray | None = None) -> float:
+    """Mean scanned share at recall 0.9 over that of k-means at its better percent; less is better."""
+    base = min(scanned_share(curves, weights) for curves in kmeans)
+    measured = judgement.benefit + ([judgement.nearest] if judgement.nearest else [])
+    return float(np.mean([scanned_share(curves, weights) for curves in measured])) / base
+
+
+def eligible(judgement: Judgement, start: Judgement) -> bool:
+    """Whether an epoch is no worse than k-means where a plain engine uses its centers."""
+    if judgement.nearest is None or start.nearest is None:
+        return True
+    return scanned_share(judgement.nearest) <= scanned_share(start.nearest)
+
+
+def standard_error(judgement: Judgement, start: Judgement, kmeans: list[Curves], seed: int) -> float:
+    """Of value(start) - value(judgement), from paired resamples of the held-out vectors."""
+    n = len(kmeans[0].found)
+    rng = generator(seed, 0, "bootstrap")
+    differences = []
+    for _ in range(RESAMPLES):
+        weights = np.bincount(rng.integers(n, size=n), minlength=n).astype(np.float64)
+        differences.append(value(start, kmeans, weights) - value(judgement, kmeans, weights))
+    return float(np.std(differences))
+
+
+def is_gain(judgement: Judgement, start: Judgement, kmeans: list[Curves], seed: int) -> tuple[bool, float, float]:
+    """Whether a trained epoch replaces k-means: better by 0.5 % and by twice its standard error.
+
+    returns: the verdict, the gain as a share of k-means' value, and its standard error likewise
+    """
+    at_start = value(start, kmeans)
+    gain = (at_start - value(judgement, kmeans)) / at_start
+    error = standard_error(judgement, start, kmeans, seed) / at_start
+    return gain > max(LEAST_GAIN, 2 * error), gain, error
+
+
+def choose_temperatures(held: HeldOut, router: Router, percents: tuple[float, ...]) -> dict[float, float]:
+    """T_s for each percent, under benefit: of the values within 2 % of the least the one nearest 1."""
+    extra = [percent for percent in percents if percent > 0]
+    chosen = {percent: 1.0 for percent in percents}
+    if not extra:
+        return chosen
+    tiles = held_out_tiles(held, router)
+    use = sample_use(held, tiles, TEMPERATURES)
+    plans = [Plan("benefit", percent, t, log_use(use[t])) for percent in extra for t in TEMPERATURES]
+    shares = np.array([scanned_share(c) for c in measure(held, tiles, plans)]).reshape(len(extra), -1)
+    for percent, row in zip(extra, shares, strict=True):
+        good = np.flatnonzero(row <= (1 + SAME_TEMPERATURE) * row.min())
+        chosen[percent] = TEMPERATURES[min(good, key=lambda i: abs(np.log(TEMPERATURES[i])))]
+    return chosen

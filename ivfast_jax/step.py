@@ -1,0 +1,104 @@
+"""One training step, and a chunk of them as one compiled call."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import unflatten_dict
+from jax import Array, lax
+
+from ivfast.backends import NET_WEIGHT, Metrics
+from ivfast_jax.loss import mean_use, meet, next_use
+from ivfast_jax.model import Constants, DCNet, log_membership, net_logits
+from ivfast_jax.optimizer import Moments, adam_step
+from ivfast_jax.precision import all_finite
+
+
+class TrainState(NamedTuple):
+    """All that changes from step to step."""
+
+    params: dict[str, Array]  # by the names of ivfast.backends.starting_weights
+    moments: Moments
+    use: dict[str, Array]  # m of centers and, with a deep path, net; (nlist,), sums to 1
+    step: Array  # () int32, finite steps so far
+
+
+class Losses(NamedTuple):
+    """What one batch says besides its gradient."""
+
+    centers: Array  # () sum over pairs of meet(z_centers)
+    net: Array  # () sum over pairs of meet(z_net), 0 without a deep path
+    mean_p: dict[str, Array]  # mean membership by router, (nlist,)
+
+
+def forward(
+    network: DCNet, params: dict[str, Array], x: Array, constants: Constants, k: Array
+) -> dict[str, Array]:
+    """Logits at sharpness k, by router. x: (n, dim) policy.stat; returns (n, nlist) each"""
+    z, deep = network.apply({"params": unflatten_dict(params, sep=".")}, x, constants)
+    z_centers, z_net = net_logits(z, deep, k)
+    return {"centers": z_centers} if z_net is None else {"centers": z_centers, "net": z_net}
+
+
+def batch_loss(
+    params: dict[str, Array], use: dict[str, Array], x: Array, x_pair: Array, valid: Array,
+    k: Array, network: DCNet, constants: Constants,
+) -> tuple[Array, Losses]:  # fmt: skip
+    """meet(z_centers) + 0.3 meet(z_net), mean over the valid pairs.
+
+    x, x_pair: (batch, dim); valid: (batch,) bool
+    """
+    z = forward(network, params, jnp.concatenate([x, x_pair]), constants, k)
+    sums = {}
+    mean_p = {}
+    for router, logits in z.items():
+        log_p, log_q = jnp.split(log_membership(logits), 2)
+        sums[router] = meet(log_p, log_q, use[router], valid)
+        mean_p[router] = lax.stop_gradient(mean_use(log_p, log_q, valid))
+    net = sums.get("net", jnp.zeros_like(sums["centers"]))
+    total = (sums["centers"] + NET_WEIGHT * net) / jnp.maximum(valid.sum(), 1)
+    return total, Losses(sums["centers"], net, mean_p)
+
+
+def train_step(
+    state: TrainState, x: Array, x_pair: Array, valid: Array, k: Array, network: DCNet, constants: Constants
+) -> tuple[TrainState, Metrics]:
+    """One step; a non-finite gradient leaves everything untouched and is counted.
+
+    x, x_pair: (batch, dim); valid: (batch,) bool, at least one True
+    """
+    grad = jax.grad(batch_loss, has_aux=True)
+    gradients, losses = grad(state.params, state.use, x, x_pair, valid, k, network, constants)
+    finite = all_finite(list(gradients.values()))
+    lr = constants.learning_rates[state.step]
+    params, moments = adam_step(state.params, gradients, state.moments, state.step, lr)
+    use = {r: next_use(m, losses.mean_p[r], constants.use_rate) for r, m in state.use.items()}
+    moved = TrainState(params, moments, use, state.step + 1)
+    state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)
+    return state, Metrics(
+        jnp.where(finite, losses.centers, 0),
+        jnp.where(finite, losses.net, 0),
+        jnp.where(finite, valid.sum(), 0),
+        jnp.where(finite, 0, 1),
+    )
+
+
+def train_chunk(
+    state: TrainState, x: Array, x_pair: Array, valid: Array, k: Array, network: DCNet, constants: Constants
+) -> tuple[TrainState, Metrics]:
+    """Consecutive steps; those without a valid pair do nothing.
+
+    x, x_pair: (steps, batch, dim); valid: (steps, batch) bool; returns sums over the steps
+    """
+
+    def one(state: TrainState, batch: tuple[Array, Array, Array]) -> tuple[TrainState, Metrics]:
+        zero = jnp.zeros((), x.dtype)
+        idle = Metrics(zero, zero, jnp.int32(0), jnp.int32(0))
+        return lax.cond(
+            batch[2].any(),
+            lambda: train_step(state, *batch, k, network, constants),
+            lambda: (state, idle),
+        )
+
+    state, metrics = lax.scan(one, state, (x, x_pair, valid))
+    return state, jax.tree.map(lambda sums: sums.sum(axis=0), metrics)

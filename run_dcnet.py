@@ -1,0 +1,44 @@
+"""Trains and evaluates the cluster centers of an IVF index. `run_dcnet.py --help` lists all flags."""
+
+import sys
+from dataclasses import replace
+
+from ivfast.command_line import parse
+from ivfast.config import check, clip
+from ivfast.errors import RunError, UserError
+from ivfast.evaluating import evaluate, find_model
+from ivfast.progress import Progress
+from ivfast.training import train
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command line.
+
+    returns: exit code: 0 done, 1 the run failed, 2 the input is wrong
+    """
+    progress = Progress()
+    try:
+        config, given = parse(argv)
+        check(config)
+        progress = Progress(config.save_path)
+        for name in ("lr", "gpu"):
+            if name not in given and not (config.eval and name == "lr"):
+                progress.note(f"--{name} is not given: {getattr(config, name)} is used")
+        if config.eval:
+            found = find_model(config, given)
+            nlist, dim = found.centers.shape
+            config = replace(config, nlist=nlist, param_list=found.model.param_list if found.model else (dim, nlist))
+            evaluate(clip(config, given), found, progress)
+        else:
+            train(clip(config, given), progress)
+    except UserError as wrong:
+        progress.note(f"error: {wrong}")
+        return 2
+    except RunError as failed:
+        progress.note(f"error: {failed}")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
