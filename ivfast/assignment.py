@@ -35,12 +35,12 @@ class Assignment(NamedTuple):
 
 
 def log_use(m: np.ndarray) -> np.ndarray:
-    """log max(m, 1e-9), float32. m: (nlist,) mean membership, sums to 1"""
+    """Log max(m, 1e-9), float32. m: (nlist,) mean membership, sums to 1"""
     return np.log(np.maximum(m, LEAST_USE)).astype(np.float32)
 
 
 def mean_membership(tiles: Iterable[tuple[int, np.ndarray]], temperatures: Iterable[float]) -> dict[float, np.ndarray]:
-    """m at each temperature: the mean of softmax(z / T) over all rows, (nlist,) float64."""
+    """M at each temperature: the mean of softmax(z / T) over all rows, (nlist,) float64."""
     sums: dict[float, np.ndarray] = {}
     n = 0
     wanted = list(temperatures)

@@ -1,6 +1,7 @@
 """What ivfast asks of a backend, and the one place where backends are told apart."""
 
 import importlib
+from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -58,7 +59,7 @@ class Backend(Protocol):
         ...
 
     def logits(self, state: Any, router: str, x: np.ndarray, k: float) -> np.ndarray:
-        """z of router centers or net. x: (n, dim) float32; returns (n, nlist) float32"""
+        """Z of router centers or net. x: (n, dim) float32; returns (n, nlist) float32"""
         ...
 
     def export(self, state: Any) -> dict[str, np.ndarray]:
@@ -66,7 +67,7 @@ class Backend(Protocol):
         ...
 
     def use(self, state: Any) -> dict[str, np.ndarray]:
-        """m of each router, (nlist,) float64."""
+        """M of each router, (nlist,) float64."""
         ...
 
     def state_dict(self, state: Any) -> dict[str, np.ndarray]:
@@ -100,10 +101,10 @@ def starting_weights(param_list: tuple[int, ...], seed: int) -> dict[str, np.nda
     so the net too begins at k-means. Names: u, layers_I.weight (in, out), layers_I.bias,
     norms_I.scale, norms_I.bias.
     """
-    weights = {"u": np.zeros((param_list[-1], param_list[0]), dtype=np.float32)}
+    weights: dict[str, np.ndarray] = {"u": np.zeros((param_list[-1], param_list[0]), dtype=np.float32)}
     if len(param_list) == 2:
         return weights
-    widths = list(zip(param_list[:-1], param_list[1:], strict=True))
+    widths = list(pairwise(param_list))
     for i, (n_in, n_out) in enumerate(widths):
         last = i == len(widths) - 1
         normal = generator(seed, 0, "network", i).standard_normal((n_in, n_out), dtype=np.float32)

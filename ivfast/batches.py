@@ -64,9 +64,7 @@ def epoch_chunks(source: PairSource, epoch: int, steps: int, start: int = 0) -> 
         yield _chunk(source, epoch, left, right, first, steps)
 
 
-def _chunk(
-    source: PairSource, epoch: int, left: np.ndarray, right: np.ndarray, first: int, steps: int
-) -> Chunk:
+def _chunk(source: PairSource, epoch: int, left: np.ndarray, right: np.ndarray, first: int, steps: int) -> Chunk:
     batch, dim = source.batch_size, source.learn.dim
     x = np.zeros((steps, batch, dim), dtype=np.float32)
     x_pair = np.zeros_like(x)

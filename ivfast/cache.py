@@ -16,7 +16,9 @@ def fingerprint(**facts: object) -> str:
     return hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
 
 
-def cached(folder: Path, name: str, key: str, compute: Callable[[], dict[str, np.ndarray]]) -> tuple[dict[str, np.ndarray], bool]:
+def cached(
+    folder: Path, name: str, key: str, compute: Callable[[], dict[str, np.ndarray]]
+) -> tuple[dict[str, np.ndarray], bool]:
     """Arrays from folder/name.key.npz, or computed and put there.
 
     returns: the arrays by name, and whether they came from the cache

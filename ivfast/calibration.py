@@ -61,9 +61,7 @@ def fit_temperature(z: np.ndarray, targets: np.ndarray) -> float:
     z: (n, nlist) logits of held-out vectors; targets: (n, ftopk) best buckets of their answers
     """
     wide = z.astype(np.float64)
-    return least(
-        lambda t: -float(np.take_along_axis(log_softmax(wide, t), targets, axis=1).mean()), T_GRID
-    )
+    return least(lambda t: -float(np.take_along_axis(log_softmax(wide, t), targets, axis=1).mean()), T_GRID)
 
 
 def least(value: Callable[[float], float], grid: np.ndarray) -> float:

@@ -58,4 +58,6 @@ def decide(choice: Choice, kmeans: list[Curves], seed: int) -> Verdict:
     told = f"{100 * gain:.1f} % less scanned than k-means on held-out vectors (standard error {100 * error:.1f} %)"
     if sure:
         return Verdict(choice.best, gain, error, f"epoch {choice.best.epoch}: {told}")
-    return Verdict(choice.start, gain, error, f"no sure gain on held-out vectors (best epoch {choice.best.epoch}: {told})")
+    return Verdict(
+        choice.start, gain, error, f"no sure gain on held-out vectors (best epoch {choice.best.epoch}: {told})"
+    )

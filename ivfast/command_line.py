@@ -3,7 +3,7 @@
 import argparse
 import difflib
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ivfast import __version__
 from ivfast.config import AMP_DTYPES, APEX_MODES, BACKENDS, DEFAULTS, METRICS, Config
@@ -14,6 +14,7 @@ class Parser(argparse.ArgumentParser):
     """argparse, but every mistake becomes a UserError."""
 
     def error(self, message: str) -> NoReturn:
+        """Instead of printing the usage and leaving."""
         raise UserError(message)
 
 
@@ -52,7 +53,7 @@ def parse(argv: list[str] | None = None) -> tuple[Config, set[str]]:
     known, unknown = parser.parse_known_args(argv)
     if unknown:
         raise UserError(_unknown_flag(parser, unknown[0]))
-    given = {name: value for name, value in vars(known).items()}
+    given = vars(known)
     for name in ("nprobes", "percents", "param_list"):
         if name in given:
             given[name] = tuple(given[name])
@@ -67,14 +68,17 @@ def _unknown_flag(parser: Parser, word: str) -> str:
     return f"unknown argument {flag}: {hint}"
 
 
-def _flag(group: argparse._ArgumentGroup, name: str, help: str, **options: object) -> None:
+def _flag(group: argparse._ArgumentGroup, name: str, text: str, **options: Any) -> None:
     default = DEFAULTS.get(name)
     if isinstance(default, tuple):
         default = " ".join(str(value) for value in default)
     if default is not None:
-        help = f"{help} (default {default})"
+        text = f"{text} (default {default})"
     group.add_argument(
-        f"--{name}", help=help, default=argparse.SUPPRESS, **options  # pyright: ignore[reportArgumentType]
+        f"--{name}",
+        help=text,
+        default=argparse.SUPPRESS,
+        **options,
     )
 
 
@@ -82,10 +86,19 @@ def _add_data(parser: Parser) -> None:
     group = parser.add_argument_group("data")
     _flag(group, "save_path", "folder for all outputs; must be specified", type=Path, required=True, metavar="DIR")
     _flag(group, "data_path", "folder of the data sets; must be specified", type=Path, required=True, metavar="DIR")
-    _flag(group, "data_name", "evaluation set: DATA_PATH/DATA_NAME/base.npy, query.npy, gt.npy; must be specified",
-          required=True, metavar="NAME")
-    _flag(group, "learn_name", "training set: DATA_PATH/LEARN_NAME.npy (documented size 10,000,000 x 256); must be "
-          "specified when training", metavar="NAME")
+    _flag(
+        group,
+        "data_name",
+        "evaluation set: DATA_PATH/DATA_NAME/base.npy, query.npy, gt.npy; must be specified",
+        required=True,
+        metavar="NAME",
+    )
+    _flag(
+        group,
+        "learn_name",
+        "training set: DATA_PATH/LEARN_NAME.npy (documented size 10,000,000 x 256); must be specified when training",
+        metavar="NAME",
+    )
     _flag(group, "metric", "IP: inner product of unit vectors; L2: Euclidean distance", choices=METRICS)
 
 
@@ -95,10 +108,20 @@ def _add_training(parser: Parser) -> None:
     _flag(group, "epochs", "passes over learn", type=int, metavar="N")
     _flag(group, "batch_size", "training pairs a step", type=int, metavar="PAIRS")
     _flag(group, "lr", "learning rate at its peak, in units of a bucket's own spread; should be specified", type=float)
-    _flag(group, "ftopk", "nearest neighbours of a learn vector that stand in for queries; also the most buckets a "
-          "vector is stored in", type=int, metavar="K")
-    _flag(group, "use_drop", "zero a share of a training vector's entries; True is recommended", type=boolean,
-          metavar="True|False")
+    _flag(
+        group,
+        "ftopk",
+        "nearest neighbours of a learn vector that stand in for queries; also the most buckets a vector is stored in",
+        type=int,
+        metavar="K",
+    )
+    _flag(
+        group,
+        "use_drop",
+        "zero a share of a training vector's entries; True is recommended",
+        type=boolean,
+        metavar="True|False",
+    )
     _flag(group, "drop_prop", "share of entries that --use_drop zeroes, 0 to 1", type=float, metavar="SHARE")
     _flag(group, "start_epoch", "continue from the end of this epoch", type=int, metavar="EPOCH")
     _flag(group, "resume", "continue from the newest checkpoint", type=boolean, metavar="True|False")
@@ -106,8 +129,14 @@ def _add_training(parser: Parser) -> None:
 
 def _add_network(parser: Parser) -> None:
     group = parser.add_argument_group("network and k-means")
-    _flag(group, "param_list", "widths of the deep path: first the vectors' dim, last nlist; DIM NLIST alone trains "
-          "only the centers", type=int, nargs="+", metavar="WIDTH")
+    _flag(
+        group,
+        "param_list",
+        "widths of the deep path: first the vectors' dim, last nlist; DIM NLIST alone trains only the centers",
+        type=int,
+        nargs="+",
+        metavar="WIDTH",
+    )
     _flag(group, "nlist", "number of buckets (coarse centroids)", type=int, metavar="BUCKETS")
     _flag(group, "niter", "k-means iterations at most", type=int, metavar="N")
 
@@ -123,10 +152,23 @@ def _add_precision(parser: Parser) -> None:
 def _add_evaluation(parser: Parser) -> None:
     group = parser.add_argument_group("evaluation")
     _flag(group, "nprobes", "numbers of buckets probed to report", type=int, nargs="+", metavar="BUCKETS")
-    _flag(group, "percents", "redundancy ratios: extra entries over base, 0 = each vector once; must be specified, "
-          "0.8 1.0 1.25 1.50 are recommended", type=float, nargs="+", required=True, metavar="RATIO")
-    _flag(group, "valid_batch_size", "rows read at once when evaluating, in whole tiles of 1,024", type=int,
-          metavar="ROWS")
+    _flag(
+        group,
+        "percents",
+        "redundancy ratios: extra entries over base, 0 = each vector once; must be specified, "
+        "0.8 1.0 1.25 1.50 are recommended",
+        type=float,
+        nargs="+",
+        required=True,
+        metavar="RATIO",
+    )
+    _flag(
+        group,
+        "valid_batch_size",
+        "rows read at once when evaluating, in whole tiles of 1,024",
+        type=int,
+        metavar="ROWS",
+    )
     _flag(group, "eval", "evaluate --ai_center without training", type=boolean, metavar="True|False")
     _flag(group, "ai_center", "centers to evaluate, an ivfast.npy", type=Path, metavar="FILE")
 

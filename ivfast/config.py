@@ -59,10 +59,7 @@ class Config:
 
     def as_dict(self) -> dict[str, Any]:
         """Settings as plain JSON values."""
-        return {
-            name: str(value) if isinstance(value, Path) else value
-            for name, value in asdict(self).items()
-        }
+        return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
 
 
 DEFAULTS = {
@@ -87,18 +84,14 @@ def check(config: Config) -> None:
     if config.learn_name is None:
         raise UserError("--learn_name is missing: which DATA_PATH/LEARN_NAME.npy to train on")
     if len(config.param_list) < 2 or min(config.param_list) < 1:
-        raise UserError(
-            f"--param_list {_words(config.param_list)}: expected at least DIM NLIST, all positive"
-        )
+        raise UserError(f"--param_list {_words(config.param_list)}: expected at least DIM NLIST, all positive")
     if config.param_list[-1] != config.nlist:
         raise UserError(
             f"--param_list ends in {config.param_list[-1]}, but --nlist is {config.nlist}: "
             "the last number must be nlist"
         )
     if config.epochs and config.warmup >= config.epochs:
-        raise UserError(
-            f"--warmup {config.warmup} must be less than --epochs {config.epochs}"
-        )
+        raise UserError(f"--warmup {config.warmup} must be less than --epochs {config.epochs}")
     for name, what in (("use_amp", "mixed precision"), ("resume", "checkpoints")):
         if getattr(config, name):
             raise UserError(f"--{name} True comes with {what}, which this version does not have yet")
@@ -124,9 +117,7 @@ def check_percents(config: Config, nlist: int) -> None:
     most = min(config.ftopk, nlist) - 1
     for percent in config.percents:
         if not 0 <= percent <= most:
-            raise UserError(
-                f"--percents {percent:g}: expected 0 to {most} (min(ftopk, nlist) - 1 extras a vector)"
-            )
+            raise UserError(f"--percents {percent:g}: expected 0 to {most} (min(ftopk, nlist) - 1 extras a vector)")
 
 
 def _check_numbers(config: Config) -> None:

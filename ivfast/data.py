@@ -1,6 +1,7 @@
 """The four arrays of a run: opened by memory map, checked, read as float32 rows."""
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -162,12 +163,15 @@ def moments(vectors: Vectors, space: Space | None) -> tuple[np.ndarray, np.float
     """
     step = rows_per_block(vectors.dim)
 
-    def blocks():
+    def blocks() -> Iterator[np.ndarray]:
         for start in range(0, len(vectors), step):
             rows = vectors.rows[start : start + step]
             yield np.asarray(rows if space is None else space.inside(rows), dtype=np.float64)
 
-    mean = sum(block.sum(axis=0) for block in blocks()) / len(vectors)
+    mean = np.zeros(vectors.dim)
+    for block in blocks():
+        mean += block.sum(axis=0)
+    mean /= len(vectors)
     square = sum(float(np.square(block - mean).sum()) for block in blocks())
     return mean.astype(np.float32), np.float32(np.sqrt(square / (len(vectors) * vectors.dim)))
 
@@ -176,6 +180,7 @@ class EvaluationSet(NamedTuple):
     """base, query and gt of one data set."""
 
     name: str
+    gt_path: Path
     base: Vectors
     query: Vectors
     gt: np.ndarray  # (n_query, width) integer memory map
@@ -203,12 +208,11 @@ def open_evaluation_set(data_path: Path, data_name: str, dim: int | None) -> Eva
     low, high = int(gt.min()), int(gt.max())
     if low < -1 or high >= len(base):
         raise UserError(
-            f"gt: {gt_path} holds offsets {low} to {high}, expected 0 to {len(base) - 1} "
-            "(rows of base), or -1 for none"
+            f"gt: {gt_path} holds offsets {low} to {high}, expected 0 to {len(base) - 1} (rows of base), or -1 for none"
         )
     if not (np.asarray(gt[:, :10]) >= 0).any():
         raise UserError(f"gt: {gt_path} names no right answer in its first 10 columns")
-    return EvaluationSet(data_name, base, query, gt)
+    return EvaluationSet(data_name, gt_path, base, query, gt)
 
 
 def _what_is_there(folder: Path) -> str:

@@ -56,13 +56,17 @@ def find_model(config: Config, given: set[str]) -> Found:
     if "nlist" in given and config.nlist != nlist:
         raise UserError(f"--nlist {config.nlist}, but {path} has {nlist} centers; leave --nlist out")
     if "param_list" in given and (config.param_list[0], config.param_list[-1]) != (dim, nlist):
-        raise UserError(f"--param_list {' '.join(map(str, config.param_list))}, but {path} is {nlist} x {dim}; leave it out")
+        raise UserError(
+            f"--param_list {' '.join(map(str, config.param_list))}, but {path} is {nlist} x {dim}; leave it out"
+        )
     if model and "param_list" in given and config.param_list != model.param_list:
         raise UserError(
             f"--param_list differs from that of dcnet.safetensors, {' '.join(map(str, model.param_list))}; leave it out"
         )
     if model and "metric" in given and config.metric != model.space.metric:
-        raise UserError(f"--metric {config.metric}, but the centers were trained for {model.space.metric}; leave it out")
+        raise UserError(
+            f"--metric {config.metric}, but the centers were trained for {model.space.metric}; leave it out"
+        )
     kmeans_path = path.parent / "kmeans.npy"
     kmeans = _open_centers(kmeans_path, centers.shape) if kmeans_path.is_file() else None
     return Found(centers, kmeans, model, model.space.metric if model else config.metric)
@@ -107,8 +111,7 @@ def _open_learn(config: Config, found: Found, progress: Progress) -> Vectors | N
     path = learn_path(config.data_path, config.learn_name) if config.learn_name else None
     if path is None or not path.is_file():
         progress.note(
-            f"learn {path or '(no --learn_name)'} is not at hand: fixed probing, "
-            "with nearest and ratio assignment only"
+            f"learn {path or '(no --learn_name)'} is not at hand: fixed probing, with nearest and ratio assignment only"
         )
         return None
     return scan(open_vectors(path, "learn", found.centers.shape[1]), found.metric, progress)
@@ -181,9 +184,7 @@ class _Fitting:
         return LogitTiles(router, learn, self.space, rows).all()
 
 
-def _make_routers(
-    config: Config, found: Found, space: Space, learn: Vectors | None
-) -> list[RouterSetting]:
+def _make_routers(config: Config, found: Found, space: Space, learn: Vectors | None) -> list[RouterSetting]:
     inside = {"centers": space.inside(found.centers)}
     if found.kmeans is not None:
         inside = {"kmeans": space.inside(found.kmeans)} | inside

@@ -95,9 +95,7 @@ def evaluate_router(
     plans = setting.plans * (len(searches) // len(stored))
     return [
         _result(setting.router.name, plan, search, assignment, int(valid.sum()))
-        for plan, search, assignment in zip(
-            plans, searches, assignments * (len(searches) // len(stored)), strict=True
-        )
+        for plan, search, assignment in zip(plans, searches, assignments * (len(searches) // len(stored)), strict=True)
     ]
 
 
@@ -175,9 +173,7 @@ class _Adaptive:
         return nprobe, self.found[self.report] / n_answers, scanned.mean(axis=0)[self.report], p99
 
 
-def _result(
-    router: str, plan: Plan, search: _Fixed | _Adaptive, assignment: Assignment, n_answers: int
-) -> Result:
+def _result(router: str, plan: Plan, search: _Fixed | _Adaptive, assignment: Assignment, n_answers: int) -> Result:
     curve = search.curve(n_answers)
     return Result(
         router, plan.rule, plan.percent, search.probing,

@@ -51,7 +51,7 @@ def save_model(path: Path, model: Model, centers_path: Path) -> None:
     routers = {}
     for name, facts in model.facts.items():
         for t, m in facts.use.items():
-            arrays[f"{name}.m.{t:g}"] = m
+            arrays[f"use.{name}.{t:g}"] = m
         storing = {f"{percent:g}": t for percent, t in facts.storing.items()}
         routers[name] = {"k": facts.k, "T": facts.temperature, "T_s": storing}
     metadata = {
@@ -79,7 +79,7 @@ def load_model(path: Path, centers_path: Path) -> Model | None:
     try:
         with safe_open(path, framework="numpy") as file:
             about = json.loads((file.metadata() or {}).get("ivfast", "{}"))
-            arrays = {name: file.get_tensor(name) for name in file.keys()}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as problem:
         raise UserError(f"{path} cannot be read ({problem}); remove it, or train again") from None
     if about.get("schema") != SCHEMA:
@@ -91,13 +91,13 @@ def load_model(path: Path, centers_path: Path) -> Model | None:
             router["k"],
             router["T"],
             {float(percent): t for percent, t in router["T_s"].items()},
-            {float(key.split(".m.")[1]): value for key, value in arrays.items() if key.startswith(f"{name}.m.")},
+            {float(t): m for t, m in _below(arrays, f"use.{name}.").items()},
         )
         for name, router in about["routers"].items()
     }
     return Model(
         facts,
-        {name.removeprefix("net."): value for name, value in arrays.items() if name.startswith("net.") and not name.startswith("net.m.")},
+        _below(arrays, "net."),
         arrays["input.mean"],
         np.float32(arrays["input.scale"]),
         Space(about["metric"], arrays["space.mean"], np.float32(arrays["space.scale"])),
@@ -105,3 +105,7 @@ def load_model(path: Path, centers_path: Path) -> Model | None:
         tuple(about["param_list"]),
         about["about"],
     )  # fmt: skip
+
+
+def _below(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}

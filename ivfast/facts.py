@@ -49,7 +49,7 @@ def _temperature(held: HeldOut, router: Router) -> float:
 def measure_use(
     learn: Vectors, space: Space, router: Router, temperatures: tuple[float, ...], seed: int
 ) -> dict[float, np.ndarray]:
-    """m at each temperature: mean membership over 200 nlist learn vectors, or all."""
+    """M at each temperature: mean membership over 200 nlist learn vectors, or all."""
     n = min(len(learn), USE_PER_BUCKET * router.nlist)
     rows = None if n == len(learn) else np.sort(generator(seed, 0, "sample", 2).choice(len(learn), n, replace=False))
     return mean_membership(LogitTiles(router, learn, space, rows), temperatures)

@@ -32,14 +32,17 @@ def write_beside(path: Path, write: Callable[[Path], None]) -> None:
 
 def save_array(path: Path, array: np.ndarray) -> None:
     """Write `array` as a .npy file (C order, no pickle)."""
-    write_beside(
-        path, lambda beside: np.save(beside, np.ascontiguousarray(array), allow_pickle=False)
-    )
+    write_beside(path, lambda beside: np.save(beside, np.ascontiguousarray(array), allow_pickle=False))
 
 
 def save_text(path: Path, text: str) -> None:
     """Write `text` as UTF-8."""
-    write_beside(path, lambda beside: beside.write_text(text, encoding="utf-8"))
+    data = text.encode()
+
+    def write(beside: Path) -> None:
+        beside.write_bytes(data)
+
+    write_beside(path, write)
 
 
 def save_json(path: Path, value: Any) -> None:

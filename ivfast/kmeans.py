@@ -1,12 +1,12 @@
 """Where training starts: FAISS k-means on learn."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
 
-from ivfast.draws import generator
 from ivfast.data import Space, Vectors
+from ivfast.draws import generator
 from ivfast.errors import UserError
 
 ALL_POINTS = 1_000_000  # up to here k-means sees every learn vector
@@ -47,6 +47,7 @@ def train_kmeans(learn: Vectors, space: Space, nlist: int, niter: int, seed: int
     clustering.min_points_per_centroid = 1
     clustering.max_points_per_centroid = n_points
     index_type = faiss.IndexFlatIP if space.metric == "IP" else faiss.IndexFlatL2
-    clustering.train(x, index_type(learn.dim))  # pyright: ignore[reportCallIssue]
+    clustering.train(x, index_type(learn.dim))
     centers = faiss.vector_float_to_array(clustering.centroids).reshape(nlist, learn.dim).copy()
-    return KMeans(centers, clustering.iteration_stats.size(), n_points)
+    iterations: Any = clustering.iteration_stats  # a vector of C++
+    return KMeans(centers, iterations.size(), n_points)

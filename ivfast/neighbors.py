@@ -5,8 +5,8 @@ from typing import NamedTuple
 import faiss
 import numpy as np
 
-from ivfast.draws import generator
 from ivfast.data import Space, Vectors, rows_per_block
+from ivfast.draws import generator
 from ivfast.progress import Progress
 
 EXACT_LEARN = 200_000  # up to here every learn vector is searched for exactly
@@ -38,9 +38,7 @@ def split(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     return np.flatnonzero(~mask), np.flatnonzero(mask)
 
 
-def find_neighbors(
-    learn: Vectors, space: Space, ftopk: int, seed: int, progress: Progress
-) -> Neighbors:
+def find_neighbors(learn: Vectors, space: Space, ftopk: int, seed: int, progress: Progress) -> Neighbors:
     """Split learn and search for the ftopk nearest of each vector, itself left out."""
     train, held_out = split(len(learn), seed)
     if len(learn) <= EXACT_LEARN:
@@ -58,12 +56,12 @@ def _exact(
 ) -> np.ndarray:  # fmt: skip
     """ids: (n,) learn rows of x; base_ids: of base. Returns (n, ftopk) learn rows."""
     index = _flat(base.shape[1], metric)
-    index.add(base)  # pyright: ignore[reportCallIssue]
+    index.add(base)
     found = np.empty((len(x), ftopk), dtype=np.int64)
     step = 4096
     with progress.bar("neighbours", len(x)) as bar:
         for start in range(0, len(x), step):
-            near = index.search(x[start : start + step], ftopk + 1)[1]  # pyright: ignore[reportCallIssue]
+            near = index.search(x[start : start + step], ftopk + 1)[1]
             found[start : start + step] = without_self(base_ids[near], ids[start : start + step])
             bar.advance(len(near))
     return found
@@ -95,7 +93,7 @@ def _approximate(
     with progress.bar("neighbours", len(train)) as bar:
         for start in range(0, len(train), step):
             ids = train[start : start + step]
-            near = index.search(learn.take(space, ids), ftopk + 1)[1]  # pyright: ignore[reportCallIssue]
+            near = index.search(learn.take(space, ids), ftopk + 1)[1]
             nearest[start : start + step] = without_self(_filled(near, ids), ids)
             bar.advance(len(ids))
     return Neighbors(train, nearest, held_out, _answers(index, learn, space, held_out, ftopk, progress))
@@ -105,10 +103,10 @@ def _answers(
     index: faiss.IndexIVFFlat, learn: Vectors, space: Space, held_out: np.ndarray, ftopk: int, progress: Progress
 ) -> np.ndarray:
     x = learn.take(space, held_out)
-    index.add_with_ids(x, held_out)  # pyright: ignore[reportCallIssue]
+    index.add_with_ids(x, held_out)
     if len(learn) > EXACT_HELD_OUT:
         index.nprobe = min(index.nlist, 4 * index.nprobe)
-        return without_self(_filled(index.search(x, ftopk + 1)[1], held_out), held_out)  # pyright: ignore[reportCallIssue]
+        return without_self(_filled(index.search(x, ftopk + 1)[1], held_out), held_out)
     metric = faiss.METRIC_INNER_PRODUCT if space.metric == "IP" else faiss.METRIC_L2
     heap = faiss.ResultHeap(len(x), ftopk + 1, keep_max=space.metric == "IP")
     step = rows_per_block(learn.dim)
@@ -129,12 +127,12 @@ def _ivf(learn: Vectors, space: Space, train: np.ndarray, progress: Progress) ->
     index = faiss.IndexIVFFlat(_flat(learn.dim, space.metric), learn.dim, nlist, metric)
     index.cp.max_points_per_centroid = 64
     sample = train[:: max(1, len(train) // (64 * nlist))]
-    index.train(learn.take(space, sample))  # pyright: ignore[reportCallIssue]
+    index.train(learn.take(space, sample))
     step = rows_per_block(learn.dim)
     with progress.bar("indexing learn", len(train)) as bar:
         for start in range(0, len(train), step):
             ids = train[start : start + step]
-            index.add_with_ids(learn.take(space, ids), ids)  # pyright: ignore[reportCallIssue]
+            index.add_with_ids(learn.take(space, ids), ids)
             bar.advance(len(ids))
     return index
 
@@ -145,11 +143,11 @@ def _choose_nprobe(
     """Double nprobe until its recall on a sample is good; the truth is nprobe = nlist."""
     x = learn.take(space, train[:: max(1, len(train) // SAMPLE)][:SAMPLE])
     index.nprobe = index.nlist
-    truth = index.search(x, ftopk + 1)[1]  # pyright: ignore[reportCallIssue]
+    truth = index.search(x, ftopk + 1)[1]
     nprobe = 16
     while True:
         index.nprobe = nprobe = min(nprobe, index.nlist)
-        near = index.search(x, ftopk + 1)[1]  # pyright: ignore[reportCallIssue]
+        near = index.search(x, ftopk + 1)[1]
         recall = float(np.mean((near[:, :, None] == truth[:, None, :]).any(axis=2)))
         if recall >= GOOD_RECALL or nprobe == index.nlist:
             return nprobe, recall

@@ -64,7 +64,9 @@ def prepare(config: Config, learn: Vectors, progress: Progress) -> Prepared:
         f"on {points:,} vectors{', from the cache' if old else ''}"
     )
     neighbors = _neighbors(config, learn, space, facts, progress)
-    return Prepared(learn, space, found["centers"], neighbors, measure_buckets(learn, space, found["centers"], config.seed))
+    return Prepared(
+        learn, space, found["centers"], neighbors, measure_buckets(learn, space, found["centers"], config.seed)
+    )
 
 
 def _neighbors(config: Config, learn: Vectors, space: Space, facts: dict[str, object], progress: Progress) -> Neighbors:
@@ -87,14 +89,18 @@ def measure_buckets(learn: Vectors, space: Space, centers: np.ndarray, seed: int
     """Shares, radii and delta of the buckets over learn (above 1 M: over a sample)."""
     nlist, dim = centers.shape
     n = min(len(learn), max(ALL_POINTS, POINTS_PER_BUCKET * nlist))
-    rows = np.arange(n) if n == len(learn) else np.sort(generator(seed, 0, "sample", 1).choice(len(learn), n, replace=False))
+    rows = (
+        np.arange(n)
+        if n == len(learn)
+        else np.sort(generator(seed, 0, "sample", 1).choice(len(learn), n, replace=False))
+    )
     near = min(NEAR, nlist)
     index = faiss.IndexFlatIP(dim) if space.metric == "IP" else faiss.IndexFlatL2(dim)
-    index.add(centers)  # pyright: ignore[reportCallIssue]
+    index.add(centers)
     counts, squares, deltas = np.zeros(nlist), np.zeros(nlist), 0.0
     step = rows_per_block(dim)
     for start in range(0, n, step):
-        distances, nearest = index.search(learn.take(space, rows[start : start + step]), near)  # pyright: ignore[reportCallIssue]
+        distances, nearest = index.search(learn.take(space, rows[start : start + step]), near)
         d2 = np.maximum(2 - 2 * distances if space.metric == "IP" else distances, 0).astype(np.float64)
         counts += np.bincount(nearest[:, 0], minlength=nlist)
         squares += np.bincount(nearest[:, 0], weights=d2[:, 0], minlength=nlist)

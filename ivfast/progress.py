@@ -1,7 +1,6 @@
 """Where a run says what it does: the terminal, train.log and metrics.jsonl."""
 
 import json
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,18 +8,21 @@ from pathlib import Path
 from typing import Protocol
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.progress import Task as RichTask
 from rich.text import Text
 
+PLAIN_WIDTH = 120  # columns of a table that goes to a file
 PLAIN_SECONDS = 30.0  # without a terminal, a bar speaks at most this often
 
 
 class Bar(Protocol):
     """Counts finished units of one long piece of work."""
 
-    def advance(self, n: int) -> None: ...
+    def advance(self, n: int) -> None:
+        """N more units are done."""
+        ...
 
 
 class Progress:
@@ -30,7 +32,7 @@ class Progress:
     """
 
     def __init__(self, folder: Path | None = None, console: Console | None = None) -> None:
-        self.console = console or Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = console or _terminal()
         self.folder = folder
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
@@ -70,12 +72,19 @@ class Progress:
             yield _RichBar(rich_bar, task)
 
 
+def _terminal() -> Console:
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    if not console.is_terminal:
+        console.width = max(console.width, PLAIN_WIDTH)
+    return console
+
+
 class _RichBar:
-    def __init__(self, rich_bar: RichProgress, task: object) -> None:
+    def __init__(self, rich_bar: RichProgress, task: TaskID) -> None:
         self.rich_bar, self.task = rich_bar, task
 
     def advance(self, n: int) -> None:
-        self.rich_bar.advance(self.task, n)  # pyright: ignore[reportArgumentType]
+        self.rich_bar.advance(self.task, n)
 
 
 class _RateColumn(ProgressColumn):
@@ -101,23 +110,10 @@ class _PlainBar:
             rate = self.done / (now - self.start)
             left = (self.total - self.done) / rate
             self.progress.note(
-                f"{self.title}: {self.done:,} of {self.total:,} {self.unit}, "
-                f"{rate:,.0f} a second, {left:.0f} s left"
+                f"{self.title}: {self.done:,} of {self.total:,} {self.unit}, {rate:,.0f} a second, {left:.0f} s left"
             )
 
 
 def silent() -> Progress:
     """A Progress that shows and keeps nothing, for library use and tests."""
-    return Progress(None, Console(file=_Null(), force_terminal=False))
-
-
-class _Null:
-    def write(self, text: str) -> int:
-        return len(text)
-
-    def flush(self) -> None: ...
-
-
-def is_interactive() -> bool:
-    """Whether bars can be drawn: standard error is a terminal."""
-    return sys.stderr.isatty()
+    return Progress(None, Console(quiet=True))

@@ -25,7 +25,9 @@ PACKAGES = ("numpy", "faiss-cpu", "jax", "jaxlib", "flax", "optax", "torch")
 SAME = 0.005  # of k-means' share: less than this either way is no difference
 
 
-def write(config: Config, data: EvaluationSet, results: list[Result], about: dict[str, Any], progress: Progress) -> None:
+def write(
+    config: Config, data: EvaluationSet, results: list[Result], about: dict[str, Any], progress: Progress
+) -> None:
     """Write evaluation.json, evaluation.csv and recall_scanned.png; show the table."""
     folder = config.save_path
     _keep_other(folder, data.name)
@@ -72,7 +74,7 @@ def data_fingerprint(data: EvaluationSet) -> dict[str, Any]:
     return {
         "base": {"shape": list(data.base.rows.shape), "hash": data.base.digest},
         "query": {"shape": list(data.query.rows.shape), "hash": data.query.digest},
-        "gt": {"shape": list(data.gt.shape), "hash": file_hash(Path(data.gt.filename))[:32]},  # pyright: ignore[reportAttributeAccessIssue]
+        "gt": {"shape": list(data.gt.shape), "hash": file_hash(data.gt_path)[:32]},
     }
 
 
@@ -141,7 +143,10 @@ def verdict(results: list[Result]) -> str:
     for router, name in (("kmeans", "k-means"), ("centers", "AI centers"), ("net", "DCNet")):
         found = best(results, router)
         if found:
-            shares[router] = (found.scanned_at["0.90"], f"{name} {_percent(found.scanned_at['0.90'])} (percent {found.percent:g})")
+            shares[router] = (
+                found.scanned_at["0.90"],
+                f"{name} {_percent(found.scanned_at['0.90'])} (percent {found.percent:g})",
+            )
     told = ", ".join(text for _, text in shares.values())
     if "kmeans" not in shares or "centers" not in shares:
         return f"For 90 % recall a search scans: {told}."

@@ -48,20 +48,18 @@ def center_logits(x: np.ndarray, centers: np.ndarray, metric: str, delta_floor: 
     delta_floor: what delta is at least; returns (n, nlist) of x's type
     """
     d2 = squared_distances(x, centers, metric)
-    return -d2 / np.maximum(mean_nearest(d2), delta_floor)
+    return -d2 / np.maximum(mean_nearest(d2), d2.dtype.type(delta_floor))
 
 
 def centers_router(name: str, centers: np.ndarray, metric: str, delta_floor: float, k: float) -> Router:
     """A router that is a plain matrix of centers. centers: (nlist, dim) float32, inside."""
-    floor, sharpness = np.float32(delta_floor), np.float32(k)
-    return Router(name, len(centers), lambda x: sharpness * center_logits(x, centers, metric, floor))
+    sharpness = np.float32(k)
+    return Router(name, len(centers), lambda x: sharpness * center_logits(x, centers, metric, delta_floor))
 
 
 def measure_delta_floor(x: np.ndarray, centers: np.ndarray, metric: str) -> float:
     """1e-6 of the mean of delta over a sample x at the start (at least the smallest float32)."""
-    deltas = [
-        mean_nearest(squared_distances(x[i : i + TILE], centers, metric)) for i in range(0, len(x), TILE)
-    ]
+    deltas = [mean_nearest(squared_distances(x[i : i + TILE], centers, metric)) for i in range(0, len(x), TILE)]
     return max(1e-6 * float(np.concatenate(deltas).mean(dtype=np.float64)), float(np.finfo(np.float32).tiny))
 
 
@@ -112,7 +110,7 @@ def tile_logits(router: Router, x: np.ndarray) -> np.ndarray:
 
 
 def log_softmax(z: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """log softmax(z / temperature) over buckets. (n, nlist) -> the same, of z's type"""
+    """Log softmax(z / temperature) over buckets. (n, nlist) -> the same, of z's type"""
     scaled = z / z.dtype.type(temperature)
     scaled = scaled - scaled.max(axis=1, keepdims=True)
     return scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True))

@@ -142,7 +142,9 @@ def _train_steps(run: Run, state: Any, epoch: int, k: float) -> tuple[Any, str]:
                 totals, waiting = totals + sums, []
                 run.progress.metrics(epoch=epoch, step=done, k=k, **_losses(sums, run.config.deep))
                 if done < source.n_steps:
-                    run.progress.note(f"epoch {epoch}, step {done}/{source.n_steps}: {_in_words(sums, run.config.deep)}")
+                    run.progress.note(
+                        f"epoch {epoch}, step {done}/{source.n_steps}: {_in_words(sums, run.config.deep)}"
+                    )
             bar.advance(done - before)
     return state, _in_words(totals, run.config.deep)
 

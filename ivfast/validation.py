@@ -50,9 +50,7 @@ class Judgement(NamedTuple):
     nearest: Curves | None  # percent 0 by distance alone; None for the net
 
 
-def make_held_out(
-    learn: Vectors, space: Space, neighbors: Neighbors, nlist: int, width: int, seed: int
-) -> HeldOut:
+def make_held_out(learn: Vectors, space: Space, neighbors: Neighbors, nlist: int, width: int, seed: int) -> HeldOut:
     """Draw the sample and number the pool."""
     n_sample = min(len(learn), max(SAMPLE_LEAST, SAMPLE_PER_BUCKET * nlist))
     sample = np.sort(generator(seed, 0, "sample").choice(len(learn), n_sample, replace=False))
@@ -83,7 +81,7 @@ def held_out_tiles(held: HeldOut, router: Router) -> HeldOutTiles:
 
 
 def sample_use(held: HeldOut, tiles: HeldOutTiles, temperatures: tuple[float, ...]) -> dict[float, np.ndarray]:
-    """m at each temperature over the sample. (nlist,) float64"""
+    """M at each temperature over the sample. (nlist,) float64"""
     inside = np.zeros(len(held.pool), dtype=bool)
     inside[held.sample] = True
     chosen = ((start, z[inside[start : start + len(z)]]) for start, z in tiles.pool)
@@ -202,7 +200,7 @@ def is_gain(judgement: Judgement, start: Judgement, kmeans: list[Curves], seed: 
 def choose_temperatures(held: HeldOut, router: Router, percents: tuple[float, ...]) -> dict[float, float]:
     """T_s for each percent, under benefit: of the values within 2 % of the least the one nearest 1."""
     extra = [percent for percent in percents if percent > 0]
-    chosen = {percent: 1.0 for percent in percents}
+    chosen = dict.fromkeys(percents, 1.0)
     if not extra:
         return chosen
     tiles = held_out_tiles(held, router)

@@ -24,14 +24,12 @@ class Backend:
         self.setup, self.device = setup, device
         self.policy = make_policy(precision)
         self.network = DCNet(setup.param_list, setup.metric, self.policy)
-        self.constants = Constants(
-            *(self._put(np.asarray(getattr(setup, name))) for name in Constants._fields)
-        )
+        self.constants = Constants(*(self._put(np.asarray(getattr(setup, name))) for name in Constants._fields))
         self._chunk = jax.jit(partial(train_chunk, network=self.network), donate_argnums=0)
         self._forward = jax.jit(partial(forward, self.network))
         self._centers = jax.jit(partial(centers, metric=setup.metric))
 
-    def _put(self, array: np.ndarray) -> Array:
+    def _put(self, array: np.ndarray | float) -> Array:
         return jax.device_put(jnp.asarray(array, dtype=self.policy.stat), self.device)
 
     def init_state(self, weights: dict[str, np.ndarray], use: np.ndarray) -> TrainState:
@@ -49,11 +47,11 @@ class Backend:
         """Run the chunk's steps. The state handed in must not be used again."""
         x, x_pair = self._put(chunk.x), self._put(chunk.x_pair)
         valid = jax.device_put(chunk.valid, self.device)
-        return self._chunk(state, x, x_pair, valid, self._put(np.float64(k)), constants=self.constants)
+        return self._chunk(state, x, x_pair, valid, self._put(k), constants=self.constants)
 
     def logits(self, state: TrainState, router: str, x: np.ndarray, k: float) -> np.ndarray:
-        """z of router centers or net. x: (n, dim) float32; returns (n, nlist) float32"""
-        z = self._forward(state.params, self._put(x), self.constants, self._put(np.float64(k)))
+        """Z of router centers or net. x: (n, dim) float32; returns (n, nlist) float32"""
+        z = self._forward(state.params, self._put(x), self.constants, self._put(k))
         return np.asarray(z[router], dtype=np.float32)
 
     def export(self, state: TrainState) -> dict[str, np.ndarray]:
@@ -63,7 +61,7 @@ class Backend:
         return {name: np.array(value, dtype=np.float32) for name, value in arrays.items()}
 
     def use(self, state: TrainState) -> dict[str, np.ndarray]:
-        """m of each router, (nlist,) float64."""
+        """M of each router, (nlist,) float64."""
         return {router: np.array(m, dtype=np.float64) for router, m in state.use.items()}
 
     def state_dict(self, state: TrainState) -> dict[str, np.ndarray]:
@@ -109,7 +107,5 @@ def find_device(gpu: int) -> Any:
     except RuntimeError:
         devices = []
     if gpu >= len(devices):
-        raise UserError(
-            f"--gpu {gpu}: JAX sees {len(devices)} GPUs; choose one of them, or --gpu -1 for the CPU"
-        )
+        raise UserError(f"--gpu {gpu}: JAX sees {len(devices)} GPUs; choose one of them, or --gpu -1 for the CPU")
     return devices[gpu]

@@ -1,5 +1,6 @@
 """DCNet: the linear path, whose weight rows are the centers, and the deep path."""
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -36,9 +37,7 @@ class Dense(nn.Module):
         """x: (n, n_in) -> (n, n_out) policy.activation"""
         weight = self.param("weight", nn.initializers.zeros, (self.n_in, self.n_out))
         bias = self.param("bias", nn.initializers.zeros, (self.n_out,))
-        return product(x, weight, self.policy).astype(self.policy.activation) + bias.astype(
-            self.policy.activation
-        )
+        return product(x, weight, self.policy).astype(self.policy.activation) + bias.astype(self.policy.activation)
 
 
 class DCNet(nn.Module):
@@ -51,12 +50,10 @@ class DCNet(nn.Module):
     def setup(self) -> None:
         """Parameters by the names of ivfast.backends.starting_weights."""
         self.u = self.param("u", nn.initializers.zeros, (self.param_list[-1], self.param_list[0]))
-        widths = list(zip(self.param_list[:-1], self.param_list[1:], strict=True))
+        widths = list(pairwise(self.param_list))
         deep = len(widths) > 1
         self.layers = [Dense(n_in, n_out, self.policy) for n_in, n_out in widths] if deep else []
-        self.norms = [
-            nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, dtype=self.policy.stat) for _ in widths[1:]
-        ]
+        self.norms = [nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, dtype=self.policy.stat) for _ in widths[1:]]
 
     def __call__(self, x: Array, constants: Constants) -> tuple[Array, Array | None]:
         """Logits of the linear path at k = 1, and what the deep path adds (None: there is none).
@@ -123,5 +120,5 @@ def net_logits(z: Array, deep: Array | None, k: Array) -> tuple[Array, Array | N
 
 
 def log_membership(z: Array) -> Array:
-    """log p = log softmax of logits. (n, nlist) -> (n, nlist)"""
+    """Log p = log softmax of logits. (n, nlist) -> (n, nlist)"""
     return jax.nn.log_softmax(z, axis=-1)

@@ -1,6 +1,6 @@
 """Adam, as a function from weights, gradients and moments to the next ones."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import optax
@@ -32,9 +32,8 @@ def adam_step(
     step: () int32, finite steps before this one; lr: () learning rate of this step
     """
     adam = optax.scale_by_adam(*BETAS, eps=EPSILON)
-    state = optax.ScaleByAdamState(count=step, mu=moments.first, nu=moments.second)
-    updates, state = adam.update(gradients, state)
-    moved = {
-        name: params[name] - lr * (1 if name == "u" else DEEP_SHARE) * updates[name] for name in params
-    }
-    return moved, Moments(state.mu, state.nu)  # pyright: ignore[reportAttributeAccessIssue]
+    state: Any = optax.ScaleByAdamState(count=step, mu=moments.first, nu=moments.second)
+    directions: Any
+    directions, state = adam.update(gradients, state)
+    moved = {name: params[name] - lr * (1 if name == "u" else DEEP_SHARE) * directions[name] for name in params}
+    return moved, Moments(state.mu, state.nu)

@@ -23,7 +23,7 @@ def make_policy(name: str) -> Policy:
 
 
 def product(x: Array, weight: Array, policy: Policy) -> Array:
-    """x @ weight: inputs rounded to policy.product, accumulated in policy.stat.
+    """X @ weight: inputs rounded to policy.product, accumulated in policy.stat.
 
     x: (rows, inner), weight: (inner, columns); returns (rows, columns) policy.stat
     """

@@ -1,6 +1,6 @@
 """One training step, and a chunk of them as one compiled call."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -31,12 +31,10 @@ class Losses(NamedTuple):
     mean_p: dict[str, Array]  # mean membership by router, (nlist,)
 
 
-def forward(
-    network: DCNet, params: dict[str, Array], x: Array, constants: Constants, k: Array
-) -> dict[str, Array]:
+def forward(network: DCNet, params: dict[str, Array], x: Array, constants: Constants, k: Array) -> dict[str, Array]:
     """Logits at sharpness k, by router. x: (n, dim) policy.stat; returns (n, nlist) each"""
-    z, deep = network.apply({"params": unflatten_dict(params, sep=".")}, x, constants)
-    z_centers, z_net = net_logits(z, deep, k)
+    both: Any = network.apply({"params": unflatten_dict(params, sep=".")}, x, constants)
+    z_centers, z_net = net_logits(both[0], both[1], k)
     return {"centers": z_centers} if z_net is None else {"centers": z_centers, "net": z_net}
 
 

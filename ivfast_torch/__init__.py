@@ -22,11 +22,9 @@ class Backend:
         self.setup, self.device = setup, device
         self.policy = make_policy(precision)
         self.network = DCNet(setup.param_list, setup.metric, self.policy)
-        self.constants = Constants(
-            *(self._put(np.asarray(getattr(setup, name))) for name in Constants._fields)
-        )
+        self.constants = Constants(*(self._put(np.asarray(getattr(setup, name))) for name in Constants._fields))
 
-    def _put(self, array: np.ndarray) -> Tensor:
+    def _put(self, array: np.ndarray | float) -> Tensor:
         return torch.tensor(array, dtype=self.policy.stat, device=self.device)
 
     def init_state(self, weights: dict[str, np.ndarray], use: np.ndarray) -> TrainState:
@@ -44,14 +42,12 @@ class Backend:
         """Run the chunk's steps. The state handed in must not be used again."""
         x, x_pair = self._put(chunk.x), self._put(chunk.x_pair)
         valid = torch.tensor(chunk.valid, device=self.device)
-        return train_chunk(
-            state, x, x_pair, valid, self._put(np.asarray(k)), network=self.network, constants=self.constants
-        )
+        return train_chunk(state, x, x_pair, valid, self._put(k), network=self.network, constants=self.constants)
 
     def logits(self, state: TrainState, router: str, x: np.ndarray, k: float) -> np.ndarray:
-        """z of router centers or net. x: (n, dim) float32; returns (n, nlist) float32"""
+        """Z of router centers or net. x: (n, dim) float32; returns (n, nlist) float32"""
         with torch.no_grad():
-            z = forward(self.network, state.params, self._put(x), self.constants, self._put(np.asarray(k)))
+            z = forward(self.network, state.params, self._put(x), self.constants, self._put(k))
         return z[router].to(torch.float32).cpu().numpy()
 
     def export(self, state: TrainState) -> dict[str, np.ndarray]:
@@ -62,7 +58,7 @@ class Backend:
         return {name: _numpy(value).astype(np.float32) for name, value in arrays.items()}
 
     def use(self, state: TrainState) -> dict[str, np.ndarray]:
-        """m of each router, (nlist,) float64."""
+        """M of each router, (nlist,) float64."""
         return {router: _numpy(m).astype(np.float64) for router, m in state.use.items()}
 
     def state_dict(self, state: TrainState) -> dict[str, np.ndarray]:
@@ -109,7 +105,5 @@ def find_device(gpu: int) -> Any:
         return torch.device("cpu")
     devices = torch.cuda.device_count()
     if gpu >= devices:
-        raise UserError(
-            f"--gpu {gpu}: torch sees {devices} GPUs; choose one of them, or --gpu -1 for the CPU"
-        )
+        raise UserError(f"--gpu {gpu}: torch sees {devices} GPUs; choose one of them, or --gpu -1 for the CPU")
     return torch.device("cuda", gpu)

@@ -26,5 +26,5 @@ def mean_use(log_p: Tensor, log_q: Tensor, valid: Tensor) -> Tensor:
 
 
 def next_use(m: Tensor, mean_p: Tensor, use_rate: Tensor) -> Tensor:
-    """m after a step: (1 - a) m + a mean p. (nlist,)"""
+    """M after a step: (1 - a) m + a mean p. (nlist,)"""
     return (1 - use_rate) * m + use_rate * mean_p

@@ -1,5 +1,6 @@
 """DCNet: the linear path, whose weight rows are the centers, and the deep path."""
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -34,9 +35,7 @@ class Dense(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (n, n_in) -> (n, n_out) policy.activation"""
-        return product(x, self.weight, self.policy).to(self.policy.activation) + self.bias.to(
-            self.policy.activation
-        )
+        return product(x, self.weight, self.policy).to(self.policy.activation) + self.bias.to(self.policy.activation)
 
 
 class LayerNorm(nn.Module):
@@ -59,7 +58,7 @@ class DCNet(nn.Module):
         super().__init__()
         self.metric, self.policy = metric, policy
         self.u = nn.Parameter(torch.empty(param_list[-1], param_list[0], device="meta"))
-        widths = list(zip(param_list[:-1], param_list[1:], strict=True))
+        widths = list(pairwise(param_list))
         self.n_layers = len(widths) if len(widths) > 1 else 0
         for i, (n_in, n_out) in enumerate(widths[: self.n_layers]):
             self.add_module(f"layers_{i}", Dense(n_in, n_out, policy))
@@ -131,5 +130,5 @@ def net_logits(z: Tensor, deep: Tensor | None, k: Tensor) -> tuple[Tensor, Tenso
 
 
 def log_membership(z: Tensor) -> Tensor:
-    """log p = log softmax of logits. (n, nlist) -> (n, nlist)"""
+    """Log p = log softmax of logits. (n, nlist) -> (n, nlist)"""
     return torch.log_softmax(z, dim=-1)

@@ -22,7 +22,7 @@ def make_policy(name: str) -> Policy:
 
 
 def product(x: Tensor, weight: Tensor, policy: Policy) -> Tensor:
-    """x @ weight: inputs rounded to policy.product, accumulated in policy.stat.
+    """X @ weight: inputs rounded to policy.product, accumulated in policy.stat.
 
     x: (rows, inner), weight: (inner, columns); returns (rows, columns) policy.stat
     """

@@ -30,9 +30,7 @@ class Losses(NamedTuple):
     mean_p: dict[str, Tensor]  # mean membership by router, (nlist,)
 
 
-def forward(
-    network: DCNet, params: dict[str, Tensor], x: Tensor, constants: Constants, k: Tensor
-) -> dict[str, Tensor]:
+def forward(network: DCNet, params: dict[str, Tensor], x: Tensor, constants: Constants, k: Tensor) -> dict[str, Tensor]:
     """Logits at sharpness k, by router. x: (n, dim) policy.stat; returns (n, nlist) each"""
     z, deep = functional_call(network, params, (x, constants))
     z_centers, z_net = net_logits(z, deep, k)

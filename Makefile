@@ -1,0 +1,38 @@
+# Everything runs in .venv, built from pyproject.toml and constraints.txt.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: venv demo test parity lint bench format clean
+
+venv: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "ivfast needs Python 3.11 or newer: make PYTHON=python3.11 venv")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: venv
+	$(BIN)/python -m ivfast.demo --save_path demo_out
+
+test: venv
+	$(BIN)/python -m pytest
+
+parity: venv
+	$(BIN)/python -m pytest parity_tests -q --durations=0
+
+lint: venv
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+format: venv
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: venv
+	$(BIN)/python -m benchmarks.main_job
+
+clean:
+	rm -rf .venv demo_out build *.egg-info
