@@ -1,0 +1,1 @@
+"""Slow measurements. Each module's docstring names its command."""

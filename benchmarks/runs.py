@@ -1,0 +1,56 @@
+"""How benchmarks start a run and read what it scanned."""
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run_dcnet(*flags: str) -> tuple[float, str]:
+    """Run the command line in a process of its own. Returns seconds and what it said."""
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "run_dcnet.py"), *flags], capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise SystemExit(f"run_dcnet.py {' '.join(flags)}\n{done.stderr}")
+    return time.monotonic() - started, done.stderr
+
+
+def peak_gigabytes() -> float:
+    """The most resident memory that any child process has held, in GB (10^9 bytes)."""
+    return resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9
+
+
+def results(folder: Path) -> list[dict[str, Any]]:
+    """The lines of an evaluation."""
+    return json.loads((folder / "evaluation.json").read_text())["results"]
+
+
+def scanned(lines: list[dict[str, Any]], router: str, rule: str, percent: float, probing: str) -> float:
+    """Share scanned for 90 % recall of one line, NaN where it is not there or never reached."""
+    for line in lines:
+        if (line["router"], line["rule"], line["percent"], line["probing"]) == (router, rule, percent, probing):
+            share = line["scanned_at"]["0.90"]
+            return float("nan") if share is None else share
+    return float("nan")
+
+
+def kmeans_share(lines: list[dict[str, Any]], probing: str = "fixed") -> float:
+    """k-means at its better percent."""
+    return min(
+        line["scanned_at"]["0.90"] for line in lines if line["router"] == "kmeans" and line["probing"] == probing
+    )
+
+
+def print_table(head: list[str], rows: list[list[str]]) -> None:
+    """Markdown."""
+    print("| " + " | ".join(head) + " |")
+    print("|" + " --- |" * len(head))
+    for row in rows:
+        print("| " + " | ".join(row) + " |")

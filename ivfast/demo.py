@@ -1,0 +1,103 @@
+"""`make demo`: train and evaluate on generated faces and on patches of two real photographs."""
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+
+import faiss
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from ivfast.synthetic import NAME, make_faces, save_set
+from run_dcnet import main as run
+
+SEED = 1
+PATCHES = "photo_patches"
+PATCH = 8  # pixels a side
+N_PATCHES, N_QUERIES = 30_000, 1_000
+FACES_FLAGS = (
+    "--metric IP --nlist 256 --niter 25 --param_list 256 512 1024 256 --epochs 12 --warmup 1 --lr 2e-3"
+    " --percents 0.0 0.8 --gpu -1"
+)
+PATCHES_FLAGS = (
+    "--metric L2 --nlist 256 --niter 25 --param_list 64 256 512 256 --epochs 12 --warmup 1 --lr 2e-3"
+    " --percents 0.0 0.8 --gpu -1"
+)
+
+
+def make_patches() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Grey 8 x 8 patches of the two photographs that scikit-learn ships; gt is exact.
+
+    returns: learn and base (30,000, 64), query (1,000, 64) float32, gt (1,000, 10) int64
+    """
+    from sklearn.datasets import load_sample_images  # only the demo needs scikit-learn
+
+    rng = np.random.default_rng(SEED)
+    grey = [image.astype(np.float32).mean(axis=2) for image in load_sample_images().images]
+    views = [np.lib.stride_tricks.sliding_window_view(image, (PATCH, PATCH)) for image in grey]
+    patches = np.concatenate([view.reshape(-1, PATCH * PATCH) for view in views])
+    drawn = patches[rng.choice(len(patches), 2 * N_PATCHES + N_QUERIES, replace=False)]
+    learn, base, query = np.split(drawn, [N_PATCHES, 2 * N_PATCHES])
+    gt = faiss.knn(query, base, 10)[1]
+    return learn, base, query, gt
+
+
+def share(evaluation: Path, router: str) -> float:
+    """The least share of base scanned for 90 % recall, fixed probing, default rule."""
+    results = json.loads(evaluation.read_text())["results"]
+    rule = "ratio" if router == "kmeans" else "benefit"
+    shares = [
+        r["scanned_at"]["0.90"]
+        for r in results
+        if r["router"] == router and r["rule"] == rule and r["probing"] == "fixed"
+    ]
+    return min((s for s in shares if s is not None), default=float("nan"))
+
+
+def tell(folder: Path, seconds: float) -> Table:
+    """The story of both data sets in one table."""
+    table = Table(title="Share of all vectors scanned to find 90 % of what was asked for")
+    for name in ("data", "k-means", "AI centers (ivfast.npy)", "DCNet"):
+        table.add_column(name, justify="left" if name == "data" else "right")
+    for name, title in ((NAME, "generated faces (synthetic)"), (PATCHES, "patches of two photographs (real)")):
+        shares = [share(folder / name / "evaluation.json", router) for router in ("kmeans", "centers", "net")]
+        table.add_row(title, *("not trained" if np.isnan(s) else f"{100 * s:.1f} %" for s in shares))
+    table.caption = f"{seconds:.0f} s in all"
+    return table
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Generate, train, evaluate, compare. Returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m ivfast.demo", description=__doc__)
+    parser.add_argument("--save_path", type=Path, default=Path("demo_out"), help="folder for data and results")
+    parser.add_argument("--backend", choices=("jax", "torch"), default="jax")
+    options = parser.parse_args(argv)
+    console = Console(highlight=False, soft_wrap=True)
+    started = time.monotonic()
+    data = options.save_path / "data"
+    console.print(f"Generating {NAME} (synthetic) and cutting {PATCHES} into {data}")
+    save_set(data, NAME, *make_faces(SEED))
+    save_set(data, PATCHES, *make_patches())
+    for name, flags in ((NAME, FACES_FLAGS), (PATCHES, PATCHES_FLAGS)):
+        flags = (
+            f"--backend {options.backend} --save_path {options.save_path / name} --data_path {data} "
+            f"--data_name {name} --learn_name learn_{name} {flags}"
+        )
+        console.print(f"\nrun_dcnet.py {flags}")
+        code = run(flags.split())
+        if code:
+            return code
+    console.print()
+    console.print(tell(options.save_path, time.monotonic() - started))
+    console.print(
+        f"Load {options.save_path / NAME / 'ivfast.npy'} into FAISS as README shows; "
+        f"pictures: {options.save_path}/*/recall_scanned.png"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
