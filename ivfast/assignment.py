@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ivfast.progress import Bar
-from ivfast.routers import LogitTiles, log_softmax
+from ivfast.routers import LogitTiles, group_candidates, log_softmax
 
 LEAST_USE = 1e-9  # m of a bucket counts as at least this
 RULES = ("ratio", "membership", "benefit")
@@ -85,9 +85,21 @@ def top(keys: np.ndarray, width: int) -> np.ndarray:
 
     keys: (n, columns) float; returns (n, width) int32
     """
-    n, columns = keys.shape
     if width == 1:
         return keys.argmax(axis=1)[:, None].astype(np.int32)
+    few, at = group_candidates(keys, width)
+    if at is None:
+        return _top_of_all(keys, width)
+    found = np.take_along_axis(at, _top_of_all(few, width).astype(np.int64), axis=1).astype(np.int32)
+    # a group left out may hold a key equal to the least one taken: look at all of such a row
+    least = np.take_along_axis(keys, found[:, -1:], axis=1)
+    tied = np.flatnonzero((keys >= least).sum(axis=1) > width)
+    found[tied] = _top_of_all(keys[tied], width)
+    return found
+
+
+def _top_of_all(keys: np.ndarray, width: int) -> np.ndarray:
+    n, columns = keys.shape
     least = np.partition(keys, columns - width, axis=1)[:, columns - width, None]
     chosen = keys >= least
     many = np.flatnonzero(chosen.sum(axis=1) > width)  # ties at the border

@@ -10,7 +10,8 @@ from ivfast.routers import center_logits, log_softmax
 
 K_GRID = np.geomspace(3, 100, 31)
 T_GRID = np.geomspace(0.25, 8, 31)
-MOST_PAIRS = 4000
+MOST_PAIRS, LEAST_PAIRS = 4000, 1000  # held-out pairs: the fewer, the more buckets
+PAIR_ENTRIES = 4000 * 1024
 BLOCK_ENTRIES = 1 << 22  # float64 logits worked on at once: 32 MiB
 
 
@@ -19,6 +20,11 @@ class HeldOutLogits(NamedTuple):
 
     z: np.ndarray  # (n_pairs, nlist)
     z_pair: np.ndarray  # (n_pairs, nlist)
+
+
+def n_pairs(nlist: int) -> int:
+    """Held-out pairs on which k is fitted: 4,000, above 1,024 buckets fewer, at least 1,000."""
+    return min(MOST_PAIRS, max(LEAST_PAIRS, PAIR_ENTRIES // nlist))
 
 
 def pair_logits(

@@ -51,8 +51,8 @@ def save_model(path: Path, model: Model, centers_path: Path) -> None:
     routers = {}
     for name, facts in model.facts.items():
         for t, m in facts.use.items():
-            arrays[f"use.{name}.{t:g}"] = m
-        storing = {f"{percent:g}": t for percent, t in facts.storing.items()}
+            arrays[f"use.{name}.{t!r}"] = m
+        storing = {repr(percent): t for percent, t in facts.storing.items()}
         routers[name] = {"k": facts.k, "T": facts.temperature, "T_s": storing}
     metadata = {
         "schema": SCHEMA,

@@ -93,8 +93,7 @@ def _approximate(
     with progress.bar("neighbours", len(train)) as bar:
         for start in range(0, len(train), step):
             ids = train[start : start + step]
-            near = index.search(learn.take(space, ids), ftopk + 1)[1]
-            nearest[start : start + step] = without_self(_filled(near, ids), ids)
+            nearest[start : start + step] = _search(index, learn.take(space, ids), ids, ftopk)
             bar.advance(len(ids))
     return Neighbors(train, nearest, held_out, _answers(index, learn, space, held_out, ftopk, progress))
 
@@ -106,7 +105,7 @@ def _answers(
     index.add_with_ids(x, held_out)
     if len(learn) > EXACT_HELD_OUT:
         index.nprobe = min(index.nlist, 4 * index.nprobe)
-        return without_self(_filled(index.search(x, ftopk + 1)[1], held_out), held_out)
+        return _search(index, x, held_out, ftopk)
     metric = faiss.METRIC_INNER_PRODUCT if space.metric == "IP" else faiss.METRIC_L2
     heap = faiss.ResultHeap(len(x), ftopk + 1, keep_max=space.metric == "IP")
     step = rows_per_block(learn.dim)
@@ -154,7 +153,11 @@ def _choose_nprobe(
         nprobe *= 2
 
 
-def _filled(near: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """FAISS writes -1 where the probed lists held too few: repeat the row's nearest, or itself."""
-    first = np.where(near[:, :1] >= 0, near[:, :1], ids[:, None])
-    return np.where(near >= 0, near, first)
+def _search(index: faiss.IndexIVFFlat, x: np.ndarray, ids: np.ndarray, ftopk: int) -> np.ndarray:
+    """Neighbours of x, itself left out; rows whose probed lists hold too few are searched in all lists."""
+    near = index.search(x, ftopk + 1)[1]
+    short = np.flatnonzero((near < 0).any(axis=1))
+    if len(short):
+        everywhere = faiss.SearchParametersIVF(nprobe=index.nlist)
+        near[short] = index.search(x[short], ftopk + 1, params=everywhere)[1]
+    return without_self(near, ids)

@@ -8,6 +8,7 @@ import numpy as np
 from ivfast.data import Space, Vectors
 
 TILE = 1024  # rows of every product: BLAS rounds differently by shape, so there is one shape
+GROUP = 16  # buckets of which only the best is looked at first
 NEAR = 4  # distances that make up delta
 KEPT_BYTES = 1 << 30  # logits up to this size are kept for the second pass
 
@@ -27,17 +28,43 @@ def squared_distances(x: np.ndarray, centers: np.ndarray, metric: str) -> np.nda
 
     x: (n, dim), centers: (nlist, dim), one float type; returns (n, nlist) of that type
     """
-    products = x @ centers.T
+    d2 = x @ centers.T
+    d2 *= -2  # in place from here on: at 16,384 buckets every pass over memory counts
     if metric == "IP":
-        return np.maximum(2 - 2 * products, 0)
-    norms = np.square(x).sum(axis=1)[:, None] + np.square(centers).sum(axis=1)
-    return np.maximum(norms - 2 * products, 0)
+        d2 += 2
+    else:
+        d2 += np.square(x).sum(axis=1)[:, None] + np.square(centers).sum(axis=1)
+    return np.maximum(d2, 0, out=d2)
 
 
 def mean_nearest(d2: np.ndarray) -> np.ndarray:
     """delta: the mean of the min(4, nlist) smallest of each row. (n, nlist) -> (n, 1)"""
     near = min(NEAR, d2.shape[1])
+    d2 = np.negative(group_candidates(-d2, near)[0])
     return np.partition(d2, near - 1, axis=1)[:, :near].mean(axis=1, keepdims=True)
+
+
+def group_candidates(keys: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Fewer keys that hold the `width` largest of each row.
+
+    Buckets are put into groups of 16 (b, b + G, b + 2 G, ..); only the `width` groups with the
+    largest maxima can hold one of the largest keys.
+
+    keys: (n, columns)
+    returns: keys (n, fewer) and their columns, ascending along each row; (keys, None) where
+    there are too few columns for it to pay
+    """
+    n, columns = keys.shape
+    groups = columns // GROUP
+    if groups < 4 * width:
+        return keys, None
+    rest = keys[:, groups * GROUP :]  # columns that fill no group always stay
+    highest = keys[:, : groups * GROUP].reshape(n, GROUP, groups).max(axis=1)
+    best = np.argpartition(highest, groups - width, axis=1)[:, groups - width :]
+    chosen = np.sort(best, axis=1)[:, None, :] + np.arange(0, groups * GROUP, groups)[:, None]
+    at = chosen.reshape(n, GROUP * width)
+    ends = np.broadcast_to(np.arange(groups * GROUP, columns), (n, columns - groups * GROUP))
+    return np.concatenate([np.take_along_axis(keys, at, axis=1), rest], axis=1), np.concatenate([at, ends], axis=1)
 
 
 def center_logits(x: np.ndarray, centers: np.ndarray, metric: str, delta_floor: float) -> np.ndarray:
@@ -48,13 +75,19 @@ def center_logits(x: np.ndarray, centers: np.ndarray, metric: str, delta_floor: 
     delta_floor: what delta is at least; returns (n, nlist) of x's type
     """
     d2 = squared_distances(x, centers, metric)
-    return -d2 / np.maximum(mean_nearest(d2), d2.dtype.type(delta_floor))
+    d2 /= -np.maximum(mean_nearest(d2), d2.dtype.type(delta_floor))
+    return d2
 
 
 def centers_router(name: str, centers: np.ndarray, metric: str, delta_floor: float, k: float) -> Router:
     """A router that is a plain matrix of centers. centers: (nlist, dim) float32, inside."""
-    sharpness = np.float32(k)
-    return Router(name, len(centers), lambda x: sharpness * center_logits(x, centers, metric, delta_floor))
+
+    def logits(x: np.ndarray) -> np.ndarray:
+        z = center_logits(x, centers, metric, delta_floor)
+        z *= np.float32(k)
+        return z
+
+    return Router(name, len(centers), logits)
 
 
 def measure_delta_floor(x: np.ndarray, centers: np.ndarray, metric: str) -> float:
@@ -112,5 +145,6 @@ def tile_logits(router: Router, x: np.ndarray) -> np.ndarray:
 def log_softmax(z: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     """Log softmax(z / temperature) over buckets. (n, nlist) -> the same, of z's type"""
     scaled = z / z.dtype.type(temperature)
-    scaled = scaled - scaled.max(axis=1, keepdims=True)
-    return scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True))
+    scaled -= scaled.max(axis=1, keepdims=True)
+    scaled -= np.log(np.exp(scaled).sum(axis=1, keepdims=True))
+    return scaled

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ivfast.assignment import Plan, candidates, log_use, mean_membership
-from ivfast.calibration import MOST_PAIRS
+from ivfast.calibration import n_pairs
 from ivfast.data import Space, Vectors
 from ivfast.draws import generator
 from ivfast.neighbors import Neighbors
@@ -57,7 +57,7 @@ def make_held_out(learn: Vectors, space: Space, neighbors: Neighbors, nlist: int
     pool = np.unique(np.concatenate([sample, neighbors.answers.ravel()]))
     at = np.searchsorted(pool, neighbors.answers)
     n, ftopk = neighbors.answers.shape
-    drawn = generator(seed, 0, "calibration").permutation(n * ftopk)[:MOST_PAIRS]
+    drawn = generator(seed, 0, "calibration").permutation(n * ftopk)[: n_pairs(nlist)]
     pairs = neighbors.held_out[drawn // ftopk], neighbors.answers[drawn // ftopk, drawn % ftopk]
     return HeldOut(
         learn, space, neighbors.held_out, pool, np.searchsorted(pool, sample),
@@ -123,17 +123,29 @@ def _store(held: HeldOut, pool: LogitTiles, plans: list[Plan]) -> list[Stored]:
             buckets[i][start : start + len(z)], keys[i][start : start + len(z)] = known[plan.keyed_by]
     stored = []
     for plan, plan_buckets, plan_keys in zip(plans, buckets, keys, strict=True):
-        extras = plan_keys[held.sample, 1:].ravel()
         budget = round(plan.percent * len(held.sample))
         taken = np.zeros(plan_buckets.shape, dtype=bool)
         taken[:, 0] = True
         if budget:
-            taken[:, 1:] = plan_keys[:, 1:] >= np.partition(extras, len(extras) - budget)[len(extras) - budget]
+            taken[:, 1:] = _taken(plan_keys[:, 1:], plan_buckets[:, 1:], held.sample, budget)
         plan_buckets[~taken] = -1
         entries = plan_buckets[held.sample]
         sizes = np.bincount(entries[entries >= 0], minlength=pool.router.nlist)
         stored.append(Stored(sizes, len(held.sample), plan_buckets))
     return stored
+
+
+def _taken(keys: np.ndarray, buckets: np.ndarray, sample: np.ndarray, budget: int) -> np.ndarray:
+    """Extras as good as the sample's budget-th best: ties go to the smaller vector, then the smaller bucket."""
+    extras = keys[sample].ravel()
+    border = np.partition(extras, len(extras) - budget)[len(extras) - budget]
+    spare = budget - int((extras > border).sum())  # of the sample's ties, this many are taken
+    row, column = np.nonzero(keys[sample] == border)
+    tied = np.stack([sample[row], buckets[sample[row], column]])
+    last = tied[:, np.lexsort((tied[1], tied[0]))[spare - 1]]
+    vectors = np.arange(len(keys))[:, None]
+    before = (vectors < last[0]) | ((vectors == last[0]) & (buckets <= last[1]))
+    return (keys > border) | ((keys == border) & before)
 
 
 def judge(held: HeldOut, router: Router, percents: tuple[float, ...], *, by_nearest: bool) -> Judgement:

@@ -1,6 +1,7 @@
 """Adam, as a function from weights, gradients and moments to the next ones."""
 
-from typing import Any, NamedTuple
+import math
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import optax
@@ -31,9 +32,14 @@ def adam_step(
 
     step: () int32, finite steps before this one; lr: () learning rate of this step
     """
-    adam = optax.scale_by_adam(*BETAS, eps=EPSILON)
-    state: Any = optax.ScaleByAdamState(count=step, mu=moments.first, nu=moments.second)
-    directions: Any
-    directions, state = adam.update(gradients, state)
-    moved = {name: params[name] - lr * (1 if name == "u" else DEEP_SHARE) * directions[name] for name in params}
-    return moved, Moments(state.mu, state.nu)
+    first = optax.tree.update_moment(gradients, moments.first, BETAS[0], 1)
+    second = optax.tree.update_moment_per_elem_norm(gradients, moments.second, BETAS[1], 2)
+    t = (step + 1).astype(lr.dtype)
+    # 1 - beta^t, which optax's own Adam computes in float32: 2e-5 off in early steps, where torch's is exact
+    corrections = [-jnp.expm1(t * math.log(beta)) for beta in BETAS]
+    moved = {}
+    for name, value in params.items():
+        root = jnp.sqrt(second[name] / corrections[1])
+        share = 1 if name == "u" else DEEP_SHARE
+        moved[name] = value - lr * share * (first[name] / corrections[0]) / (root + EPSILON)
+    return moved, Moments(first, second)

@@ -76,8 +76,8 @@ def train_step(
     return state, Metrics(
         jnp.where(finite, losses.centers, 0),
         jnp.where(finite, losses.net, 0),
-        jnp.where(finite, valid.sum(), 0),
-        jnp.where(finite, 0, 1),
+        jnp.where(finite, valid.sum(dtype=jnp.int32), 0),
+        jnp.where(finite, jnp.int32(0), jnp.int32(1)),
     )
 
 

@@ -1,0 +1,1 @@
+"""Both backends against each other, and both against float64 NumPy."""

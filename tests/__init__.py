@@ -1,0 +1,1 @@
+"""Claims about the shared core and about whole runs."""

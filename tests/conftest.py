@@ -1,0 +1,77 @@
+"""Fixtures that several tests share: vectors in memory, written-down logits, a tiny data set on disk."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from ivfast.data import Space, Vectors
+from ivfast.routers import LogitTiles, Router
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(7)
+
+
+@pytest.fixture(scope="session")
+def as_vectors() -> Callable[[np.ndarray], Vectors]:
+    """An array in memory as the rows of a file."""
+    return lambda rows: Vectors("learn", Path("learn.npy"), rows)
+
+
+@pytest.fixture(scope="session")
+def plain_space() -> Callable[[int], Space]:
+    """The space under L2 in which x is the row as stored."""
+    return lambda dim: Space("L2", np.zeros(dim, np.float32), np.float32(1))
+
+
+@pytest.fixture(scope="session")
+def table_router() -> Callable[[int], Router]:
+    """A router whose logits are the rows themselves, so that a test writes z down."""
+    return lambda nlist: Router("table", nlist, lambda x: x)
+
+
+@pytest.fixture(scope="session")
+def logit_table(
+    as_vectors: Callable[[np.ndarray], Vectors],
+    plain_space: Callable[[int], Space],
+    table_router: Callable[[int], Router],
+) -> Callable[[np.ndarray], LogitTiles]:
+    """Tiles of written-down logits, (n, nlist)."""
+
+    def make(z: np.ndarray) -> LogitTiles:
+        nlist = z.shape[1]
+        return LogitTiles(table_router(nlist), as_vectors(z.astype(np.float32)), plain_space(nlist))
+
+    return make
+
+
+class TinySet(NamedTuple):
+    """A data set in the documented layout: unit rows, exact neighbours as gt."""
+
+    data_path: Path
+    learn: np.ndarray  # (200, 8) float32
+    base: np.ndarray  # (300, 8) float32
+    query: np.ndarray  # (60, 8) float32
+    gt: np.ndarray  # (60, 12) int64
+
+
+def unit_rows(rng: np.random.Generator, n: int, dim: int) -> np.ndarray:
+    rows = rng.standard_normal((n, dim))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture
+def tiny_set(tmp_path: Path, rng: np.random.Generator) -> TinySet:
+    learn, base, query = (unit_rows(rng, n, 8) for n in (200, 300, 60))
+    products = query.astype(np.float64) @ base.astype(np.float64).T
+    gt = np.argsort(-products, axis=1, kind="stable")[:, :12].astype(np.int64)
+    folder = tmp_path / "data"
+    (folder / "tiny").mkdir(parents=True)
+    np.save(folder / "learn.npy", learn)
+    for name, array in (("base", base), ("query", query), ("gt", gt)):
+        np.save(folder / "tiny" / f"{name}.npy", array)
+    return TinySet(folder, learn, base, query, gt)

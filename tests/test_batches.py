@@ -1,0 +1,162 @@
+"""Training pairs: what each epoch sees, whatever the chunks."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ivfast.batches import CHUNK_BYTES, Chunk, PairSource, chunk_steps, drop_mask, epoch_chunks, epoch_pairs
+from ivfast.data import Space, Vectors
+from ivfast.neighbors import Neighbors
+
+N, FTOPK, DIM = 130, 3, 4
+HELD_OUT = np.arange(0, N, 6)
+TRAIN = np.setdiff1d(np.arange(N), HELD_OUT)  # 108 rows
+
+
+def make_source(batch_size: int = 16, drop_prop: float = 0.0, seed: int = 1) -> PairSource:
+    """Rows that tell their number: row i is i + 1 in every entry."""
+    rng = np.random.default_rng(0)
+    neighbors = np.stack([rng.choice(TRAIN[row != TRAIN], FTOPK, replace=False) for row in TRAIN])
+    rows = np.repeat(np.arange(1, N + 1, dtype=np.float32)[:, None], DIM, axis=1)
+    space = Space("L2", np.zeros(DIM, np.float32), np.float32(1))
+    found = Neighbors(TRAIN, neighbors, HELD_OUT, np.zeros((len(HELD_OUT), FTOPK), np.int64))
+    return PairSource(Vectors("learn", Path("learn.npy"), rows), space, found, batch_size, drop_prop, seed)
+
+
+def numbers(side: np.ndarray) -> list[int]:
+    """Row numbers of vectors without drop."""
+    assert (side == side[:, :1]).all()
+    return (side[:, 0].astype(int) - 1).tolist()
+
+
+def steps_of(chunks: list[Chunk]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """All steps that have a valid row."""
+    steps = [step for chunk in chunks for step in zip(*chunk, strict=True)]
+    return [step for step in steps if step[2].any()]
+
+
+@pytest.mark.parametrize("batch_size", [1, 16, 27, 108, 500])
+def test_every_training_vector_is_x_once_an_epoch(batch_size: int):
+    source = make_source(batch_size)
+    steps = steps_of(list(epoch_chunks(source, 2, 3)))
+    assert len(steps) == source.n_steps == -(-len(TRAIN) // batch_size)
+    seen = [number for x, _, valid in steps for number in numbers(x[valid])]
+    assert sorted(seen) == TRAIN.tolist()
+    assert seen != sorted(seen)  # in a drawn order
+
+
+def test_pair_is_one_of_its_neighbours_and_never_held_out():
+    source = make_source()
+    table = dict(zip(TRAIN.tolist(), source.neighbors.train_neighbors.tolist(), strict=True))
+    for epoch in (1, 2, 3):
+        for x, x_pair, valid in steps_of(list(epoch_chunks(source, epoch, 4))):
+            for one, other in zip(numbers(x[valid]), numbers(x_pair[valid]), strict=True):
+                assert other in table[one]
+                assert {one, other}.isdisjoint(HELD_OUT.tolist())
+
+
+def test_neighbours_are_drawn_evenly_and_anew_each_epoch():
+    source = make_source()
+    columns = {tuple(row): {v: i for i, v in enumerate(row)} for row in source.neighbors.train_neighbors.tolist()}
+    rank = dict(zip(TRAIN.tolist(), columns.values(), strict=True))
+    counts, drawn = np.zeros(FTOPK), []
+    for epoch in range(1, 101):
+        left, right = epoch_pairs(source, epoch)
+        drawn.append(tuple(right[np.argsort(left)].tolist()))
+        for one, other in zip(left.tolist(), right.tolist(), strict=True):
+            counts[rank[one][other]] += 1
+    assert len(set(drawn)) == 100
+    share = counts / counts.sum()
+    np.testing.assert_allclose(share, 1 / FTOPK, atol=4 * (2 / 9 / counts.sum()) ** 0.5)  # 4 standard deviations
+
+
+@pytest.mark.parametrize("other", [{"epoch": 2}, {"seed": 2}])
+def test_epochs_and_seeds_differ(other: dict[str, int]):
+    one = epoch_pairs(make_source(seed=1), 1)
+    two = epoch_pairs(make_source(seed=other.get("seed", 1)), other.get("epoch", 1))
+    assert (one[0] == two[0]).mean() < 0.1  # an order of 108: one in place on average
+    again = epoch_pairs(make_source(seed=1), 1)
+    np.testing.assert_array_equal(one, again)
+
+
+@given(st.integers(1, 40), st.integers(1, 9), st.integers(0, 6), st.sampled_from([0.0, 0.4]))
+@settings(derandomize=True, deadline=None, max_examples=40)
+def test_pairs_never_depend_on_chunks(batch_size: int, steps: int, start: int, drop_prop: float):
+    source = make_source(batch_size, drop_prop)
+    start = min(start, source.n_steps - 1)
+    whole = steps_of(list(epoch_chunks(source, 3, source.n_steps)))
+    parts = steps_of(list(epoch_chunks(source, 3, steps, start)))
+    assert len(parts) == source.n_steps - start
+    for one, two in zip(whole[start:], parts, strict=True):
+        assert all(a.tobytes() == b.tobytes() for a, b in zip(one, two, strict=True))
+
+
+@pytest.mark.parametrize("batch_size", [16, 500])
+def test_padding_is_masked_and_zero(batch_size: int):
+    source = make_source(batch_size, drop_prop=0.3)
+    chunks = list(epoch_chunks(source, 1, 4))
+    for chunk in chunks:
+        assert chunk.x.shape == chunk.x_pair.shape == (4, batch_size, DIM)
+        assert chunk.x.dtype == chunk.x_pair.dtype == np.float32
+        assert chunk.valid.shape == (4, batch_size)
+        assert (chunk.x[~chunk.valid] == 0).all()
+        assert (chunk.x_pair[~chunk.valid] == 0).all()
+        assert (chunk.x_pair[chunk.valid] > 0).all()
+    assert sum(int(chunk.valid.sum()) for chunk in chunks) == len(TRAIN)
+
+
+def test_pairs_do_not_depend_on_the_batch_size():
+    orders = [
+        [n for x, _, v in steps_of(list(epoch_chunks(make_source(b), 1, 2))) for n in numbers(x[v])] for b in (7, 50)
+    ]
+    assert orders[0] == orders[1]
+
+
+def test_drop_zeroes_its_share_of_x_and_scales_the_rest():
+    source = make_source(16, drop_prop=0.3)
+    plain = steps_of(list(epoch_chunks(make_source(16), 1, 4)))
+    dropped = steps_of(list(epoch_chunks(source, 1, 4)))
+    zeros = 0
+    for (x, x_pair, valid), (x_dropped, pair_dropped, _) in zip(plain, dropped, strict=True):
+        assert x_pair.tobytes() == pair_dropped.tobytes()  # x' is never dropped
+        kept = x_dropped[valid] != 0
+        np.testing.assert_allclose(x_dropped[valid][kept], x[valid][kept] / 0.7, rtol=1e-6)
+        zeros += int((~kept).sum())
+    n = len(TRAIN) * DIM
+    assert zeros == pytest.approx(0.3 * n, abs=4 * (0.21 * n) ** 0.5)
+
+
+def test_drop_mask_has_its_share_of_zeros_and_a_mean_of_1():
+    mask = drop_mask(1, 2, 3, (500, 200), 0.05)
+    assert mask.dtype == np.float32
+    assert set(np.unique(mask)) == {np.float32(0), np.float32(1 / 0.95)}
+    assert (mask == 0).mean() == pytest.approx(0.05, abs=4 * (0.0475 / mask.size) ** 0.5)
+    assert ((mask == 0).mean(axis=0) < 1).all()  # entries are dropped, not dimensions
+    assert ((mask == 0).mean(axis=1) < 0.5).all()  # nor vectors
+
+
+@pytest.mark.parametrize("other", [(2, 2, 3), (1, 3, 3), (1, 2, 4)])
+def test_drop_masks_of_seeds_epochs_and_steps_differ(other: tuple[int, int, int]):
+    one, two = drop_mask(1, 2, 3, (100, 10), 0.5), drop_mask(*other, (100, 10), 0.5)
+    assert 0.4 < (one == two).mean() < 0.6
+
+
+@given(st.integers(1, 300), st.sampled_from([1, 64, 2048, 100_000]), st.sampled_from([2, 256, 2048]))
+@settings(derandomize=True, deadline=None, max_examples=100)
+def test_chunks_are_few_and_as_even_as_can_be(n_steps: int, batch_size: int, dim: int):
+    found = chunk_steps(n_steps, batch_size, dim)
+    fits = [s for s in range(1, 17) if s == 1 or 2 * 4 * s * batch_size * dim <= CHUNK_BYTES]
+    fewest = min(-(-n_steps // s) for s in fits)
+    assert found == min(s for s in fits if -(-n_steps // s) == fewest)
+
+
+def test_rows_come_through_the_space():
+    source = make_source()
+    source = source._replace(space=Space("L2", np.full(DIM, 3, np.float32), np.float32(2)))
+    chunk = next(epoch_chunks(source, 1, source.n_steps))
+    left, right = epoch_pairs(source, 1)
+    np.testing.assert_array_equal(chunk.x[chunk.valid][:, 0], (left + 1 - 3) / 2)
+    np.testing.assert_array_equal(chunk.x_pair[chunk.valid][:, 0], (right + 1 - 3) / 2)

@@ -1,0 +1,290 @@
+"""The evaluation against searches in plain Python, and against a FAISS IVF index."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+
+from ivfast.assignment import Plan, log_use
+from ivfast.data import EvaluationSet, Space, Vectors
+from ivfast.evaluation import Result, RouterSetting, evaluate_router, held_out_rows, right_answers
+from ivfast.progress import silent
+from ivfast.routers import Router, centers_router
+
+NLIST, WIDTH = 12, 4
+NPROBES = (1, 2, 3, 5, 12)
+TEMPERATURE = 1.5
+USE = np.arange(1.0, NLIST + 1) / np.arange(1.0, NLIST + 1).sum()
+PLANS = [
+    Plan(rule, percent, 0.7 if rule != "ratio" else 1.0, log_use(USE) if rule == "benefit" else None)
+    for rule in ("ratio", "membership", "benefit")
+    for percent in (0.0, 0.8, 3.0)
+]
+
+
+def draw_logits(rng: np.random.Generator, n: int) -> np.ndarray:
+    """Logits of clumpy vectors; nobody comes near the last bucket."""
+    z = -np.square(rng.normal(2, 1, (n, NLIST))).astype(np.float32)
+    z[:, -1] = -60
+    return z
+
+
+class Case:
+    """Logits of base, query and held-out vectors, written down."""
+
+    def __init__(self, n_base: int, n_query: int, gt: np.ndarray | None = None, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        self.base, self.query, self.held_out = (draw_logits(rng, n) for n in (n_base, n_query, 90))
+        self.gt = rng.integers(n_base, size=(n_query, 12)) if gt is None else gt
+        if gt is None:
+            self.gt[rng.random(self.gt.shape) < 0.1] = -1
+
+    def run(self, plans: list[Plan], read_rows: int = 10_000, temperature: float | None = TEMPERATURE) -> list[Result]:
+        base, query = (Vectors(name, Path(name), rows) for name, rows in (("base", self.base), ("query", self.query)))
+        data = EvaluationSet("case", Path("gt.npy"), base, query, self.gt)
+        setting = RouterSetting(Router("table", NLIST, lambda x: x), plans, temperature, self.held_out)
+        space = Space("L2", np.zeros(NLIST, np.float32), np.float32(1))
+        return evaluate_router(setting, data, space, WIDTH, NPROBES, read_rows, silent())
+
+
+def softmax_row(row: np.ndarray, temperature: float) -> np.ndarray:
+    p = np.exp((row - row.max()) / temperature)
+    return p / p.sum()
+
+
+def store_by_hand(z: np.ndarray, plan: Plan) -> list[list[int]]:
+    """Buckets of each base vector: one sorted list of all extras."""
+    stored, extras = [], []
+    for vector, row in enumerate(z.astype(np.float64)):
+        key = -np.sqrt(row / row.max())  # - d_j / d_1
+        if plan.rule != "ratio":
+            key = softmax_row(row, plan.temperature) / (USE if plan.rule == "benefit" else 1)
+        ranked = sorted(range(NLIST), key=lambda b: -key[b])
+        stored.append(ranked[:1])
+        extras += [(-key[b], vector, b) for b in ranked[1:WIDTH]]
+    for _, vector, bucket in sorted(extras)[: round(plan.percent * len(z))]:
+        stored[vector].append(bucket)
+    return stored
+
+
+def sizes_of(stored: list[list[int]]) -> list[int]:
+    return np.bincount([b for buckets in stored for b in buckets], minlength=NLIST).tolist()
+
+
+def search_by_hand(case: Case, stored: list[list[int]], probes: list[list[int]]) -> tuple[float, list[float]]:
+    """Recall, and the scanned share of each query."""
+    sizes, hits, answers, scanned = sizes_of(stored), 0, 0, []
+    for query, probed in enumerate(probes):
+        for answer in case.gt[query, :10].tolist():
+            if answer != -1:
+                answers += 1
+                hits += any(bucket in probed for bucket in stored[answer])
+        scanned.append(sum(sizes[b] for b in probed) / len(stored))
+    return hits / answers, scanned
+
+
+def fixed_probes(z: np.ndarray, nprobe: int) -> list[list[int]]:
+    return [sorted(range(NLIST), key=lambda b: -row[b])[:nprobe] for row in z.tolist()]
+
+
+def split_gains(z: np.ndarray, sizes: list[int], n: int) -> list[tuple[int, dict[int, float]]]:
+    """Each row's best filled bucket, and the gains of its other filled buckets."""
+    rows = []
+    filled = [b for b in range(NLIST) if sizes[b]]
+    for row in z.astype(np.float64):
+        p = softmax_row(row, TEMPERATURE)
+        best = max(filled, key=lambda b: row[b])
+        rows.append((best, {b: p[b] / (sizes[b] / n) for b in filled if b != best}))
+    return rows
+
+
+def adaptive_probes(case: Case, sizes: list[int], mean_probes: float) -> list[list[int]]:
+    n = len(case.base)
+    held_out = sorted((g for _, gains in split_gains(case.held_out, sizes, n) for g in gains.values()), reverse=True)
+    extra = round((mean_probes - 1) * len(case.held_out))
+    threshold = held_out[extra] if extra < len(held_out) else -math.inf
+    return [
+        [best, *(b for b, gain in gains.items() if gain > threshold)]
+        for best, gains in split_gains(case.query, sizes, n)
+    ]
+
+
+def interpolate(points: list[tuple[float, float]], level: float) -> float:
+    """points: (recall, scanned) in the order of cost."""
+    before = None
+    for recall, scanned in points:
+        if recall >= level:
+            if before is None:
+                return scanned
+            return before[1] + (level - before[0]) / (recall - before[0]) * (scanned - before[1])
+        before = (recall, scanned)
+    return math.nan
+
+
+def check_points(result: Result, searches: list[tuple[float, list[float]]]) -> None:
+    assert result.recall == pytest.approx([recall for recall, _ in searches])
+    assert result.scanned == pytest.approx([float(np.mean(scanned)) for _, scanned in searches])
+    assert result.scanned_p99 == pytest.approx([float(np.percentile(scanned, 99)) for _, scanned in searches])
+
+
+@pytest.fixture(scope="module")
+def case() -> Case:
+    return Case(300, 1030)  # 1030: six query rows in the second tile, the rest of it padding
+
+
+@pytest.fixture(scope="module")
+def results(case: Case) -> list[Result]:
+    return case.run(PLANS)
+
+
+def pick(results: list[Result], plan: Plan, probing: str) -> Result:
+    (found,) = [r for r in results if (r.rule, r.percent, r.probing) == (plan.rule, plan.percent, probing)]
+    return found
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: f"{plan.rule}-{plan.percent:g}")
+def test_fixed_probing_equals_a_search_by_hand(case: Case, results: list[Result], plan: Plan):
+    found = pick(results, plan, "fixed")
+    stored = store_by_hand(case.base, plan)
+    searches = {n: search_by_hand(case, stored, fixed_probes(case.query, n)) for n in range(1, NLIST + 1)}
+    assert found.nprobe == list(NPROBES)
+    check_points(found, [searches[n] for n in NPROBES])
+    curve = [(recall, float(np.mean(scanned))) for recall, scanned in searches.values()]
+    for level in (0.80, 0.90, 0.95, 0.99):
+        assert found.scanned_at[f"{level:.2f}"] == pytest.approx(interpolate(curve, level))
+    np.testing.assert_allclose(np.array(found.curve).T, curve)
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: f"{plan.rule}-{plan.percent:g}")
+def test_adaptive_probing_equals_a_search_by_hand(case: Case, results: list[Result], plan: Plan):
+    found = pick(results, plan, "adaptive")
+    stored = store_by_hand(case.base, plan)
+    probes = [adaptive_probes(case, sizes_of(stored), n) for n in NPROBES]
+    check_points(found, [search_by_hand(case, stored, one) for one in probes])
+    assert found.nprobe == pytest.approx([np.mean([len(p) for p in one]) for one in probes])
+
+
+def test_adaptive_summary_is_drawn_from_200_thresholds():
+    case, plan = Case(200, 150), PLANS[-2]
+    stored = store_by_hand(case.base, plan)
+    curve = []
+    for mean_probes in np.geomspace(1, NLIST, 200):
+        recall, scanned = search_by_hand(case, stored, adaptive_probes(case, sizes_of(stored), mean_probes))
+        curve.append((recall, float(np.mean(scanned))))
+    found = pick(case.run([plan]), plan, "adaptive")
+    for level in (0.80, 0.90, 0.95, 0.99):
+        assert found.scanned_at[f"{level:.2f}"] == pytest.approx(interpolate(curve, level), rel=1e-6)
+
+
+@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: f"{plan.rule}-{plan.percent:g}")
+def test_bucket_counts_are_those_of_the_assignment(case: Case, results: list[Result], plan: Plan):
+    sizes = sizes_of(store_by_hand(case.base, plan))
+    for probing in ("fixed", "adaptive"):
+        found = pick(results, plan, probing)
+        assert found.entries == sum(sizes) == 300 + round(plan.percent * 300)
+        assert found.largest == max(sizes)
+        assert found.empty == sizes.count(0) >= 1
+        assert found.imbalance == pytest.approx(NLIST * sum(s * s for s in sizes) / sum(sizes) ** 2)
+
+
+def test_all_buckets_probed_find_everything_and_scan_all_entries(results: list[Result]):
+    for found in results:
+        assert found.recall[-1] == 1
+        assert found.scanned[-1] == pytest.approx(1 + found.percent)
+
+
+@pytest.mark.parametrize("width", [1, 2, 9, 10, 11, 12])
+def test_first_ten_columns_count_and_no_more(case: Case, width: int):
+    gt = np.tile(np.arange(len(case.query))[:, None] % 300, (1, width))
+    gt[:, :10] = case.gt[:, : min(10, width)]
+    narrow = Case(300, 1030, gt)
+    (found,) = narrow.run([PLANS[0]], temperature=None)
+    stored = store_by_hand(narrow.base, PLANS[0])
+    check_points(found, [search_by_hand(narrow, stored, fixed_probes(narrow.query, n)) for n in NPROBES])
+
+
+def test_recall_divides_once_by_all_answers():
+    """One query with ten answers found, one with a single answer missed: 10 / 11, not 1 / 2."""
+    case = Case(20, 2, np.full((2, 10), -1))
+    case.base[:] = -9.0
+    case.base[:10, 0] = case.base[10:, 1] = -1.0
+    case.query[:] = case.base[0]
+    case.gt[0] = range(10)
+    case.gt[1, 7] = 15
+    (found,) = case.run([PLANS[0]], temperature=None)
+    assert found.recall[0] == pytest.approx(10 / 11)
+    assert found.recall[-1] == 1
+
+
+@pytest.mark.parametrize("n_query", [1, 1023, 1024, 1025])
+def test_masks_pad_rows_out_of_recall_and_scanned(n_query: int):
+    case = Case(150, n_query)
+    stored = store_by_hand(case.base, PLANS[4])
+    fixed, adaptive = case.run([PLANS[4]])
+    check_points(fixed, [search_by_hand(case, stored, fixed_probes(case.query, n)) for n in NPROBES])
+    probes = [adaptive_probes(case, sizes_of(stored), n) for n in NPROBES]
+    check_points(adaptive, [search_by_hand(case, stored, one) for one in probes])
+
+
+@pytest.mark.parametrize("read_rows", [1, 1024, 2048])
+def test_rows_read_at_once_never_change_a_bit(case: Case, results: list[Result], read_rows: int):
+    for one, two in zip(results, case.run(PLANS, read_rows), strict=True):
+        assert one._replace(curve=()) == two._replace(curve=())  # type: ignore[arg-type]
+        assert np.array(one.curve).tobytes() == np.array(two.curve).tobytes()
+
+
+def test_without_temperature_there_is_fixed_probing_alone(case: Case):
+    assert {r.probing for r in case.run(PLANS, temperature=None)} == {"fixed"}
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint32])
+def test_right_answers_are_numbered_among_the_distinct_ones(dtype: type):
+    gt = np.array([[7, 3, 7], [0, 3, 9]], dtype)
+    wanted, at, valid = right_answers(gt)
+    assert wanted.tolist() == [0, 3, 7, 9]
+    assert wanted[at].tolist() == gt.tolist()
+    assert valid.all()
+
+
+def test_minus_one_is_no_answer():
+    wanted, _, valid = right_answers(np.array([[-1, 5], [-1, -1], [2, -1]]))
+    assert wanted.tolist() == [2, 5]
+    assert valid.tolist() == [[False, True], [False, False], [True, False]]
+
+
+@pytest.mark.parametrize("metric", ["IP", "L2"])
+def test_nearest_assignment_scans_and_finds_what_a_faiss_index_does(metric: str, as_vectors: Callable):
+    rng = np.random.default_rng(5)
+    base, query, centers = (rng.standard_normal((n, 8)).astype(np.float32) for n in (500, 70, 16))
+    if metric == "IP":
+        for rows in (base, query, centers):
+            faiss.normalize_L2(rows)
+    flat, quantizer = ((faiss.IndexFlatIP if metric == "IP" else faiss.IndexFlatL2)(8) for _ in range(2))
+    flat.add(base)
+    quantizer.add(centers)
+    gt = flat.search(query, 10)[1]
+    sides = faiss.METRIC_INNER_PRODUCT if metric == "IP" else faiss.METRIC_L2
+    index = faiss.IndexIVFFlat(quantizer, 8, 16, sides)
+    index.train(base)  # the quantizer is filled, so this only marks it as trained
+    index.add(base)
+    assert index.invlists is not None
+    data = EvaluationSet("case", Path("gt.npy"), as_vectors(base), as_vectors(query), gt)
+    setting = RouterSetting(centers_router("centers", centers, metric, 1e-9, 12.0), [Plan("ratio", 0.0)], None, None)
+    space = Space(metric, np.zeros(8, np.float32), np.float32(1))
+    (found,) = evaluate_router(setting, data, space, 10, tuple(range(1, 17)), 1024, silent())
+    lists = [index.invlists.list_size(b) for b in range(16)]
+    for nprobe in range(1, 17):
+        index.nprobe = nprobe
+        hits = [len(set(a) & set(b)) for a, b in zip(index.search(query, 10)[1].tolist(), gt.tolist(), strict=True)]
+        probed = quantizer.search(query, nprobe)[1]
+        assert found.recall[nprobe - 1] == pytest.approx(sum(hits) / gt.size)
+        assert found.scanned[nprobe - 1] == pytest.approx(np.take(lists, probed).sum() / len(query) / 500)
+
+
+def test_held_out_rows_fit_in_a_quarter_of_a_gigabyte():
+    assert held_out_rows(100, 16) == 100
+    assert held_out_rows(20_000, 16_384) * 16_384 * 4 <= 256 << 20
+    assert held_out_rows(20_000, 1 << 30) == 1

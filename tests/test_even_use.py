@@ -1,0 +1,99 @@
+"""Training does not crowd vectors into few buckets, even where nlist exceeds the batch."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ivfast import training
+from ivfast.command_line import parse
+from ivfast.progress import silent
+from ivfast.synthetic import make_faces, save_set
+from run_dcnet import main
+from tests.independent import distances, logits, softmax
+
+
+def shared_identities(n_identities: int, images: int, dim: int) -> np.ndarray:
+    """As ivfast.synthetic draws them, but for learn and base to share. (identities, images, dim)"""
+    rng = np.random.default_rng(7)
+    identity = rng.standard_normal((n_identities, 1, dim))
+    identity /= np.linalg.norm(identity, axis=2, keepdims=True)
+    directions = np.linalg.qr(rng.standard_normal((dim, 12)))[0].T
+    weights = rng.standard_normal((n_identities, images, 12)) * 0.5 / 12**0.5
+    x = identity + weights @ directions + rng.standard_normal((n_identities, images, dim)) * 0.3 / dim**0.5
+    return (x / np.linalg.norm(x, axis=2, keepdims=True)).astype(np.float32)
+
+
+def line(results: list[dict[str, Any]], router: str, rule: str) -> dict[str, Any]:
+    return next(r for r in results if (r["router"], r["rule"], r["percent"]) == (router, rule, 0.0))
+
+
+def fill(z_of: Callable[[np.ndarray], np.ndarray], learn: np.ndarray, stored: np.ndarray) -> np.ndarray:
+    """Vectors in each bucket under benefit: the largest p / m, m the mean p over learn."""
+    m = np.mean([softmax(z_of(block)).mean(axis=0) for block in np.split(learn, 20)], axis=0)
+    best = [(softmax(z_of(block)) / np.maximum(m, 1e-9)).argmax(axis=1) for block in np.split(stored, 20)]
+    return np.bincount(np.concatenate(best), minlength=len(m))
+
+
+def test_4096_buckets_at_batch_512_stay_in_use(tmp_path: Path) -> None:
+    """Four epochs without the held-out choice: what training itself does to the buckets."""
+    images = shared_identities(4096, 21, 48)
+    learn = np.random.default_rng(1).permutation(images[:, :10].reshape(-1, 48))
+    base = images[:, 10:20].reshape(-1, 48)
+    gt = np.arange(500)[:, None] * 10 + np.arange(10)
+    save_set(tmp_path, "set", learn, base, images[:500, 20], gt)
+    config, _ = parse(
+        f"--save_path {tmp_path / 'out'} --data_path {tmp_path} --data_name set --learn_name learn_set --nlist 4096 "
+        "--batch_size 512 --niter 10 --param_list 48 128 4096 --epochs 4 --warmup 1 --lr 2e-3 --percents 0 "
+        "--gpu -1".split()
+    )
+    run = training.start_run(config, silent())
+    position = training.start_position(run)
+    state, k, centers = position.state, position.k, run.prepared.kmeans
+    for epoch in range(1, 5):
+        state, _ = training._train_steps(run, state, epoch, k)
+        centers = run.backend.export(state)["centers"]
+        k = training._fit_k(run, centers, run.backend.use(state)["centers"])
+    routers = {
+        "centers": lambda x: logits(x, centers, k),
+        "net": lambda x: run.backend.logits(state, "net", x, k).astype(np.float64),
+    }
+    kmeans = [np.bincount(_nearest(x, run.prepared.kmeans), minlength=4096) for x in (base, learn)]
+    assert (kmeans[0] == 0).sum() > 50  # there is something to mend
+    for name, z_of in routers.items():
+        on_base, on_learn = fill(z_of, learn, base), fill(z_of, learn, learn)
+        assert (on_base == 0).sum() < (kmeans[0] == 0).sum(), name
+        assert (on_learn == 0).sum() <= (kmeans[1] == 0).sum(), name
+        assert imbalance(on_base) < 2, name
+        assert imbalance(on_learn) < 2, name
+    nearest = np.bincount(_nearest(base, centers), minlength=4096)
+    assert (nearest == 0).sum() < (kmeans[0] == 0).sum()
+
+
+def imbalance(sizes: np.ndarray) -> float:
+    return len(sizes) * float((sizes.astype(float) ** 2).sum()) / float(sizes.sum()) ** 2
+
+
+def _nearest(x: np.ndarray, centers: np.ndarray) -> np.ndarray:
+    return np.concatenate([distances(block, centers).argmin(axis=1) for block in np.split(x, 20)])
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_embedded_faces_are_found_in_a_fraction_and_evenly(backend: str, tmp_path: Path) -> None:
+    """The demo's data with a quarter of its people: 0.14 of k-means' share at this size (measured)."""
+    save_set(tmp_path, "faces", *make_faces(1, n_identities=1500, n_query=500))
+    assert main(
+        f"--save_path {tmp_path / 'out'} --data_path {tmp_path} --data_name faces --learn_name learn_faces --nlist 64 "
+        "--niter 25 --param_list 256 256 64 --epochs 8 --warmup 1 --batch_size 1024 --lr 2e-3 --percents 0 0.8 "
+        f"--gpu -1 --backend {backend}".split()
+    ) == 0  # fmt: skip
+    results = json.loads((tmp_path / "out" / "evaluation.json").read_text())["results"]
+    kmeans = line(results, "kmeans", "ratio")
+    for router in ("centers", "net"):
+        found = line(results, router, "benefit")
+        assert found["scanned_at"]["0.90"] < 0.25 * kmeans["scanned_at"]["0.90"], router
+        assert found["imbalance"] < 2, router
+        assert found["empty"] <= kmeans["empty"], router

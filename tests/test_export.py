@@ -1,0 +1,141 @@
+"""dcnet.safetensors: what is saved is what is read, and only beside its own ivfast.npy."""
+
+import hashlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from ivfast.data import Space
+from ivfast.errors import UserError
+from ivfast.export import Model, file_hash, load_model, save_model
+from ivfast.facts import Facts
+from ivfast.files import save_array
+
+PERCENTS = (0.0, 0.8, 1.25)
+
+
+def make_model(metric: str = "L2", *, deep: bool = True, percents: tuple[float, ...] = PERCENTS) -> Model:
+    rng = np.random.default_rng(3)
+    use = {t: rng.dirichlet(np.ones(5)) for t in (0.5, 0.7, 1.0, 1.5, 2.0, 3.0)}
+    storing = dict(zip(percents, (1.0, 1.5, 0.7, 2.0), strict=False))
+    facts = {"kmeans": Facts(11.25, 1 / 3, {}, {}), "centers": Facts(12.1, 1.7, storing, use)}
+    net = {}
+    if deep:
+        facts["net"] = Facts(13.0, 0.9, storing, {t: m[::-1] for t, m in use.items()})
+        names = ("centers", "layers_0.weight", "layers_0.bias", "norms_0.scale")
+        net = {name: rng.standard_normal((3, 5)).astype(np.float32).T for name in names}  # Fortran order
+    space = Space(metric, rng.standard_normal(4).astype(np.float32), np.float32(0.1))
+    about = {"settings": {"seed": 7, "learn_name": "näher"}, "chosen_epochs": {"centers": 3}}
+    mean = rng.standard_normal(4).astype(np.float32)
+    return Model(facts, net, mean, np.float32(1 / 3), space, 1.1e-9, (4, 3, 5) if deep else (4, 5), about)
+
+
+@pytest.fixture
+def centers_path(tmp_path: Path) -> Path:
+    save_array(tmp_path / "ivfast.npy", np.arange(20, dtype=np.float32).reshape(5, 4))
+    return tmp_path / "ivfast.npy"
+
+
+def assert_equal_arrays(found: dict, expected: dict) -> None:
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        assert found[name].dtype == array.dtype
+        np.testing.assert_array_equal(found[name], array)
+
+
+def assert_same(found: Model | None, expected: Model) -> None:
+    assert found is not None
+    assert found.facts.keys() == expected.facts.keys()
+    for name, facts in expected.facts.items():
+        assert found.facts[name][:3] == facts[:3]
+        assert_equal_arrays(found.facts[name].use, facts.use)
+    assert_equal_arrays(found.net, expected.net)
+    assert found.mean.tobytes() == expected.mean.tobytes()
+    assert found.space.metric == expected.space.metric
+    assert found.space.mean.tobytes() == expected.space.mean.tobytes()
+    for one, two in ((found.scale, expected.scale), (found.space.scale, expected.space.scale)):
+        assert one == two
+        assert one.dtype == np.float32
+    assert found[5:] == expected[5:]  # delta_floor, param_list, about
+
+
+@pytest.mark.parametrize("metric", ["IP", "L2"])
+@pytest.mark.parametrize("deep", [True, False])
+def test_save_then_load_is_identity(metric: str, deep: bool, centers_path: Path):
+    model = make_model(metric, deep=deep)
+    path = centers_path.with_name("dcnet.safetensors")
+    save_model(path, model, centers_path)
+    assert_same(load_model(path, centers_path), model)
+
+
+@given(st.lists(st.floats(0, 9), min_size=1, max_size=4, unique=True))
+@settings(derandomize=True, deadline=None, max_examples=25)
+def test_every_percent_keeps_its_storing_temperature(tmp_path_factory: pytest.TempPathFactory, percents: list[float]):
+    folder = tmp_path_factory.mktemp("model")
+    save_array(folder / "ivfast.npy", np.ones((5, 4), np.float32))
+    model = make_model(percents=tuple(percents))
+    save_model(folder / "dcnet.safetensors", model, folder / "ivfast.npy")
+    assert_same(load_model(folder / "dcnet.safetensors", folder / "ivfast.npy"), model)
+
+
+def test_repeated_writes_give_equal_bytes(centers_path: Path):
+    contents = set()
+    for i in range(5):
+        path = centers_path.with_name(f"{i}.safetensors")
+        save_model(path, make_model(), centers_path)
+        contents.add(path.read_bytes())
+    assert len(contents) == 1
+
+
+def test_file_of_other_centers_is_not_taken(centers_path: Path):
+    path = centers_path.with_name("dcnet.safetensors")
+    save_model(path, make_model(), centers_path)
+    centers = np.load(centers_path)
+    centers[-1, -1] = np.nextafter(centers[-1, -1], np.float32(0))
+    save_array(centers_path, centers)
+    assert load_model(path, centers_path) is None
+
+
+def test_absent_file_is_none(centers_path: Path):
+    assert load_model(centers_path.with_name("dcnet.safetensors"), centers_path) is None
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 100])
+def test_unreadable_file_is_an_error_that_names_it(content: bytes, centers_path: Path):
+    path = centers_path.with_name("dcnet.safetensors")
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"dcnet\.safetensors cannot be read"):
+        load_model(path, centers_path)
+
+
+@pytest.mark.parametrize("metadata", [None, {"ivfast": json.dumps({"schema": 99})}])
+def test_other_schema_is_an_error_that_names_the_file(metadata: dict[str, str] | None, centers_path: Path):
+    path = centers_path.with_name("dcnet.safetensors")
+    save_file({"x": np.ones(3, np.float32)}, path, metadata)
+    with pytest.raises(UserError, match=r"dcnet\.safetensors has schema"):
+        load_model(path, centers_path)
+
+
+def test_failed_write_keeps_the_old_file(centers_path: Path):
+    path = centers_path.with_name("dcnet.safetensors")
+    save_model(path, make_model(), centers_path)
+    before = path.read_bytes()
+    with pytest.raises(TypeError):
+        save_model(path, make_model()._replace(about={"bad": object()}), centers_path)
+    assert path.read_bytes() == before
+    assert sorted(entry.name for entry in path.parent.iterdir()) == ["dcnet.safetensors", "ivfast.npy"]
+
+
+def test_metadata_carries_the_hash_of_ivfast_npy(centers_path: Path):
+    path = centers_path.with_name("dcnet.safetensors")
+    save_model(path, make_model(), centers_path)
+    expected = hashlib.sha256(centers_path.read_bytes()).hexdigest()
+    assert file_hash(centers_path) == expected
+    with safe_open(path, framework="numpy") as file:
+        assert json.loads((file.metadata() or {})["ivfast"])["ivfast_sha256"] == expected

@@ -1,0 +1,76 @@
+"""Files: complete or not at all."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ivfast.files import save_array, save_json, save_text, write_beside
+
+
+def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path):
+    path = tmp_path / "kept.txt"
+    path.write_text("old")
+
+    def write(beside: Path) -> None:
+        beside.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_beside(path, write)
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["kept.txt"]
+
+
+def test_failed_first_write_leaves_no_file(tmp_path: Path):
+    def write(beside: Path) -> None:
+        beside.write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_beside(tmp_path / "new.npy", write)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_old_file_is_whole_while_the_new_one_is_written(tmp_path: Path):
+    path = tmp_path / "metrics.json"
+    path.write_text("old")
+    seen = []
+
+    def write(beside: Path) -> None:
+        beside.write_text("new")
+        seen.append((path.read_text(), beside.parent, beside.suffix, beside == path))
+
+    write_beside(path, write)
+    assert seen == [("old", tmp_path, ".json", False)]
+    assert path.read_text() == "new"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_absent_folders_are_made(tmp_path: Path):
+    save_text(tmp_path / "a" / "b" / "note.txt", "näher")
+    assert (tmp_path / "a" / "b" / "note.txt").read_bytes() == "näher".encode()
+
+
+def test_arrays_are_saved_in_c_order_with_their_type(tmp_path: Path):
+    array = np.asfortranarray(np.arange(12, dtype=np.float32).reshape(3, 4))
+    save_array(tmp_path / "x.npy", array)
+    loaded = np.load(tmp_path / "x.npy", allow_pickle=False)
+    assert loaded.dtype == np.float32
+    assert loaded.flags["C_CONTIGUOUS"]
+    np.testing.assert_array_equal(loaded, array)
+
+
+def test_pickled_arrays_are_refused_and_leave_nothing(tmp_path: Path):
+    with pytest.raises(ValueError, match="pickle"):
+        save_array(tmp_path / "x.npy", np.array([{"a": 1}], dtype=object))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_json_refuses_what_json_has_not(tmp_path: Path, value: float):
+    save_json(tmp_path / "x.json", {"a": [1.5, None]})
+    with pytest.raises(ValueError, match="JSON compliant"):
+        save_json(tmp_path / "x.json", {"a": value})
+    assert json.loads((tmp_path / "x.json").read_text()) == {"a": [1.5, None]}

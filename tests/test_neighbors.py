@@ -1,0 +1,179 @@
+"""Neighbours against a float64 brute force; ties allowed, self excluded by number."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ivfast import neighbors
+from ivfast.data import Space, Vectors
+from ivfast.neighbors import Neighbors, find_neighbors, split, without_self
+from ivfast.progress import silent
+
+METRICS = ("IP", "L2")
+
+
+def draw(metric: str, n: int, dim: int = 8, clumps: int = 40) -> np.ndarray:
+    rng = np.random.default_rng(n)
+    rows = rng.standard_normal((clumps, dim))[rng.integers(clumps, size=n)] + rng.normal(0, 0.4, (n, dim))
+    return unit(rows) if metric == "IP" else rows.astype(np.float32)
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def space_of(metric: str, dim: int = 8) -> Space:
+    return Space(metric, np.zeros(dim, np.float32), np.float32(1))
+
+
+def squares(rows: np.ndarray, of: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Squared distances of rows `of` to rows `among`, float64; a row's own is infinite."""
+    wide = rows.astype(np.float64)
+    d2 = np.stack([np.square(wide[among] - wide[i]).sum(axis=1) for i in of])
+    d2[np.asarray(of)[:, None] == among] = np.inf
+    return d2
+
+
+def check_nearest(rows: np.ndarray, of: np.ndarray, among: np.ndarray, found: np.ndarray) -> None:
+    """Found are distinct rows of `among`, never self, and as near as any: equal distances are as good."""
+    assert np.isin(found, among).all()
+    assert (found != of[:, None]).all()
+    assert all(len(set(row)) == len(row) for row in found.tolist())
+    d2 = squares(rows, of, among)
+    place = np.searchsorted(among, found)
+    nearest = np.sort(d2, axis=1)[:, : found.shape[1]]
+    # float32 distances of unit size are right to 1e-6
+    np.testing.assert_allclose(np.take_along_axis(d2, place, axis=1), nearest, rtol=1e-5, atol=3e-6)
+
+
+def recall_of(rows: np.ndarray, of: np.ndarray, among: np.ndarray, found: np.ndarray) -> float:
+    d2 = squares(rows, of, among)
+    worst = np.sort(d2, axis=1)[:, found.shape[1] - 1, None]
+    return float((np.take_along_axis(d2, np.searchsorted(among, found), axis=1) <= worst + 3e-6).mean())
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("duplicates", [0, 1, 30])
+def test_neighbours_are_those_of_brute_force(metric: str, duplicates: int, as_vectors: Callable[..., Vectors]):
+    """Thirty copies are more than are searched for: self may not be among what is found."""
+    rows = draw(metric, 600)
+    for i in range(5):
+        rows[100 + 50 * i : 100 + 50 * i + duplicates] = rows[i]
+    found = find_neighbors(as_vectors(rows), space_of(metric), 7, 1, silent())
+    check_nearest(rows, found.train, found.train, found.train_neighbors)
+    check_nearest(rows, found.held_out, np.arange(600), found.answers)
+
+
+def test_all_vectors_equal(as_vectors: Callable[..., Vectors]):
+    rows = np.ones((60, 3), np.float32)
+    found = find_neighbors(as_vectors(rows), space_of("L2", 3), 5, 1, silent())
+    check_nearest(rows, found.train, found.train, found.train_neighbors)
+    check_nearest(rows, found.held_out, np.arange(60), found.answers)
+
+
+def test_blocks_of_queries_are_put_together_in_order(as_vectors: Callable[..., Vectors]):
+    rows = draw("L2", 6000, dim=3)  # 5,000 training rows: two blocks of 4,096
+    found = find_neighbors(as_vectors(rows), space_of("L2", 3), 2, 1, silent())
+    some = np.r_[0:20, 4090:4110, 4980:5000]
+    check_nearest(rows, found.train[some], found.train, found.train_neighbors[some])
+
+
+def test_split_and_searches_see_the_space(as_vectors: Callable[..., Vectors]):
+    """Inside, every other dimension counts: neighbours are told there."""
+    rows = draw("L2", 300)
+    moved = Space("L2", np.full(8, 100, np.float32), np.float32(4))
+    found = find_neighbors(as_vectors(rows * 4 + 100), moved, 4, 1, silent())
+    check_nearest(rows, found.train, found.train, found.train_neighbors)
+
+
+@pytest.mark.parametrize("n", [5, 10, 99, 1000, 4999, 5000, 20_000, 39_999, 400_000, 1_000_000])
+def test_split_sizes_follow_the_rule(n: int):
+    """5 %; at least 1,000 or a fifth, whichever is smaller; at most 20,000."""
+    train, held_out = split(n, 1)
+    expected = min(max(0.05 * n, min(1000, n / 5)), 20_000)
+    assert abs(len(held_out) - expected) < 1
+    assert len(train) + len(held_out) == n
+    assert (np.diff(train) > 0).all()
+    assert (np.diff(held_out) > 0).all()
+    assert not np.isin(held_out, train).any()
+
+
+def test_split_depends_on_the_seed_and_is_spread_over_learn():
+    one, two, other = (split(10_000, seed)[1] for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, two)
+    assert len(np.intersect1d(one, other)) < 200  # 100 by chance
+    assert np.histogram(one, bins=10, range=(0, 10_000))[0].min() > 50  # 100 each
+
+
+@given(st.integers(1, 8), st.integers(0, 2**32 - 1))
+@settings(derandomize=True, deadline=None, max_examples=40)
+def test_without_self_drops_the_own_number_or_the_last(k: int, seed: int):
+    rng = np.random.default_rng(seed)
+    near = np.stack([rng.permutation(12)[: k + 1] for _ in range(5)])
+    ids = rng.integers(12, size=5)
+    expected = []
+    for row, own in zip(near.tolist(), ids.tolist(), strict=True):
+        expected.append([number for number in row if number != own][:k])
+    assert without_self(near, ids).tolist() == expected
+
+
+def approximate(metric: str, rows: np.ndarray, ftopk: int, exact_held_out: int, as_vectors: Callable) -> Neighbors:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(neighbors, "EXACT_LEARN", 100)
+        patch.setattr(neighbors, "EXACT_HELD_OUT", exact_held_out)
+        return find_neighbors(as_vectors(rows), space_of(metric, rows.shape[1]), ftopk, 1, silent())
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("exact_held_out", [100, 10_000])
+def test_ivf_search_finds_nearly_all_neighbours(metric: str, exact_held_out: int, as_vectors: Callable):
+    rows = draw(metric, 4000)
+    rows[500:530] = rows[0]
+    found = approximate(metric, rows, 10, exact_held_out, as_vectors)
+    everyone = np.arange(4000)
+    assert np.isin(found.train_neighbors, found.train).all()  # no -1 either
+    assert np.isin(found.answers, everyone).all()
+    assert (found.train_neighbors != found.train[:, None]).all()
+    assert (found.answers != found.held_out[:, None]).all()
+    some = np.arange(0, len(found.train), 3)
+    assert recall_of(rows, found.train[some], found.train, found.train_neighbors[some]) >= 0.95
+    if exact_held_out == 100:
+        assert recall_of(rows, found.held_out, everyone, found.answers) >= 0.95
+    else:
+        check_nearest(rows, found.held_out, everyone, found.answers)
+
+
+def test_held_out_search_goes_over_blocks_of_learn(as_vectors: Callable, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(neighbors, "rows_per_block", lambda _: 301)  # 4 blocks, the last of 297
+    rows = draw("L2", 1200)
+    found = approximate("L2", rows, 5, 10_000, as_vectors)
+    check_nearest(rows, found.held_out, np.arange(1200), found.answers)
+
+
+def test_ivf_and_exact_search_hold_out_the_same(as_vectors: Callable):
+    rows = draw("L2", 1200)
+    found = approximate("L2", rows, 5, 100, as_vectors)
+    exact = find_neighbors(as_vectors(rows), space_of("L2"), 5, 1, silent())
+    np.testing.assert_array_equal(found.held_out, exact.held_out)
+    np.testing.assert_array_equal(found.train, exact.train)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("exact_held_out", [100, 10_000])
+def test_vector_whose_probed_lists_hold_too_few_still_has_neighbours(
+    metric: str, exact_held_out: int, as_vectors: Callable
+):
+    """Where most vectors are copies of one, most lists are empty: 16 of them may hold next to nothing."""
+    rng = np.random.default_rng(0)
+    middle = unit(rng.standard_normal((1, 8)))
+    rows = middle + rng.normal(0, 0.3, (1200, 8))
+    rows[rng.random(1200) < 0.8] = middle
+    rows = unit(rows)
+    found = approximate(metric, rows, 10, exact_held_out, as_vectors)
+    assert np.isin(found.train_neighbors, found.train).all()
+    assert np.isin(found.answers, np.arange(1200)).all()
+    assert (found.train_neighbors != found.train[:, None]).all()
+    assert (found.answers != found.held_out[:, None]).all()

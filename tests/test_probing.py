@@ -1,0 +1,219 @@
+"""Probing query by query and bucket by bucket, in plain Python."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ivfast.probing import (
+    Answers,
+    Stored,
+    count_adaptive,
+    first_found,
+    imbalance,
+    log_gains,
+    router_order,
+    scanned_at,
+    scanned_shares,
+    thresholds_for,
+)
+
+SEEDS = st.integers(0, 2**32 - 1)
+few = settings(derandomize=True, deadline=None, max_examples=60)
+
+
+def draw_stored(rng: np.random.Generator, nlist: int, n: int = 12, width: int = 3) -> Stored:
+    """Each of n vectors in 1 to width distinct buckets each; some buckets may be empty."""
+    buckets = np.full((n, width), -1)
+    for row in buckets:
+        copies = rng.integers(1, min(width, nlist) + 1)
+        row[:copies] = rng.permutation(max(1, nlist - 1) if nlist > width else nlist)[:copies]
+    return Stored(np.bincount(buckets[buckets >= 0], minlength=nlist), n, buckets)
+
+
+def draw_answers(rng: np.random.Generator, queries: int, n: int = 12, width: int = 4) -> Answers:
+    return Answers(rng.integers(n, size=(queries, width)), rng.random((queries, width)) < 0.8)
+
+
+def gains_by_hand(row: list[float], temperature: float, stored: Stored) -> list[float]:
+    """softmax(z / T)_b / (size_b / n); the best filled bucket is infinite, an empty one is never worth it."""
+    sizes = stored.sizes.tolist()
+    high = max(row)
+    weights = [math.exp((value - high) / temperature) for value in row]
+    gains = [
+        weight / sum(weights) / (size / stored.n) if size else -math.inf
+        for weight, size in zip(weights, sizes, strict=True)
+    ]
+    filled = [b for b, size in enumerate(sizes) if size]
+    gains[max(filled, key=lambda b: (row[b], -b))] = math.inf
+    return gains
+
+
+@given(st.lists(st.lists(st.integers(0, 3), min_size=5, max_size=5), min_size=1, max_size=6))
+@few
+def test_order_is_best_first_with_ties_to_the_smaller_bucket(rows: list):
+    order, place = router_order(np.array(rows, np.float32))
+    for row, ranked, places in zip(rows, order.tolist(), place.tolist(), strict=True):
+        assert ranked == sorted(range(5), key=lambda b: (-row[b], b))
+        assert [places[b] for b in ranked] == [0, 1, 2, 3, 4]
+
+
+@given(SEEDS, st.integers(1, 6))
+@few
+def test_answer_is_found_when_any_copys_bucket_is_probed(seed: int, nlist: int):
+    rng = np.random.default_rng(seed)
+    stored, answers = draw_stored(rng, nlist), draw_answers(rng, 5)
+    order, place = router_order(rng.standard_normal((5, nlist)))
+    found = first_found(place, stored, answers)
+    for query in range(5):
+        for column in range(4):
+            copies = set(stored.buckets[answers.at[query, column]].tolist())
+            expected = nlist + 1
+            for nprobe in range(nlist, 0, -1):
+                if answers.valid[query, column] and copies & set(order[query, :nprobe].tolist()):
+                    expected = nprobe
+            assert found[query, column] == expected
+
+
+@given(SEEDS, st.integers(1, 6))
+@few
+def test_scanned_counts_copies_over_vectors(seed: int, nlist: int):
+    rng = np.random.default_rng(seed)
+    stored = draw_stored(rng, nlist)
+    order, _ = router_order(rng.standard_normal((5, nlist)))
+    shares = scanned_shares(order, stored)
+    for query in range(5):
+        for nprobe in range(1, nlist + 1):
+            probed = order[query, :nprobe].tolist()
+            entries = sum(int(b in probed) for row in stored.buckets.tolist() for b in row if b >= 0)
+            assert shares[query, nprobe - 1] == pytest.approx(entries / 12)
+
+
+@given(SEEDS, st.integers(1, 7), st.sampled_from([0.5, 1.0, 2.0]))
+@few
+def test_gains_follow_the_formula(seed: int, nlist: int, temperature: float):
+    rng = np.random.default_rng(seed)
+    stored = draw_stored(rng, nlist)
+    z = rng.normal(0, 2, (6, nlist)).astype(np.float32)
+    found = log_gains(z, temperature, stored)
+    assert found.dtype == np.float32
+    for row, gains in zip(z.tolist(), found.tolist(), strict=True):
+        for gain, expected in zip(gains, gains_by_hand(row, temperature, stored), strict=True):
+            if math.isinf(expected):
+                assert gain == expected
+            else:
+                assert math.exp(gain) == pytest.approx(expected, rel=1e-5)  # float32
+
+
+def test_best_bucket_of_all_empty_but_one_is_that_one():
+    stored = Stored(np.array([0, 0, 4]), 4, np.full((4, 1), 2))
+    gains = log_gains(np.array([[9, 8, -50]], np.float32), 1.0, stored)
+    assert gains.tolist() == [[-math.inf, -math.inf, math.inf]]
+
+
+def adaptive_by_hand(gains: np.ndarray, threshold: float, stored: Stored, answers: Answers) -> tuple[list, list, int]:
+    probed, scanned, found = [], [], 0
+    for query, row in enumerate(gains.tolist()):
+        probes = {b for b, gain in enumerate(row) if gain == math.inf or (gain > threshold and stored.sizes[b] > 0)}
+        probed.append(len(probes))
+        scanned.append(sum(int(stored.sizes[b]) for b in probes))
+        for at, valid in zip(answers.at[query], answers.valid[query], strict=True):
+            found += bool(valid and probes & set(stored.buckets[at].tolist()))
+    return probed, scanned, found
+
+
+@given(SEEDS, st.integers(1, 7))
+@few
+def test_buckets_above_each_threshold_are_probed(seed: int, nlist: int):
+    rng = np.random.default_rng(seed)
+    stored, answers = draw_stored(rng, nlist), draw_answers(rng, 6)
+    gains = log_gains(rng.normal(0, 2, (6, nlist)).astype(np.float32), 1.0, stored)
+    finite = gains[np.isfinite(gains)]  # equal gains among the thresholds: they are not above
+    thresholds = np.sort(np.r_[finite[:4], 3.0, 0.1, -2.0, -np.inf].astype(np.float32))[::-1]
+    counts = count_adaptive(gains, thresholds, stored, answers)
+    for i, threshold in enumerate(thresholds):
+        probed, scanned, found = adaptive_by_hand(gains, float(threshold), stored, answers)
+        assert counts.probed[:, i].tolist() == probed
+        assert counts.scanned[:, i].tolist() == scanned
+        assert counts.found[i] == found
+
+
+def test_equal_gain_is_not_above():
+    stored = Stored(np.array([1, 1, 1]), 3, np.array([[0], [1], [2]]))
+    answers = Answers(np.array([[0, 1, 2]]), np.ones((1, 3), bool))
+    gains = np.array([[np.inf, 0.5, 0.25]], np.float32)
+    counts = count_adaptive(gains, np.array([0.5, 0.25, 0.125], np.float32), stored, answers)
+    assert counts.probed.tolist() == [[1, 2, 3]]
+    assert counts.found.tolist() == [1, 2, 3]
+
+
+def test_empty_buckets_are_never_probed_and_the_best_always():
+    stored = Stored(np.array([5, 0, 5]), 10, np.array([[0], [2]]))
+    z = np.array([[1, 9, 0], [0, 9, 1]], np.float32)
+    answers = Answers(np.array([[0], [1]]), np.ones((2, 1), bool))
+    thresholds = np.array([np.finfo(np.float32).max, -np.inf], np.float32)
+    counts = count_adaptive(log_gains(z, 1.0, stored), thresholds, stored, answers)
+    assert counts.probed.tolist() == [[1, 2], [1, 2]]
+    assert counts.scanned.tolist() == [[5, 10], [5, 10]]
+    assert counts.found.tolist() == [2, 2]
+
+
+@given(SEEDS, st.integers(2, 8), st.integers(1, 40))
+@few
+def test_held_out_rows_probe_the_wanted_number_on_average(seed: int, nlist: int, rows: int):
+    rng = np.random.default_rng(seed)
+    stored = draw_stored(rng, nlist)
+    filled = int((stored.sizes > 0).sum())
+    gains = log_gains(rng.normal(0, 2, (rows, nlist)).astype(np.float32), 1.0, stored)
+    wanted = np.sort(np.r_[1, rng.uniform(1, nlist, 5), nlist])
+    thresholds = thresholds_for(gains, wanted)
+    assert (np.diff(thresholds[np.isfinite(thresholds)]) <= 0).all()
+    for n_probed, threshold in zip(wanted, thresholds, strict=True):
+        mean = (gains > threshold).sum() / rows
+        assert mean == pytest.approx(min(n_probed, filled), abs=0.5 / rows + 1e-9)  # whole buckets over rows
+
+
+def test_threshold_for_all_buckets_is_minus_infinity():
+    gains = np.array([[np.inf, 1.0, 2.0], [0.5, np.inf, -np.inf]], np.float32)
+    assert thresholds_for(gains, np.array([1, 2, 3])).tolist() == [2.0, 0.5, -math.inf]
+
+
+def test_one_bucket_needs_no_threshold():
+    thresholds = thresholds_for(np.full((4, 1), np.inf, np.float32), np.array([1]))
+    assert (np.full((4, 1), np.inf) > thresholds).all()
+
+
+def test_scanned_at_is_linear_in_recall_between_points():
+    recall, scanned = np.array([0.5, 0.7, 0.9, 1.0]), np.array([0.1, 0.2, 0.6, 0.9])
+    assert scanned_at(recall, scanned, 0.8) == pytest.approx(0.4)
+    assert scanned_at(recall, scanned, 0.95) == pytest.approx(0.75)
+    assert scanned_at(recall, scanned, 0.9) == pytest.approx(0.6)
+    assert scanned_at(recall, scanned, 1.0) == pytest.approx(0.9)
+
+
+def test_scanned_at_takes_the_first_point_where_it_is_above_already():
+    recall, scanned = np.array([0.92, 0.95]), np.array([0.3, 0.5])
+    assert scanned_at(recall, scanned, 0.8) == 0.3
+    assert scanned_at(recall, scanned, 0.92) == 0.3
+
+
+def test_scanned_at_takes_the_cheapest_of_points_with_equal_recall():
+    assert scanned_at(np.array([0.5, 0.9, 0.9]), np.array([0.1, 0.2, 0.8]), 0.9) == pytest.approx(0.2)
+
+
+def test_recall_never_reached_is_nan():
+    assert math.isnan(scanned_at(np.array([0.5, 0.7]), np.array([0.1, 0.2]), 0.8))
+
+
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=64).filter(any))
+@few
+def test_imbalance_follows_the_formula_between_1_and_nlist(sizes: list[int]):
+    found = imbalance(np.array(sizes))
+    assert found == pytest.approx(len(sizes) * sum(s * s for s in sizes) / sum(sizes) ** 2)
+    assert 1 - 1e-9 <= found <= len(sizes) + 1e-9
+
+
+def test_imbalance_of_billions_does_not_overflow():
+    assert imbalance(np.array([6_000_000_000, 0])) == pytest.approx(2)

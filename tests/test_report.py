@@ -1,0 +1,197 @@
+"""What an evaluation leaves: fields and columns as documented, and a sentence that follows the shares."""
+
+import csv
+import hashlib
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ivfast.config import Config
+from ivfast.data import EvaluationSet, open_evaluation_set, scan
+from ivfast.evaluation import Result
+from ivfast.progress import silent
+from ivfast.report import as_csv, as_json, best, table, verdict, warnings, write
+
+FIELDS = [
+    "router", "rule", "percent", "probing", "nprobe", "recall", "scanned", "scanned_p99", "scanned_at",
+    "imbalance", "largest", "empty", "entries",
+]  # fmt: skip
+
+
+def result(
+    router: str, rule: str, percent: float, share: float, probing: str = "fixed", imbalance: float = 1.2
+) -> Result:
+    levels = {"0.80": share / 2, "0.90": share, "0.95": share * 1.5, "0.99": math.nan}
+    curve = np.array([0.5, 0.9, 1.0]), np.array([share / 3, share, 1.0])
+    return Result(
+        router, rule, percent, probing, [1, 2, 16], [0.5, 0.9, 1.0], [share / 3, share, 1.0], [0.1, 0.3, 1.1],
+        levels, imbalance, 70, 2, 540, curve,
+    )  # fmt: skip
+
+
+def all_results(centers: float = 0.04) -> list[Result]:
+    found = [result("kmeans", "ratio", percent, 0.06 + 0.01 * percent) for percent in (0.0, 0.8)]
+    for rule, worse in (("ratio", 1.5), ("membership", 1.2), ("benefit", 1.0)):
+        for probing, factor in (("fixed", 1.0), ("adaptive", 0.9)):
+            found.append(result("centers", rule, 0.8, centers * worse * factor, probing))
+    return [*found, result("net", "benefit", 0.8, 0.03)]
+
+
+@pytest.fixture
+def opened(tiny_set) -> EvaluationSet:
+    found = open_evaluation_set(tiny_set.data_path, "tiny", 8)
+    return found._replace(base=scan(found.base, "IP", silent()), query=scan(found.query, "IP", silent()))
+
+
+@pytest.fixture
+def config(tmp_path: Path, tiny_set) -> Config:
+    return Config(tmp_path / "save", tiny_set.data_path, "tiny", (0.0, 0.8))
+
+
+def test_json_has_the_documented_fields(config: Config, opened: EvaluationSet):
+    results = all_results()
+    write(config, opened, results, {"settings": {"seed": 4}, "chosen_epochs": {"centers": 2}}, silent())
+    record = json.loads((config.save_path / "evaluation.json").read_text())
+    assert {"schema", "settings", "data", "versions", "results"} <= record.keys()
+    assert record["data_name"] == "tiny"
+    assert record["settings"]["percents"] == [0.0, 0.8]
+    assert record["trained_with"] == {"seed": 4}
+    assert {"ivfast", "python", "numpy", "faiss-cpu"} <= record["versions"].keys()
+    assert len(record["results"]) == len(results)
+    for stored, expected in zip(record["results"], results, strict=True):
+        assert list(stored) == FIELDS
+        assert stored["scanned_at"] == expected.scanned_at | {"0.99": None}  # NaN is no JSON
+        assert all(stored[name] == getattr(expected, name) for name in FIELDS if name != "scanned_at")
+    assert record["verdict"] == verdict(results)
+
+
+def test_json_tells_data_sets_apart(config: Config, opened: EvaluationSet, tiny_set):
+    write(config, opened, all_results(), {}, silent())
+    data = json.loads((config.save_path / "evaluation.json").read_text())["data"]
+    assert {name: entry["shape"] for name, entry in data.items()} == {
+        "base": [300, 8], "query": [60, 8], "gt": [60, 12],
+    }  # fmt: skip
+    gt = hashlib.sha256((tiny_set.data_path / "tiny" / "gt.npy").read_bytes()).hexdigest()
+    assert gt.startswith(data["gt"]["hash"])
+    assert data["base"]["hash"] == opened.base.digest != data["query"]["hash"]
+
+
+def test_csv_has_one_row_a_point_and_the_documented_columns(config: Config, opened: EvaluationSet):
+    results = all_results()
+    write(config, opened, results, {}, silent())
+    with (config.save_path / "evaluation.csv").open(newline="") as file:
+        header, *rows = csv.reader(file)
+    assert header == ["router", "rule", "percent", "probing", "nprobe", "recall", "scanned"]
+    expected = [
+        [r.router, r.rule, r.percent, r.probing, *point]
+        for r in results
+        for point in zip(r.nprobe, r.recall, r.scanned, strict=True)
+    ]
+    assert [[*row[:2], float(row[2]), row[3], *map(float, row[4:])] for row in rows] == expected
+
+
+def test_picture_is_a_png(config: Config, opened: EvaluationSet):
+    write(config, opened, all_results(), {}, silent())
+    assert (config.save_path / "recall_scanned.png").read_bytes().startswith(b"\x89PNG\r\n")
+    names = {entry.name for entry in config.save_path.iterdir()}
+    assert names == {"evaluation.json", "evaluation.csv", "recall_scanned.png"}
+
+
+@pytest.fixture
+def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A picture takes a second, and these tests look at names alone."""
+    monkeypatch.setattr("ivfast.report.draw", lambda beside, *_: beside.write_bytes(b""))
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_evaluation_of_another_set_is_kept_under_its_name(config: Config, opened: EvaluationSet):
+    folder = config.save_path
+    write(config, opened._replace(name="old/set"), all_results(0.01), {}, silent())
+    old = {suffix: (folder / f"evaluation.{suffix}").read_bytes() for suffix in ("json", "csv")}
+    write(replace(config, data_name="tiny"), opened, all_results(), {}, silent())
+    (kept,) = (path for path in folder.glob("evaluation.*.json"))
+    assert kept.stem.startswith("evaluation.old")
+    assert kept.read_bytes() == old["json"]
+    assert kept.with_suffix(".csv").read_bytes() == old["csv"]
+    assert json.loads((folder / "evaluation.json").read_text())["data_name"] == "tiny"
+
+
+@pytest.mark.usefixtures("no_picture")
+def test_evaluation_of_the_same_set_is_replaced(config: Config, opened: EvaluationSet):
+    for centers in (0.01, 0.02):
+        write(config, opened, all_results(centers), {}, silent())
+    assert sorted(path.name for path in config.save_path.glob("evaluation*")) == ["evaluation.csv", "evaluation.json"]
+    record = json.loads((config.save_path / "evaluation.json").read_text())
+    assert record["results"] == [as_json(one) for one in all_results(0.02)]
+
+
+@pytest.mark.usefixtures("no_picture")
+@pytest.mark.parametrize("content", ["{half", "{}"])
+def test_unreadable_earlier_evaluation_is_replaced(content: str, config: Config, opened: EvaluationSet):
+    config.save_path.mkdir()
+    (config.save_path / "evaluation.json").write_text(content)
+    write(config, opened, all_results(), {}, silent())
+    assert json.loads((config.save_path / "evaluation.json").read_text())["data_name"] == "tiny"
+
+
+@pytest.mark.parametrize(("centers", "says"), [
+    (0.04, "Use ivfast.npy"),
+    (0.0596, "Use ivfast.npy"),  # 0.7 % less than 0.06
+    (0.0598, "No difference"),  # 0.3 %
+    (0.0602, "No difference"),
+    (0.0604, "Keep k-means"),
+    (0.09, "Keep k-means"),
+])  # fmt: skip
+def test_sentence_follows_the_shares_under_the_default_rules(centers: float, says: str):
+    """k-means by ratio scans 6 %; centers by benefit. Adaptive probing and other rules do not count."""
+    text = verdict(all_results(centers))
+    assert text.startswith(says)
+    assert f"k-means 6.00 % (percent 0), AI centers {100 * centers:.2f} % (percent 0.8)" in text
+
+
+def test_gain_in_the_sentence_is_that_over_kmeans():
+    assert "33 % less than with k-means" in verdict(all_results(0.04))  # 1 - 0.04 / 0.06
+
+
+def test_without_kmeans_the_sentence_gives_the_shares_alone():
+    text = verdict([r for r in all_results() if r.router != "kmeans"])
+    assert text == "For 90 % recall a search scans: AI centers 4.00 % (percent 0.8), DCNet 3.00 % (percent 0.8)."
+
+
+def test_best_is_the_cheapest_percent_of_the_default_rule():
+    results = [result("centers", "benefit", p, s) for p, s in ((0.0, 0.05), (0.8, 0.03), (1.5, 0.04))]
+    results += [result("centers", "ratio", 1.5, 0.01), result("centers", "benefit", 1.5, 0.01, "adaptive")]
+    found, adaptive = best(results, "centers"), best(results, "centers", "adaptive")
+    assert found is results[1]
+    assert adaptive is results[4]
+    assert best(results, "net") is None
+    assert best(results[3:4], "centers") is results[3]  # no learn at hand: ratio is all there is
+
+
+def test_recall_never_reached_is_never_best():
+    never = result("centers", "benefit", 0.0, math.nan)
+    assert best([never], "centers") is None
+    assert best([never, result("centers", "benefit", 0.8, 0.9)], "centers") is not None
+
+
+def test_uneven_buckets_are_told_once_a_router():
+    results = [
+        result("centers", rule, 0.0, 0.1, probing, 2.5) for rule in ("ratio",) for probing in ("fixed", "adaptive")
+    ]
+    results += [result("kmeans", "ratio", 0.0, 0.1, imbalance=9.0), result("net", "benefit", 0.0, 0.1, imbalance=1.9)]
+    found = warnings(results)
+    assert len(found) == 1
+    assert "centers" in found[0]
+    assert "2.5" in found[0]
+
+
+def test_table_has_one_row_a_result():
+    assert table(all_results()).row_count == len(all_results())
+
+
+def test_csv_of_no_results_is_its_header():
+    assert as_csv([]) == "router,rule,percent,probing,nprobe,recall,scanned\n"

@@ -1,0 +1,184 @@
+"""Logits against DESIGN section 3's formula in float64 loops; bits that never depend on blocks."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ivfast import routers
+from ivfast.data import Space, Vectors
+from ivfast.routers import (
+    LogitTiles,
+    center_logits,
+    centers_router,
+    log_softmax,
+    mean_nearest,
+    measure_delta_floor,
+    squared_distances,
+    tile_logits,
+)
+
+METRICS = ("IP", "L2")
+
+
+def make(metric: str, n: int, nlist: int, dim: int = 6) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(n + nlist)
+    x, centers = rng.standard_normal((n, dim)), rng.standard_normal((nlist, dim))
+    if metric == "IP":
+        x, centers = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (x, centers))
+    return x.astype(np.float32), centers.astype(np.float32)
+
+
+def logits_by_hand(x: np.ndarray, centers: np.ndarray, k: float, floor: float) -> np.ndarray:
+    z = np.empty((len(x), len(centers)))
+    for i, row in enumerate(x.astype(np.float64)):
+        d2 = [sum((row - c) ** 2) for c in centers.astype(np.float64)]
+        nearest = sorted(d2)[:4]
+        delta = max(sum(nearest) / len(nearest), floor)
+        z[i] = [-k * d / delta for d in d2]
+    return z
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("nlist", [1, 2, 3, 4, 5, 17, 300])
+def test_logits_follow_the_formula(metric: str, nlist: int):
+    x, centers = make(metric, 40, nlist)
+    z = tile_logits(centers_router("centers", centers, metric, 1e-9, 12.0), x)
+    assert z.dtype == np.float32
+    # unit rows are of unit norm to float32 rounding alone, so their d^2 is right to about 1e-6
+    np.testing.assert_allclose(z, logits_by_hand(x, centers, 12.0, 1e-9), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_float64_stays_float64(metric: str):
+    x, centers = (rows.astype(np.float64) for rows in make("L2", 30, 7))
+    if metric == "IP":
+        x, centers = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (x, centers))
+    z = center_logits(x, centers, metric, 1e-9)
+    assert z.dtype == np.float64
+    np.testing.assert_allclose(z, logits_by_hand(x, centers, 1.0, 1e-9), rtol=1e-10)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_distances_are_never_negative(metric: str):
+    x, _ = make(metric, 300, 1, dim=96)
+    assert squared_distances(x, x, metric).min() >= 0
+
+
+def test_delta_is_at_least_its_floor():
+    x = np.array([[0, 0], [3, 4]], np.float32)
+    centers = np.zeros((5, 2), np.float32)
+    z = center_logits(x, centers, "L2", 50.0)
+    np.testing.assert_allclose(z, [[0] * 5, [-0.5] * 5])  # 0 / 50, 25 / 50
+
+
+def test_mean_nearest_takes_the_four_smallest():
+    d2 = np.array([[9, 1, 5, 2, 100, 4], [0, 0, 0, 8, 8, 8]], np.float64)
+    np.testing.assert_array_equal(mean_nearest(d2), [[3.0], [2.0]])
+    np.testing.assert_array_equal(mean_nearest(d2[:, :3]), [[5.0], [0.0]])
+
+
+@pytest.mark.parametrize("nlist", [255, 256, 300, 1000])
+def test_mean_nearest_of_many_buckets(nlist: int, rng: np.random.Generator):
+    """From 256 buckets on, groups of buckets are passed over."""
+    for d2 in (rng.random((50, nlist)), rng.integers(6, size=(50, nlist)).astype(np.float64)):
+        expected = [[sum(sorted(row)[:4]) / 4] for row in d2.tolist()]
+        np.testing.assert_allclose(mean_nearest(d2), expected, rtol=1e-12)
+
+
+def test_floor_is_a_millionth_of_mean_delta_over_a_sample():
+    x, centers = make("L2", 2500, 9)  # three tiles, the last a short one
+    d2 = np.square(x[:, None].astype(np.float64) - centers[None]).sum(axis=2)
+    expected = 1e-6 * np.sort(d2, axis=1)[:, :4].mean()
+    assert measure_delta_floor(x, centers, "L2") == pytest.approx(expected, rel=1e-6)
+
+
+def test_floor_is_above_zero_where_all_vectors_are_centers():
+    x = np.ones((3, 2), np.float32)
+    assert measure_delta_floor(x, x, "L2") > 0
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.sampled_from([0.25, 1.0, 3.0]), st.sampled_from([1, 1e3]))
+@settings(derandomize=True, deadline=None, max_examples=40)
+def test_log_softmax_sums_to_one_and_does_not_overflow(seed: int, nlist: int, temperature: float, size: float):
+    z = size * np.random.default_rng(seed).standard_normal((5, nlist))
+    found = log_softmax(z, temperature)
+    for row, logs in zip(z.tolist(), found, strict=True):
+        high = max(row) / temperature
+        total = sum(np.exp(value / temperature - high) for value in row)
+        np.testing.assert_allclose(logs, [value / temperature - high - np.log(total) for value in row], atol=1e-9)
+    assert log_softmax(z.astype(np.float32), temperature).dtype == np.float32
+
+
+@pytest.fixture(params=METRICS)
+def case(request: pytest.FixtureRequest, as_vectors: Callable[[np.ndarray], Vectors]) -> tuple:
+    """A router of real products, vectors that fill two tiles and one row, their space."""
+    metric = request.param
+    x, centers = make(metric, 2 * routers.TILE + 1, 19, dim=24)
+    space = Space(metric, np.zeros(24, np.float32), np.float32(1))
+    return centers_router("centers", centers, metric, 1e-9, 12.0), as_vectors(x), space
+
+
+def joined(tiles: LogitTiles) -> tuple[list[int], np.ndarray]:
+    starts, parts = zip(*tiles, strict=True)
+    return list(starts), np.concatenate(parts)
+
+
+@pytest.mark.parametrize("kept", [0, 1 << 30])
+def test_bits_and_tiles_never_depend_on_rows_read(case: tuple, kept: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(routers, "KEPT_BYTES", kept)
+    router, vectors, space = case
+    x = space.inside(vectors.rows)
+    expected = np.concatenate([tile_logits(router, x[at : at + 1024]) for at in (0, 1024, 2048)])
+    for read_rows in (1, 1024, 1500, 2048, 10_000):
+        starts, z = joined(LogitTiles(*case, read_rows=read_rows))
+        assert starts == [0, 1024, 2048]
+        assert z.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("kept", [0, 1 << 30])
+def test_second_pass_equals_the_first(case: tuple, kept: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(routers, "KEPT_BYTES", kept)
+    tiles = LogitTiles(*case)
+    (starts, first), (again, second) = joined(tiles), joined(tiles)
+    assert starts == again
+    assert first.tobytes() == second.tobytes()
+
+
+def test_pass_that_broke_off_does_not_spoil_the_next(case: tuple):
+    tiles = LogitTiles(*case)
+    broken: Iterator = iter(tiles)
+    next(broken)
+    expected = joined(LogitTiles(*case))[1].tobytes()
+    assert joined(tiles)[1].tobytes() == expected
+    assert joined(tiles)[1].tobytes() == expected
+
+
+def test_every_product_is_of_one_shape(case: tuple):
+    """BLAS rounds differently by shape: short tiles are padded."""
+    router, vectors, space = case
+    shapes = []
+
+    def spy(x: np.ndarray) -> np.ndarray:
+        shapes.append(x.shape)
+        return router.logits(x)
+
+    tiles = LogitTiles(router._replace(logits=spy), vectors, space, read_rows=1)
+    assert len(tiles.all()) == 2049
+    assert shapes == [(1024, 24)] * 3
+
+
+def test_chosen_rows_come_in_their_order(case: tuple):
+    router, vectors, space = case
+    index = np.array([5, 0, 2048, 7, 7])
+    found = LogitTiles(router, vectors, space, index).all()
+    np.testing.assert_allclose(found, LogitTiles(router, vectors, space).all()[index], rtol=1e-6)
+
+
+def test_equal_rows_have_equal_bits_wherever_they_lie(case: tuple, as_vectors: Callable[[np.ndarray], Vectors]):
+    router, vectors, space = case
+    row = vectors.rows[3:4]
+    z = LogitTiles(router, as_vectors(np.repeat(row, 1500, axis=0)), space).all()
+    assert (z == z[0]).all()

@@ -1,0 +1,238 @@
+"""A whole run, as a user starts it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import faiss
+import jax
+import numpy as np
+import pytest
+
+from ivfast import batches, training
+from ivfast.backends import Backend, Setup
+from ivfast.command_line import parse
+from ivfast.progress import silent
+from ivfast.synthetic import make_faces, save_set
+from run_dcnet import main
+
+ROOT = Path(__file__).resolve().parent.parent
+FLAGS = (
+    "--data_name faces --learn_name learn_faces --nlist 32 --param_list 24 48 32 --niter 10 --epochs 3 --warmup 1 "
+    "--batch_size 500 --lr 2e-3 --percents 0 0.8 --use_drop True --gpu -1"
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Faces of 24 dims: 2,600 learn vectors, so that the last batch is short."""
+    folder = tmp_path_factory.mktemp("data")
+    save_set(folder, "faces", *make_faces(5, n_identities=260, images=10, dim=24, n_query=200))
+    return folder
+
+
+def start(data: Path, out: Path, *more: str) -> list[str]:
+    return ["--data_path", str(data), "--save_path", str(out), *FLAGS.split(), *more]
+
+
+def outputs(out: Path) -> dict[str, Any]:
+    evaluation = json.loads((out / "evaluation.json").read_text())
+    return {
+        "centers": (out / "ivfast.npy").read_bytes(),
+        "network": (out / "dcnet.safetensors").read_bytes(),
+        "results": evaluation["results"],
+    }
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_bytes_do_not_change_with_block_log_or_chunk_length(
+    backend: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(start(data, tmp_path / "a", "--backend", backend)) == 0
+    monkeypatch.setattr(batches, "CHUNK_STEPS", 2)
+    more = ["--backend", backend, "--valid_batch_size", "1", "--log_interval", "1"]
+    assert main(start(data, tmp_path / "b", *more)) == 0
+    assert outputs(tmp_path / "a") == outputs(tmp_path / "b")
+
+
+def test_second_run_repeats_neither_kmeans_nor_neighbours(data: Path, tmp_path: Path) -> None:
+    assert main(start(data, tmp_path)) == 0
+    first = outputs(tmp_path)
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
+    assert main(start(data, tmp_path)) == 0
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()} == kept
+    log = (tmp_path / "train.log").read_text()
+    assert log.count("from the cache") == 2
+    assert outputs(tmp_path) == first
+    assert main(start(data, tmp_path, "--seed", "2")) == 0
+    assert len(list((tmp_path / "cache").iterdir())) == 4  # another seed, another fingerprint
+
+
+def test_evaluation_of_the_files_is_the_training_s_own(data: Path, tmp_path: Path) -> None:
+    assert main(start(data, tmp_path / "a")) == 0
+    flags = [
+        "--data_path", str(data), "--save_path", str(tmp_path / "b"), "--data_name", "faces", "--learn_name",
+        "learn_faces", "--eval", "True", "--ai_center", str(tmp_path / "a" / "ivfast.npy"), "--percents", "0", "0.8",
+        "--gpu", "-1",
+    ]  # fmt: skip
+    assert main(flags) == 0
+    ours, theirs = (json.loads((tmp_path / n / "evaluation.json").read_text())["results"] for n in ("a", "b"))
+    assert ours == theirs
+
+
+def test_centers_alone_are_evaluated_without_learn(data: Path, tmp_path: Path) -> None:
+    base = np.load(data / "faces" / "base.npy")
+    np.save(tmp_path / "some.npy", base[:40])
+    flags = ["--data_path", str(data), "--save_path", str(tmp_path), "--data_name", "faces", "--eval", "True"]
+    assert main([*flags, "--ai_center", str(tmp_path / "some.npy"), "--percents", "0", "--gpu", "-1"]) == 0
+    results = json.loads((tmp_path / "evaluation.json").read_text())["results"]
+    assert [(r["router"], r["rule"], r["probing"]) for r in results] == [("centers", "ratio", "fixed")]
+    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(24), 24, 40, faiss.METRIC_INNER_PRODUCT)
+    index.quantizer.add(base[:40])
+    index.is_trained = True
+    index.add(base)
+    assert index.invlists is not None
+    sizes = [index.invlists.list_size(i) for i in range(40)]
+    assert results[0]["largest"] == max(sizes)
+    index.nprobe = results[0]["nprobe"][3]
+    query, gt = (np.load(data / "faces" / f"{n}.npy") for n in ("query", "gt"))
+    lists = index.quantizer.search(query, index.nprobe)[1]
+    where = index.quantizer.search(base, 1)[1][:, 0]
+    found = (where[gt][:, :, None] == lists[:, None, :]).any(axis=2).mean()
+    assert results[0]["recall"][3] == pytest.approx(found, abs=1e-12)
+
+
+class Counting:
+    """A backend that is watched."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner, self.setup, self.traces = inner, inner.setup, []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def train_chunk(self, state: Any, chunk: Any, k: float) -> Any:
+        with jax.transfer_guard_device_to_host("disallow"):
+            result = self.inner.train_chunk(state, chunk, k)
+        self.traces.append(self.inner._chunk._cache_size())
+        return result
+
+
+def test_jax_compiles_the_chunk_once(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batches, "CHUNK_STEPS", 4)
+    watched: list[Counting] = []
+
+    def load(name: str, setup: Setup, gpu: int) -> Backend:
+        watched.append(Counting(original(name, setup, gpu)))
+        return watched[-1]  # pyright: ignore[reportReturnType]
+
+    original = training.load_backend
+    monkeypatch.setattr(training, "load_backend", load)
+    config, _ = parse(start(data, tmp_path))
+    training.train(config, silent())
+    assert watched[0].traces == [1] * 6  # 5 steps an epoch in chunks of 3, k new in each epoch
+
+
+def test_a_step_calls_nothing_on_the_host(data: Path, tmp_path: Path) -> None:
+    config, _ = parse(start(data, tmp_path))
+    run = training.start_run(config, silent())
+    backend: Any = run.backend
+    chunk = next(batches.epoch_chunks(run.source, 1, 2))
+    state = training.start_position(run).state
+    text = str(backend._chunk.trace(state, chunk.x, chunk.x_pair, chunk.valid, 12.0, constants=backend.constants).jaxpr)
+    assert "scan" in text
+    assert "callback" not in text
+    assert "float64" not in text
+    assert "f64" not in text
+
+
+@pytest.mark.parametrize(("backend", "absent"), [("torch", "jax"), ("jax", "torch")])
+def test_either_backend_runs_without_the_other_s_framework(
+    backend: str, absent: str, data: Path, tmp_path: Path
+) -> None:
+    blocked = {"jax": ("jax", "jaxlib", "flax", "optax"), "torch": ("torch",)}[absent]
+    code = (
+        f"import sys; sys.modules.update(dict.fromkeys({blocked!r}, None)); from run_dcnet import main; "
+        "sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, *start(data, tmp_path, "--epochs", "2")]
+    good = subprocess.run([*command, "--backend", backend], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert good.returncode == 0, good.stderr
+    bad = subprocess.run([*command, "--backend", absent], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert bad.returncode == 2
+    assert f"pip install {absent}" in bad.stderr
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float64", ">f4"])
+def test_other_float_types_give_the_same_centers(dtype: str, data: Path, tmp_path: Path) -> None:
+    """Values that float16 holds, in files of three types."""
+    for name, kind in (("plain", "float32"), ("other", dtype)):
+        for part in ("learn_faces", "faces/base", "faces/query", "faces/gt"):
+            array = np.load(data / f"{part}.npy")
+            if array.dtype.kind == "f":
+                array = array.astype(np.float16).astype(kind)
+            (tmp_path / name / "faces").mkdir(parents=True, exist_ok=True)
+            np.save(tmp_path / name / f"{part}.npy", array)
+        assert main(start(tmp_path / name, tmp_path / name / "out", "--epochs", "2")) == 0
+    plain, other = (np.load(tmp_path / n / "out" / "ivfast.npy") for n in ("plain", "other"))
+    np.testing.assert_array_equal(plain, other)
+
+
+def test_unit_of_the_file_does_not_matter_under_l2(tmp_path: Path) -> None:
+    rng = np.random.default_rng(11)
+    middles = rng.gamma(1.0, 20.0, (150, 24))
+    learn, base, query = (
+        (middles[rng.integers(150, size=n)] + rng.gamma(1.0, 12.0, (n, 24))).astype(np.float32)
+        for n in (4000, 4000, 1000)
+    )
+    gt = faiss.knn(query, base, 10)[1]
+    found = {}
+    for factor in (1.0, 2.0**10, 2.0**-10, 1e3, 1e-3):
+        f = np.float32(factor)
+        save_set(tmp_path / str(factor), "faces", learn * f, base * f, query * f, gt)
+        out = tmp_path / str(factor) / "out"
+        assert main(start(tmp_path / str(factor), out, "--metric", "L2")) == 0
+        results = json.loads((out / "evaluation.json").read_text())["results"]
+        found[factor] = np.concatenate([r["recall"] for r in results])
+    np.testing.assert_array_equal(found[2.0**10], found[1.0])
+    np.testing.assert_array_equal(found[2.0**-10], found[1.0])
+    # 0 seen: vectors are centered and scaled before any product, so only their last bits differ
+    assert np.abs(found[1e3] - found[1.0]).max() <= 0.01
+    assert np.abs(found[1e-3] - found[1.0]).max() <= 0.01
+
+
+@pytest.mark.parametrize(
+    ("part", "array", "told"),
+    [
+        ("learn_faces", None, "is missing"),
+        ("faces/gt", np.full((200, 9), 99_999), "offsets"),
+        ("faces/query", np.zeros((200, 7), np.float32), "columns"),
+        ("learn_faces", np.full((2600, 24), np.nan, np.float32), "NaN"),
+        ("learn_faces", np.full((2600, 24), 1.0, np.float32), "norm"),
+        ("learn_faces", np.ones((20, 24), np.float32) / np.sqrt(np.float32(24)), "fewer than --nlist"),
+        ("learn_faces", np.ones((2600, 24), np.int64), "expected float32"),
+    ],
+)
+def test_wrong_data_ends_with_one_line_before_training(
+    part: str, array: np.ndarray | None, told: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("learn_faces", "faces/base", "faces/query", "faces/gt"):
+        target = tmp_path / f"{name}.npy"
+        target.parent.mkdir(exist_ok=True)
+        if name != part:
+            np.save(target, np.load(data / f"{name}.npy"))
+        elif array is not None:
+            np.save(target, array)
+    assert main(start(tmp_path, tmp_path / "out")) == 2
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert error.startswith("error: ")
+    assert told in error
+    assert not (tmp_path / "out" / "ivfast.npy").exists()
+
+
+def test_absent_gpu_names_the_cpu_flag(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for backend in ("jax", "torch"):
+        assert main(start(data, tmp_path, "--gpu", "7", "--backend", backend)) == 2
+        assert "--gpu -1" in capsys.readouterr().err

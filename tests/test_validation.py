@@ -1,0 +1,258 @@
+"""The held-out judgement against searches in plain Python and float64."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from ivfast import validation
+from ivfast.data import Space, Vectors
+from ivfast.neighbors import Neighbors
+from ivfast.routers import centers_router
+from ivfast.validation import (
+    TEMPERATURES,
+    Curves,
+    HeldOut,
+    Judgement,
+    choose_temperatures,
+    eligible,
+    is_gain,
+    judge,
+    kmeans_share,
+    make_held_out,
+    scanned_share,
+    standard_error,
+    value,
+)
+
+NLIST, WIDTH, FTOPK, N, K = 9, 4, 5, 400, 12.0
+PERCENTS = (0.0, 0.8, 1.5)
+MOVED_ENTRY = 2e-3  # float32 keys may order two of 400 vectors the other way: less than one entry in 400
+
+
+class Case(NamedTuple):
+    """A tiny learn, its held-out vectors, and two sets of centers."""
+
+    x: np.ndarray  # (N, 6) float64
+    neighbors: Neighbors
+    held: HeldOut
+    start: np.ndarray  # (NLIST, 6) float32
+    trained: np.ndarray
+
+
+@pytest.fixture(scope="module", params=["whole", "sampled"])
+def case(request: pytest.FixtureRequest, as_vectors: Callable[[np.ndarray], Vectors]) -> Case:
+    """sampled: bucket sizes are told from 150 of the 400 vectors."""
+    rng = np.random.default_rng(11)
+    clumps = rng.normal(0, 1.5, (25, 6))
+    x = (clumps[rng.integers(25, size=N)] + rng.normal(0, 0.7, (N, 6))).astype(np.float32)
+    wide = x.astype(np.float64)
+    d2 = np.square(wide[:, None] - wide[None]).sum(axis=2)
+    np.fill_diagonal(d2, np.inf)
+    held_out = np.arange(3, N, 5)
+    train = np.setdiff1d(np.arange(N), held_out)
+    answers = np.argsort(d2[held_out], axis=1)[:, :FTOPK]
+    neighbors = Neighbors(train, np.zeros((len(train), FTOPK), np.int64), held_out, answers)
+    space = Space("L2", np.zeros(6, np.float32), np.float32(1))
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "sampled":
+            patch.setattr(validation, "SAMPLE_LEAST", 150)
+            patch.setattr(validation, "SAMPLE_PER_BUCKET", 1)
+        held = make_held_out(as_vectors(x), space, neighbors, NLIST, WIDTH, 1)
+    return Case(wide, neighbors, held, x[:NLIST] + np.float32(0.1), x[100 : 100 + NLIST] + np.float32(0.1))
+
+
+def logits_by_hand(x: np.ndarray, centers: np.ndarray) -> np.ndarray:
+    d2 = np.square(x[:, None] - centers.astype(np.float64)[None]).sum(axis=2)
+    return -K * d2 / np.sort(d2, axis=1)[:, :4].mean(axis=1, keepdims=True)
+
+
+def softmax_by_hand(z: np.ndarray, temperature: float) -> np.ndarray:
+    p = np.exp((z - z.max(axis=1, keepdims=True)) / temperature)
+    return p / p.sum(axis=1, keepdims=True)
+
+
+def share_by_hand(case: Case, centers: np.ndarray, rule: str, percent: float, temperature: float = 1.0) -> float:
+    """Scanned at recall 0.9 of the held-out vectors, by rule at percent."""
+    z = logits_by_hand(case.x, centers)
+    sample = case.held.pool[case.held.sample]
+    keys = -np.sqrt(z / z.max(axis=1, keepdims=True))
+    if rule == "benefit":
+        p = softmax_by_hand(z, temperature)
+        keys = p / p[sample].mean(axis=0)
+    ranked = np.argsort(-keys, axis=1)[:, :WIDTH]
+    extras = sorted(-keys[v, b] for v in sample for b in ranked[v, 1:])
+    budget = round(percent * len(sample))
+    border = -extras[budget - 1] if budget else math.inf
+    stored = [[b for i, b in enumerate(ranked[v]) if i == 0 or keys[v, b] >= border] for v in range(N)]
+    sizes = np.bincount([b for v in sample for b in stored[v]], minlength=NLIST)
+    points = []
+    for nprobe in range(1, NLIST + 1):
+        hits = scanned = 0.0
+        for row, answers in zip(case.neighbors.held_out, case.neighbors.answers, strict=True):
+            probed = set(np.argsort(-z[row])[:nprobe].tolist())
+            hits += sum(bool(probed & set(stored[answer])) for answer in answers)
+            scanned += sizes[list(probed)].sum() / len(sample)
+        points.append((hits / case.neighbors.answers.size, scanned / len(case.neighbors.held_out)))
+    return interpolate(points)
+
+
+def interpolate(points: list[tuple[float, float]]) -> float:
+    i = next(i for i, (recall, _) in enumerate(points) if recall >= 0.9)
+    if i == 0:
+        return points[0][1]
+    (low, cheap), (high, dear) = points[i - 1], points[i]
+    return cheap + (0.9 - low) / (high - low) * (dear - cheap)
+
+
+def router_of(centers: np.ndarray):
+    return centers_router("centers", centers, "L2", 1e-9, K)
+
+
+def test_value_is_the_mean_over_kmeans_at_its_better_percent(case: Case):
+    kmeans = kmeans_share(case.held, router_of(case.start), PERCENTS)
+    judged = judge(case.held, router_of(case.trained), PERCENTS, by_nearest=True)
+    base = min(share_by_hand(case, case.start, "ratio", percent) for percent in PERCENTS)
+    shares = [share_by_hand(case, case.trained, "benefit", percent) for percent in PERCENTS]
+    shares.append(share_by_hand(case, case.trained, "ratio", 0.0))  # nearest
+    for curves, expected in zip([*judged.benefit, judged.nearest], shares, strict=True):
+        assert curves is not None
+        assert scanned_share(curves) == pytest.approx(expected, rel=MOVED_ENTRY)
+    assert value(judged, kmeans) == pytest.approx(sum(shares) / len(shares) / base, rel=MOVED_ENTRY)
+
+
+def test_value_of_a_net_has_no_nearest(case: Case):
+    kmeans = kmeans_share(case.held, router_of(case.start), PERCENTS)
+    judged = judge(case.held, router_of(case.trained), (0.8,), by_nearest=False)
+    assert judged.nearest is None
+    base = min(share_by_hand(case, case.start, "ratio", percent) for percent in PERCENTS)
+    expected = share_by_hand(case, case.trained, "benefit", 0.8) / base
+    assert value(judged, kmeans) == pytest.approx(expected, rel=MOVED_ENTRY)
+
+
+def test_kmeans_is_measured_at_percent_0_even_where_it_is_not_asked_for(case: Case):
+    curves = kmeans_share(case.held, router_of(case.start), (1.5,))
+    shares = sorted(scanned_share(one) for one in curves)
+    expected = sorted(share_by_hand(case, case.start, "ratio", percent) for percent in (0.0, 1.5))
+    assert shares == pytest.approx(expected, rel=MOVED_ENTRY)
+
+
+def test_storing_temperature_is_the_one_nearest_1_within_2_percent_of_the_least(case: Case):
+    percents = (0.0, 0.2, 0.5, 0.8)  # at 0.2 and 0.5 the least is not the one to take
+    found = choose_temperatures(case.held, router_of(case.trained), percents)
+    assert found[0.0] == 1.0
+    for percent in percents[1:]:
+        shares = {t: share_by_hand(case, case.trained, "benefit", percent, t) for t in TEMPERATURES}
+        good = [t for t, share in shares.items() if share <= 1.02 * min(shares.values())]
+        assert found[percent] == min(good, key=lambda t: abs(math.log(t)))
+
+
+def test_pool_holds_the_sample_and_all_answers_once(case: Case):
+    held = case.held
+    assert (np.diff(held.pool) > 0).all()
+    np.testing.assert_array_equal(held.pool[held.answers.at], case.neighbors.answers)
+    assert len(np.unique(held.pool[held.sample])) == len(held.sample) in (150, N)
+    assert set(held.pool) == set(held.pool[held.sample]) | set(case.neighbors.answers.ravel())
+
+
+def test_pairs_are_held_out_vectors_with_their_answers_each_once(case: Case):
+    known = {
+        (int(row), int(answer))
+        for row, answers in zip(case.neighbors.held_out, case.neighbors.answers, strict=True)
+        for answer in answers
+    }
+    pairs = list(zip(*(side.tolist() for side in case.held.pairs), strict=True))
+    assert len(pairs) == len(set(pairs)) == len(known)
+    assert set(pairs) == known
+
+
+def test_nprobes_on_a_grid_are_enough_to_reach_full_recall(case: Case):
+    for curves in kmeans_share(case.held, router_of(case.start), PERCENTS):
+        assert (curves.found[:, -1] == curves.n_answers).all()
+        assert (np.diff(curves.found, axis=1) >= 0).all()
+
+
+def flat(share: float | np.ndarray, n: int = 400) -> Curves:
+    """Curves that find everything at once and scan a given share."""
+    scanned = np.broadcast_to(np.asarray(share, dtype=np.float64), (n,))[:, None]
+    return Curves(np.full((n, 1), 10), scanned, 10)
+
+
+def judgement(benefit: float | np.ndarray, nearest: float | np.ndarray | None = None) -> Judgement:
+    return Judgement([flat(benefit)], None if nearest is None else flat(nearest))
+
+
+def test_epoch_worse_than_kmeans_under_nearest_is_not_eligible():
+    start = judgement(0.3, 0.20)
+    assert eligible(judgement(0.1, 0.20), start)
+    assert eligible(judgement(0.4, 0.19), start)
+    assert not eligible(judgement(0.1, 0.201), start)
+    assert eligible(judgement(0.9), judgement(0.3))  # a net has no nearest
+
+
+def test_weights_count_vectors_again(rng: np.random.Generator):
+    curves = Curves(np.cumsum(rng.integers(0, 4, (30, 4)), axis=1), np.cumsum(rng.random((30, 4)), axis=1), 9)
+    curves = curves._replace(found=np.minimum(curves.found, 9))
+    curves.found[:, -1] = 9
+    weights = rng.integers(0, 3, 30)
+    again = np.repeat(np.arange(30), weights)
+    repeated = Curves(curves.found[again], curves.scanned[again], 9)
+    assert scanned_share(curves, weights.astype(float)) == pytest.approx(scanned_share(repeated))
+    points = zip(curves.found.sum(axis=0) / 270, curves.scanned.mean(axis=0), strict=True)
+    assert scanned_share(curves) == pytest.approx(interpolate(list(points)))
+
+
+def test_standard_error_is_that_of_the_mean_difference():
+    rng = np.random.default_rng(1)
+    before, after = rng.normal(0.5, 0.1, 400), rng.normal(0.4, 0.1, 400)
+    found = standard_error(judgement(after), judgement(before), [flat(0.25)], seed=3)
+    expected = (before - after).std() / math.sqrt(400) / 0.25
+    assert found == pytest.approx(expected, rel=0.2)  # 200 resamples: 5 % of itself
+
+
+def test_standard_error_pairs_the_resamples():
+    before = np.random.default_rng(1).normal(0.5, 0.1, 400)
+    found = standard_error(judgement(before - 0.01), judgement(before), [flat(0.25)], seed=3)
+    assert found == pytest.approx(0, abs=1e-9)
+
+
+def test_standard_error_depends_on_the_seed_alone():
+    rng = np.random.default_rng(1)
+    sides = judgement(rng.normal(0.4, 0.1, 400)), judgement(rng.normal(0.5, 0.1, 400))
+    one, two, other = (standard_error(*sides, [flat(0.25)], seed) for seed in (3, 3, 4))
+    assert one == two
+    assert one != other
+
+
+@pytest.mark.parametrize(("better", "spread", "sure"), [
+    (0.004, 0.0, False),  # under half a percent, however sure
+    (0.006, 0.0, True),
+    (0.02, 0.24, False),  # standard error of 400 at a spread of 0.24 is 0.012: gain under twice that
+    (0.02, 0.16, True),  # 0.008
+    (-0.1, 0.0, False),
+])  # fmt: skip
+def test_gain_must_pass_half_a_percent_and_twice_its_standard_error(better: float, spread: float, sure: bool):
+    noise = np.random.default_rng(5).standard_normal(400)
+    noise = spread * (noise - noise.mean()) / noise.std()
+    found, gain, error = is_gain(judgement(0.5 * (1 - better + noise)), judgement(0.5), [flat(0.3)], seed=1)
+    assert gain == pytest.approx(better, abs=1e-9)
+    assert error == pytest.approx(spread / 20, rel=0.2)
+    assert found == sure
+
+
+@pytest.mark.parametrize("distinct", [N, 6])
+def test_budget_of_the_sample_is_exact_even_among_duplicates(distinct: int, as_vectors: Callable):
+    """All buckets probed scan every entry: 1 + percent of the sample."""
+    rng = np.random.default_rng(4)
+    x = rng.standard_normal((distinct, 6)).astype(np.float32)[np.arange(N) % distinct]
+    rows = np.arange(0, N, 5)
+    neighbors = Neighbors(np.setdiff1d(np.arange(N), rows), np.zeros((320, 2), np.int64), rows, rows[:, None] + [1, 2])
+    space = Space("L2", np.zeros(6, np.float32), np.float32(1))
+    held = make_held_out(as_vectors(x), space, neighbors, NLIST, WIDTH, 1)
+    centers = rng.standard_normal((NLIST, 6)).astype(np.float32)
+    curves = [*judge(held, router_of(centers), PERCENTS, by_nearest=False).benefit]
+    curves += kmeans_share(held, router_of(centers), PERCENTS)
+    for one, percent in zip(curves, 2 * PERCENTS, strict=True):
+        np.testing.assert_allclose(one.scanned[:, -1], 1 + percent)
