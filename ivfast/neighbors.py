@@ -158,6 +158,6 @@ def _search(index: faiss.IndexIVFFlat, x: np.ndarray, ids: np.ndarray, ftopk: in
     near = index.search(x, ftopk + 1)[1]
     short = np.flatnonzero((near < 0).any(axis=1))
     if len(short):
-        everywhere = faiss.SearchParametersIVF(nprobe=index.nlist)
+        everywhere = faiss.SearchParametersIVF(nprobe=index.nlist)  # pyright: ignore[reportCallIssue]
         near[short] = index.search(x[short], ftopk + 1, params=everywhere)[1]
     return without_self(near, ids)

@@ -1,0 +1,39 @@
+"""Which buckets the vectors of a base go into, for an engine that is told (FAISS `add_core`, say)."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ivfast.assignment import Plan, assign, log_use
+from ivfast.data import Vectors
+from ivfast.errors import UserError
+from ivfast.export import load_model
+from ivfast.routers import LogitTiles, centers_router
+
+
+def store(save_path: Path | str, vectors: np.ndarray, percent: float) -> tuple[np.ndarray, np.ndarray]:
+    """Assign vectors to the buckets of save_path/ivfast.npy by benefit (see docs/formats.md).
+
+    vectors: (n, dim) float array or memory map, as searched: unit rows under IP
+    percent: extra entries over all vectors; one of the run's --percents
+    returns: rows of vectors (entries,) int64 and their buckets (entries,) int64;
+    (1 + percent) n entries, every vector at least once, grouped by vector
+    raises: UserError where the files do not belong together or the percent is unknown
+    """
+    folder = Path(save_path)
+    model = load_model(folder / "dcnet.safetensors", folder / "ivfast.npy")
+    if model is None:
+        raise UserError(f"{folder}: dcnet.safetensors is missing or belongs to another ivfast.npy; train again")
+    facts = model.facts["centers"]
+    if percent not in facts.storing:
+        known = ", ".join(f"{p:g}" for p in facts.storing)
+        raise UserError(f"percent {percent:g} was not among the run's --percents ({known}); train with it")
+    centers = np.load(folder / "ivfast.npy")
+    router = centers_router("centers", model.space.inside(centers), model.space.metric, model.delta_floor, facts.k)
+    t = facts.storing[percent]
+    plan = Plan("benefit", percent, t, log_use(facts.use[t]))
+    width = min(model.about["settings"]["ftopk"], len(centers))
+    tiles = LogitTiles(router, Vectors("vectors", folder, vectors), model.space)
+    buckets = assign(tiles, [plan], width)[0].buckets
+    rows, columns = np.nonzero(buckets >= 0)
+    return rows, buckets[rows, columns].astype(np.int64)

@@ -1,0 +1,64 @@
+"""What README tells a newcomer to do works as written."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ivfast.synthetic import make_faces, save_set
+from run_dcnet import main
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def commands() -> list[list[str]]:
+    """Lines that start with run_dcnet, as words."""
+    return [found.replace("\\\n", " ").split()[1:] for found in re.findall(r"    (run_dcnet (?:.*\\\n)*.*)", README)]
+
+
+def test_commands_and_snippets_run_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only sizes are replaced."""
+    faces = make_faces(2, n_identities=300, images=10, dim=16, n_query=100)
+    save_set(tmp_path / "DATA", "mine", *faces)
+    save_set(tmp_path / "DATA", "other", *faces)
+    (tmp_path / "DATA" / "learn_mine.npy").rename(tmp_path / "DATA" / "learn.npy")
+    monkeypatch.chdir(tmp_path)
+    train, evaluate = commands()
+    small = " ".join(train).replace("--nlist 1024", "--nlist 32 --epochs 3")
+    assert main(small.replace("256 512 1024 1024", "16 32 32").split()) == 0
+    assert main(evaluate) == 0
+    plain, copies = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    names: dict[str, np.ndarray] = {}
+    exec(plain, names)  # noqa: S102
+    found = (names["ids"][:, :, None] == faces.gt[:, None, :]).any(axis=1).mean()
+    assert found > 0.4  # 0.55 seen: three epochs, a quarter of the buckets
+    exec(copies, names)  # noqa: S102
+    rows, buckets = names["rows"], names["buckets"]
+    n = len(faces.base)
+    assert len(rows) == n + round(0.8 * n)
+    assert set(rows) == set(range(n))
+    assert len(np.unique(rows * 32 + buckets)) == len(rows)  # no vector twice in a bucket
+    assert (names["ids"][:, :, None] == faces.gt[:, None, :]).any(axis=1).mean() > 0.4
+
+
+def test_files_of_a_run_are_those_listed(tmp_path: Path) -> None:
+    faces = make_faces(2, n_identities=100, images=10, dim=16, n_query=50)
+    save_set(tmp_path, "mine", *faces)
+    flags = "--nlist 8 --param_list 16 8 --epochs 2 --warmup 1 --percents 0 --gpu -1 --data_name mine"
+    out = tmp_path / "out"
+    assert (
+        main(["--save_path", str(out), "--data_path", str(tmp_path), "--learn_name", "learn_mine", *flags.split()]) == 0
+    )
+    named = set(re.findall(r"`([a-z_]+\.(?:npy|safetensors|json|png|log|jsonl))`", README)) | {"evaluation.csv"}
+    assert {path.name for path in out.iterdir() if path.is_file()} == named
+    assert (out / "cache").is_dir()
+
+
+def test_make_targets_are_those_named() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in set(re.findall(r"make (demo|test|parity|lint|bench)\b", README)):
+        assert re.search(rf"^{target}: ", makefile, flags=re.MULTILINE), target
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+    assert ci[-2:] == ["make lint", "make test"]
