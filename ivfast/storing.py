@@ -36,4 +36,5 @@ def store(save_path: Path | str, vectors: np.ndarray, percent: float) -> tuple[n
     tiles = LogitTiles(router, Vectors("vectors", folder, vectors), model.space)
     buckets = assign(tiles, [plan], width)[0].buckets
     rows, columns = np.nonzero(buckets >= 0)
-    return rows, buckets[rows, columns].astype(np.int64)
+    # contiguous, since FAISS takes pointers
+    return np.ascontiguousarray(rows), buckets[rows, columns].astype(np.int64)
