@@ -29,6 +29,7 @@ class Setup(NamedTuple):
     delta_floor: float
     learning_rates: np.ndarray  # (epochs S,) float64, by finite step
     use_rate: float  # a = min(1, batch / (20 nlist))
+    loss_scale: float = 1.0  # at the start
 
     @property
     def deep(self) -> bool:
@@ -43,6 +44,7 @@ class Metrics(NamedTuple):
     loss_net: Any  # () sum over pairs of meet(z_net); 0 without a deep path
     n_pairs: Any  # () pairs in finite steps
     n_skipped: Any  # () steps skipped for a non-finite gradient
+    n_in_a_row: Any  # () the longest run of skipped steps so far that was seen in the chunk
 
 
 class Backend(Protocol):
@@ -66,8 +68,16 @@ class Backend(Protocol):
         """`centers` (nlist, dim) float32 inside, and the deep path's weights by name."""
         ...
 
+    def weights(self, state: Any) -> dict[str, np.ndarray]:
+        """As starting_weights, of their own types."""
+        ...
+
     def use(self, state: Any) -> dict[str, np.ndarray]:
         """M of each router, (nlist,) float64."""
+        ...
+
+    def scale(self, state: Any) -> float:
+        """The loss scale, 1 without mixed precision."""
         ...
 
     def state_dict(self, state: Any) -> dict[str, np.ndarray]:
@@ -85,13 +95,24 @@ def load_backend(name: str, setup: Setup, gpu: int, precision: str = "float32") 
     gpu: device number, -1 is the CPU
     raises: UserError where its framework is not installed or the device is not there
     """
+    return _import(name).make_backend(setup, gpu, precision)
+
+
+def check_device(name: str, gpu: int) -> None:
+    """Refuse now what load_backend would refuse later.
+
+    raises: UserError where the backend's framework is not installed or the device is not there
+    """
+    _import(name).find_device(gpu)
+
+
+def _import(name: str) -> Any:
     try:
-        module = importlib.import_module(f"ivfast_{name}")
+        return importlib.import_module(f"ivfast_{name}")
     except ModuleNotFoundError as missing:
         raise UserError(
             f"--backend {name}: {missing.name} is not installed; {INSTALL[name]}, or choose another --backend"
         ) from None
-    return module.make_backend(setup, gpu, precision)
 
 
 def starting_weights(param_list: tuple[int, ...], seed: int) -> dict[str, np.ndarray]:

@@ -13,7 +13,7 @@ class Candidate(NamedTuple):
     epoch: int  # 0 is k-means
     k: float
     judgement: Judgement
-    arrays: dict[str, np.ndarray]  # as Backend.export
+    arrays: dict[str, np.ndarray]  # weights by name; u alone for centers; none for k-means
 
 
 class Choice(NamedTuple):

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -50,7 +51,12 @@ def parse(argv: list[str] | None = None) -> tuple[Config, set[str]]:
     raises: UserError on unknown flags (with the nearest known one), bad values, absent flags
     """
     parser = make_parser()
-    known, unknown = parser.parse_known_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    flags = {option for action in parser._actions for option in action.option_strings}
+    for word in words:  # before argparse misses the flag that was meant
+        if word.startswith("--") and word.split("=")[0] not in flags:
+            raise UserError(_unknown_flag(parser, word))
+    known, unknown = parser.parse_known_args(words)
     if unknown:
         raise UserError(_unknown_flag(parser, unknown[0]))
     given = vars(known)
@@ -100,6 +106,20 @@ def _add_data(parser: Parser) -> None:
         metavar="NAME",
     )
     _flag(group, "metric", "IP: inner product of unit vectors; L2: Euclidean distance", choices=METRICS)
+    _flag(
+        group,
+        "normalize",
+        "under IP, divide every row of learn, base and query by its norm",
+        type=boolean,
+        metavar="True|False",
+    )
+    _flag(
+        group,
+        "drop_bad_rows",
+        "leave out rows that hold NaN or infinity and, under IP, rows of zeros; gt follows, offsets count what is kept",
+        type=boolean,
+        metavar="True|False",
+    )
 
 
 def _add_training(parser: Parser) -> None:
@@ -125,6 +145,7 @@ def _add_training(parser: Parser) -> None:
     _flag(group, "drop_prop", "share of entries that --use_drop zeroes, 0 to 1", type=float, metavar="SHARE")
     _flag(group, "start_epoch", "continue from the end of this epoch", type=int, metavar="EPOCH")
     _flag(group, "resume", "continue from the newest checkpoint", type=boolean, metavar="True|False")
+    _flag(group, "checkpoint_minutes", "minutes between checkpoints within an epoch", type=float, metavar="MINUTES")
 
 
 def _add_network(parser: Parser) -> None:

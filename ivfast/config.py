@@ -9,6 +9,8 @@ from ivfast.errors import UserError
 METRICS = ("IP", "L2")
 APEX_MODES = ("O1", "O2")
 AMP_DTYPES = ("float16", "bfloat16")
+SMALLEST_SCALE, LARGEST_SCALE = 1, 2**24  # of the loss
+LARGEST_INT = 2**31 - 1  # what FAISS counts and seeds with
 BACKENDS = ("jax", "torch")
 
 
@@ -46,6 +48,9 @@ class Config:
     backend: str = "jax"
     amp_dtype: str = "float16"
     resume: bool = False
+    checkpoint_minutes: float = 30.0
+    normalize: bool = False
+    drop_bad_rows: bool = False
 
     @property
     def dim(self) -> int:
@@ -75,6 +80,7 @@ def check(config: Config) -> None:
     raises: UserError naming the flag, what was found and what is expected
     """
     _check_numbers(config)
+    _check_names(config)
     if config.eval:
         if config.ai_center is None:
             raise UserError("--eval True needs --ai_center: the ivfast.npy to evaluate")
@@ -90,13 +96,15 @@ def check(config: Config) -> None:
             f"--param_list ends in {config.param_list[-1]}, but --nlist is {config.nlist}: "
             "the last number must be nlist"
         )
+    check_normalize(config, config.metric)
     if config.epochs and config.warmup >= config.epochs:
         raise UserError(f"--warmup {config.warmup} must be less than --epochs {config.epochs}")
-    for name, what in (("use_amp", "mixed precision"), ("resume", "checkpoints")):
-        if getattr(config, name):
-            raise UserError(f"--{name} True comes with {what}, which this version does not have yet")
-    if config.start_epoch:
-        raise UserError("--start_epoch comes with checkpoints, which this version does not have yet")
+    if config.start_epoch > config.epochs:
+        raise UserError(f"--start_epoch {config.start_epoch} is above --epochs {config.epochs}")
+    if config.resume and config.start_epoch:
+        raise UserError("--resume True continues from the newest checkpoint: leave --start_epoch out, or --resume")
+    if not config.checkpoint_minutes > 0:
+        raise UserError(f"--checkpoint_minutes {config.checkpoint_minutes:g}: expected a number above 0")
 
 
 def clip(config: Config, given: set[str]) -> Config:
@@ -105,9 +113,14 @@ def clip(config: Config, given: set[str]) -> Config:
     raises: UserError where a value that was given is above it
     """
     if "nprobes" in given and max(config.nprobes) > config.nlist:
-        raise UserError(f"--nprobes {max(config.nprobes)} is above nlist {config.nlist}")
+        raise UserError(
+            f"--nprobes {max(config.nprobes)} is above nlist {config.nlist}: expected 1 to {config.nlist}; "
+            "leave the larger ones out"
+        )
     if "ftopk" in given and config.ftopk > config.nlist:
-        raise UserError(f"--ftopk {config.ftopk} is above nlist {config.nlist}")
+        raise UserError(
+            f"--ftopk {config.ftopk} is above nlist {config.nlist}: expected 1 to {config.nlist}; choose a smaller one"
+        )
     nprobes = tuple(nprobe for nprobe in config.nprobes if nprobe <= config.nlist)
     return replace(config, nprobes=nprobes, ftopk=min(config.ftopk, config.nlist))
 
@@ -117,27 +130,52 @@ def check_percents(config: Config, nlist: int) -> None:
     most = min(config.ftopk, nlist) - 1
     for percent in config.percents:
         if not 0 <= percent <= most:
-            raise UserError(f"--percents {percent:g}: expected 0 to {most} (min(ftopk, nlist) - 1 extras a vector)")
+            raise UserError(
+                f"--percents {percent:g}: expected 0 to {most} (min(ftopk, nlist) - 1 extras a vector); "
+                "choose a smaller ratio or a larger --ftopk"
+            )
 
 
 def _check_numbers(config: Config) -> None:
     at_least = {
         "warmup": 0, "epochs": 0, "batch_size": 1, "valid_batch_size": 1, "start_epoch": 0,
-        "ftopk": 1, "nlist": 1, "niter": 1, "seed": 0, "log_interval": 1, "gpu": -1, "scale": 1,
+        "ftopk": 1, "nlist": 1, "niter": 1, "seed": 0, "log_interval": 1, "gpu": -1, "scale": SMALLEST_SCALE,
     }  # fmt: skip
     for name, least in at_least.items():
         if getattr(config, name) < least:
-            raise UserError(f"--{name} {getattr(config, name)}: expected {least} or more")
+            raise UserError(f"--{name} {getattr(config, name)}: expected {least} or more; correct it")
+        if getattr(config, name) > LARGEST_INT:
+            raise UserError(f"--{name} {getattr(config, name)}: expected at most {LARGEST_INT}; correct it")
+    if config.scale > LARGEST_SCALE or config.scale & (config.scale - 1):
+        raise UserError(f"--scale {config.scale}: expected a power of two from 1 to {LARGEST_SCALE}, such as 1024")
     if not 0 < config.lr < float("inf"):
-        raise UserError(f"--lr {config.lr:g}: expected a number above 0")
+        raise UserError(f"--lr {config.lr:g}: expected a number above 0, such as 2e-3; correct it")
     if not 0 <= config.drop_prop < 1:
-        raise UserError(f"--drop_prop {config.drop_prop:g}: expected 0 <= drop_prop < 1")
+        raise UserError(f"--drop_prop {config.drop_prop:g}: expected 0 <= drop_prop < 1, such as 0.05; correct it")
     if min(config.nprobes) < 1:
-        raise UserError(f"--nprobes {min(config.nprobes)}: expected 1 or more")
+        raise UserError(f"--nprobes {min(config.nprobes)}: expected 1 to nlist; correct it")
+
+
+def _check_names(config: Config) -> None:
     for name in ("data_name", "learn_name"):
         value = getattr(config, name)
-        if value is not None and (Path(value).is_absolute() or ".." in Path(value).parts):
-            raise UserError(f"--{name} {value}: expected a name below --data_path, without '..'")
+        if value is None:
+            continue
+        if Path(value).is_absolute() or ".." in Path(value).parts:
+            raise UserError(
+                f"--{name} {value}: expected a name below --data_path, without '..'; put the folder into --data_path"
+            )
+        if not value:
+            raise UserError(f"--{name} {value!r}: expected a name below --data_path; write one")
+
+
+def check_normalize(config: Config, metric: str) -> None:
+    """Unit norm belongs to IP: under L2 it would change every distance."""
+    if config.normalize and metric != "IP":
+        raise UserError(
+            f"--normalize True with --metric {metric}: expected --metric IP, since it would change every distance; "
+            "leave --normalize out, or use --metric IP"
+        )
 
 
 def _words(values: tuple[int, ...]) -> str:

@@ -1,19 +1,23 @@
 """The four arrays of a run: opened by memory map, checked, read as float32 rows."""
 
 import hashlib
+import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from ivfast.errors import UserError
+from ivfast.ground_truth import check_gt
+from ivfast.npy import missing, open_array
 from ivfast.progress import Progress
 
 BLOCK_BYTES = 64 << 20  # read at once: 64 MiB, far under what any machine has
 UNIT_TOLERANCE = 1e-3  # a row this close to unit norm counts as unit norm under IP
 FLOATS = ("float16", "float32", "float64")
+FINE, NOT_FINITE, ZERO, NOT_UNIT = range(4)  # what a row can be; ZERO and NOT_UNIT under IP alone
 
 
 class Space(NamedTuple):
@@ -41,45 +45,67 @@ class Space(NamedTuple):
         return x if self.metric == "IP" else x * self.scale + self.mean
 
 
+class Cleaning(NamedTuple):
+    """What is done to rows that cannot be used as they are."""
+
+    normalize: bool = False  # divide rows by their norms
+    drop: bool = False  # leave out rows that are not finite, and under IP rows of zeros
+
+
+AS_STORED = Cleaning()
+
+
 @dataclass(frozen=True)
 class Vectors:
     """Rows of one .npy file.
 
-    name: what messages call it; digest: hash of all its bytes, empty before `scan`
+    name: what messages call it; digest: hash of all its bytes and of what cleaning changed, empty before `scan`
     """
 
     name: str
     path: Path
-    rows: np.ndarray  # (n, dim) memory map
+    rows: np.ndarray  # (rows of the file, dim) memory map; read through `stored` or `take` alone
     digest: str = ""
+    kept: np.ndarray | None = None  # (n,) int64, rows of the file that count, ascending; None: all
+    normalize: bool = False
 
     def __len__(self) -> int:
-        return self.rows.shape[0]
+        return self.rows.shape[0] if self.kept is None else len(self.kept)
 
     @property
     def dim(self) -> int:
         """Entries of a row."""
         return self.rows.shape[1]
 
+    def stored(self, index: np.ndarray | slice) -> np.ndarray:
+        """The rows at `index`, (len(index), dim) in C order, normalised where that is asked for."""
+        rows = np.ascontiguousarray(self.rows[index if self.kept is None else self.kept[index]])
+        return unit_rows(rows) if self.normalize else rows
+
     def take(self, space: Space, index: np.ndarray | slice) -> np.ndarray:
         """The rows at `index` as x, (len(index), dim) float32."""
-        return space.inside(self.rows[index])
+        return space.inside(self.stored(index))
+
+    def only(self, index: np.ndarray) -> "Vectors":
+        """The same file, but of its rows that count those at `index` alone."""
+        return replace(self, kept=index if self.kept is None else self.kept[index])
 
 
-def open_array(path: Path, name: str) -> np.ndarray:
-    """Memory-map one two-dimensional .npy file.
+def unit_rows(rows: np.ndarray) -> np.ndarray:
+    """Rows over their norms, in float64 and block by block. Zeros stay zeros, infinity becomes NaN.
 
-    raises: UserError where it is absent, not such a file, or not two-dimensional
+    rows: (n, dim) any float; returns (n, dim) float32
     """
-    if not path.is_file():
-        raise UserError(f"{name}: {path} is missing; {_what_is_there(path.parent)}")
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, EOFError, OSError) as problem:
-        raise UserError(f"{name}: {path} is no readable .npy array ({problem}); save it with np.save") from None
-    if array.ndim != 2 or 0 in array.shape:
-        raise UserError(f"{name}: {path} has shape {array.shape}, expected (rows, columns), both above 0")
-    return array
+    unit = np.empty(rows.shape, dtype=np.float32)
+    step = rows_per_block(rows.shape[1])
+    for start in range(0, len(rows), step):
+        x = rows[start : start + step].astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            # by a power of two first, which is exact, so that no square overflows or vanishes
+            x = np.ldexp(x, -np.frexp(np.abs(x).max(axis=1, keepdims=True))[1])
+            norms = np.sqrt(np.square(x).sum(axis=1, keepdims=True))
+            unit[start : start + step] = x / np.where(norms > 0, norms, 1)
+    return unit
 
 
 def open_vectors(path: Path, name: str, dim: int | None) -> Vectors:
@@ -94,47 +120,109 @@ def open_vectors(path: Path, name: str, dim: int | None) -> Vectors:
     if dim is not None and rows.shape[1] != dim:
         raise UserError(
             f"{name}: {path} has {rows.shape[1]} columns, expected {dim} "
-            "(the first number of --param_list, and the same in learn, base, query and centers)"
+            "(the first number of --param_list, and the same in learn, base, query and centers); "
+            "correct --param_list or name other files"
         )
     return Vectors(name, path, rows)
 
 
-def scan(vectors: Vectors, metric: str, progress: Progress) -> Vectors:
-    """One pass over all rows: hash them, and refuse what would spoil a run.
+def scan(vectors: Vectors, metric: str, progress: Progress, cleaning: Cleaning = AS_STORED) -> Vectors:
+    """One pass over all rows of the file: hash them, and refuse or drop what would spoil a run.
 
-    returns: the vectors with their digest
-    raises: UserError on NaN, infinity, or (under IP) rows without unit norm
+    returns: the vectors with their digest, and with what cleaning made of them
+    raises: UserError on NaN, infinity, or (under IP) rows of zeros or without unit norm, where cleaning leaves them
     """
+    _note_form(vectors, progress)
     digest = hashlib.blake2b(f"{vectors.rows.shape} {vectors.rows.dtype.str}".encode(), digest_size=16)
+    faults = np.zeros(len(vectors.rows), dtype=np.int8)
     step = rows_per_block(vectors.dim)
-    with progress.bar(f"checking {vectors.name}", len(vectors)) as bar:
-        for start in range(0, len(vectors), step):
+    with progress.bar(f"checking {vectors.name}", len(faults)) as bar:
+        for start in range(0, len(faults), step):
             block = np.ascontiguousarray(vectors.rows[start : start + step])
             digest.update(block.data)
-            _check_rows(vectors, block, start, metric)
+            faults[start : start + step] = _faults(unit_rows(block) if cleaning.normalize else block, metric)
             bar.advance(len(block))
-    return Vectors(vectors.name, vectors.path, vectors.rows, digest.hexdigest())
+    if cleaning.normalize:
+        digest.update(b"normalize")
+    scanned = replace(vectors, normalize=cleaning.normalize)
+    if cleaning.drop:
+        scanned = _drop(scanned, faults, progress)
+        if scanned.kept is not None:
+            digest.update(b"drop")
+        faults[(faults == NOT_FINITE) | (faults == ZERO)] = FINE  # they are gone
+    _refuse(vectors, faults)
+    return replace(scanned, digest=digest.hexdigest())
 
 
-def _check_rows(vectors: Vectors, block: np.ndarray, start: int, metric: str) -> None:
-    with np.errstate(over="ignore", invalid="ignore"):
-        x = block.astype(np.float32)
-    finite = np.isfinite(x).all(axis=1)
-    if not finite.all():
-        first = start + int(np.argmin(finite))
-        raise UserError(
-            f"{vectors.name}: {vectors.path} row {first} holds NaN, infinity or a value beyond float32; "
-            "remove or mend such rows"
+def _note_form(vectors: Vectors, progress: Progress) -> None:
+    dtype, flags = vectors.rows.dtype, vectors.rows.flags
+    form = ["big-endian"] if dtype.byteorder == ">" else []
+    form += [dtype.name] if dtype.name != "float32" else []
+    form += ["Fortran order"] if flags.f_contiguous and not flags.c_contiguous else []
+    if form:
+        progress.note(
+            f"warning: {vectors.name}: {vectors.path} is stored as {', '.join(form)}; "
+            "converted block by block, which takes time on every reading"
         )
+
+
+def _faults(block: np.ndarray, metric: str) -> np.ndarray:
+    """What each row is, (n,) int8."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        x = block.astype(np.float32, copy=False)
+    faults = np.where(np.isfinite(x).all(axis=1), FINE, NOT_FINITE).astype(np.int8)
     if metric == "IP":
-        norms = np.sqrt(np.square(x, dtype=np.float64).sum(axis=1))
-        off = np.abs(norms - 1) > UNIT_TOLERANCE
-        if off.any():
-            first = int(np.argmax(off))
-            raise UserError(
-                f"{vectors.name}: {vectors.path} row {start + first} has norm {norms[first]:.4g}, expected 1 under "
-                "--metric IP; run faiss.normalize_L2 before np.save, or use --metric L2"
-            )
+        with np.errstate(invalid="ignore"):
+            norms = np.sqrt(np.square(x, dtype=np.float64).sum(axis=1))
+        faults[(faults == FINE) & (np.abs(norms - 1) > UNIT_TOLERANCE)] = NOT_UNIT
+        faults[norms == 0] = ZERO
+    return faults
+
+
+def _drop(vectors: Vectors, faults: np.ndarray, progress: Progress) -> Vectors:
+    """Keep all rows but those of zeros and those that are not finite, and say how many they are."""
+    n_not_finite, n_zero = (int((faults == fault).sum()) for fault in (NOT_FINITE, ZERO))
+    kept = np.flatnonzero((faults != NOT_FINITE) & (faults != ZERO))
+    progress.note(
+        f"{vectors.name}: {len(faults) - len(kept):,} of {len(faults):,} rows dropped "
+        f"({n_zero:,} zero, {n_not_finite:,} not finite)"
+    )
+    if len(kept) == 0:
+        raise UserError(
+            f"{vectors.name}: no row of {vectors.path} can be used ({n_zero:,} are zero, {n_not_finite:,} not finite), "
+            "expected some; save it anew"
+        )
+    return vectors if len(kept) == len(faults) else replace(vectors, kept=kept)
+
+
+def _refuse(vectors: Vectors, faults: np.ndarray) -> None:
+    """Raise UserError where a row of the file is not fine."""
+    where = f"{vectors.name}: {vectors.path}"
+    found = {fault: np.flatnonzero(faults == fault) for fault in (NOT_FINITE, ZERO, NOT_UNIT)}
+    if len(found[NOT_FINITE]):
+        raise UserError(
+            f"{where} {_rows(found[NOT_FINITE], 'holds', 'hold')} NaN, infinity or a value beyond float32, expected "
+            "finite numbers; mend such rows, or leave them out with --drop_bad_rows True"
+        )
+    if len(found[ZERO]):
+        raise UserError(
+            f"{where} {_rows(found[ZERO], 'is', 'are')} zero, expected unit norm under --metric IP; "
+            "leave such rows out with --drop_bad_rows True, or use --metric L2"
+        )
+    if len(found[NOT_UNIT]):
+        first = vectors.rows[found[NOT_UNIT][0]].astype(np.float64)
+        raise UserError(
+            f"{where} {_rows(found[NOT_UNIT], 'has', 'have')} norm {np.linalg.norm(first):.4g}, expected 1 under "
+            "--metric IP; add --normalize True, or run faiss.normalize_L2 before np.save, or use --metric L2"
+        )
+
+
+def _rows(index: np.ndarray, verb: str, plural: str) -> str:
+    """The first rows by number, and how many more: 'row 3 holds', 'rows 3, 7 (and 40 more) hold'."""
+    if len(index) == 1:
+        return f"row {index[0]} {verb}"
+    more = f" (and {len(index) - 5:,} more)" if len(index) > 5 else ""
+    return f"rows {', '.join(str(row) for row in index[:5])}{more} {plural}"
 
 
 def rows_per_block(dim: int) -> int:
@@ -165,8 +253,8 @@ def moments(vectors: Vectors, space: Space | None) -> tuple[np.ndarray, np.float
 
     def blocks() -> Iterator[np.ndarray]:
         for start in range(0, len(vectors), step):
-            rows = vectors.rows[start : start + step]
-            yield np.asarray(rows if space is None else space.inside(rows), dtype=np.float64)
+            rows = slice(start, start + step)
+            yield np.asarray(vectors.stored(rows) if space is None else vectors.take(space, rows), dtype=np.float64)
 
     mean = np.zeros(vectors.dim)
     for block in blocks():
@@ -196,27 +284,11 @@ def open_evaluation_set(data_path: Path, data_name: str, dim: int | None) -> Eva
 
     raises: UserError on shapes, types and offsets that do not fit each other
     """
-    folder = data_path / data_name
-    base = open_vectors(folder / "base.npy", "base", dim)
-    query = open_vectors(folder / "query.npy", "query", base.dim)
-    gt_path = folder / "gt.npy"
-    gt = open_array(gt_path, "gt")
-    if gt.dtype.kind not in "iu":
-        raise UserError(f"gt: {gt_path} holds {gt.dtype}, expected int64 offsets into base")
-    if gt.shape[0] != len(query):
-        raise UserError(f"gt: {gt_path} has {gt.shape[0]} rows, expected {len(query)} (one per query)")
-    low, high = int(gt.min()), int(gt.max())
-    if low < -1 or high >= len(base):
-        raise UserError(
-            f"gt: {gt_path} holds offsets {low} to {high}, expected 0 to {len(base) - 1} (rows of base), or -1 for none"
-        )
-    if not (np.asarray(gt[:, :10]) >= 0).any():
-        raise UserError(f"gt: {gt_path} names no right answer in its first 10 columns")
-    return EvaluationSet(data_name, gt_path, base, query, gt)
-
-
-def _what_is_there(folder: Path) -> str:
-    if not folder.is_dir():
-        return f"the folder {folder} does not exist"
-    names = sorted(entry.name + "/" * entry.is_dir() for entry in folder.iterdir())
-    return f"{folder} holds {', '.join(names[:12]) or 'nothing'}{', ...' if len(names) > 12 else ''}"
+    paths = {name: data_path / data_name / f"{name}.npy" for name in ("base", "query", "gt")}
+    if absent := {name: path for name, path in paths.items() if not os.path.isfile(path)}:
+        raise missing(absent)
+    base = open_vectors(paths["base"], "base", dim)
+    query = open_vectors(paths["query"], "query", base.dim)
+    gt = open_array(paths["gt"], "gt")
+    check_gt(gt, paths["gt"], len(query), len(base))
+    return EvaluationSet(data_name, paths["gt"], base, query, gt)

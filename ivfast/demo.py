@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 import sys
 import time
 from pathlib import Path
@@ -81,6 +82,8 @@ def main(argv: list[str] | None = None) -> int:
     console.print(f"Generating {NAME} (synthetic) and cutting {PATCHES} into {data}")
     save_set(data, NAME, *make_faces(SEED))
     save_set(data, PATCHES, *make_patches())
+    for name in (NAME, PATCHES):  # the demo's own: a used save_path would be refused
+        shutil.rmtree(options.save_path / name / "checkpoints", ignore_errors=True)
     for name, flags in ((NAME, FACES_FLAGS), (PATCHES, PATCHES_FLAGS)):
         flags = (
             f"--backend {options.backend} --save_path {options.save_path / name} --data_path {data} "

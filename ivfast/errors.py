@@ -10,3 +10,11 @@ class UserError(Exception):
 
 class RunError(Exception):
     """A run that cannot go on through no fault of its input: `main` prints it and exits 1."""
+
+
+class StopRequestedError(Exception):
+    """SIGTERM or Ctrl-C: `main` exits with 128 plus its number."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"stopped by signal {number}")
+        self.number = number

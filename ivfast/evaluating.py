@@ -7,15 +7,15 @@ from typing import NamedTuple
 import numpy as np
 
 from ivfast import report
-from ivfast.backends import Backend, Setup, load_backend
+from ivfast.backends import Backend, Setup, check_device, load_backend
 from ivfast.calibration import fit_k, pair_logits
-from ivfast.config import Config, check_percents
+from ivfast.config import Config, check_normalize, check_percents
 from ivfast.data import (
+    EvaluationSet,
     Space,
     Vectors,
     learn_path,
     measure_space,
-    open_array,
     open_evaluation_set,
     open_vectors,
     scan,
@@ -25,7 +25,9 @@ from ivfast.errors import UserError
 from ivfast.evaluation import Result, RouterSetting, evaluate_router, held_out_rows
 from ivfast.export import Model, load_model
 from ivfast.facts import Facts, fit_facts, make_plans
+from ivfast.intake import cleaning, scan_set
 from ivfast.neighbors import find_neighbors, split
+from ivfast.npy import open_array
 from ivfast.preparation import measure_buckets
 from ivfast.progress import Progress, silent
 from ivfast.routers import LogitTiles, Router, centers_router
@@ -67,32 +69,46 @@ def find_model(config: Config, given: set[str]) -> Found:
         raise UserError(
             f"--metric {config.metric}, but the centers were trained for {model.space.metric}; leave it out"
         )
+    metric = model.space.metric if model else config.metric
+    check_normalize(config, metric)
+    if model and (model.param_list[-1], model.param_list[0]) != (nlist, dim):
+        raise UserError(f"{path.parent / 'dcnet.safetensors'} is for other centers than {path}; remove it")
+    if model and model.net:
+        check_device(config.backend, config.gpu)
     kmeans_path = path.parent / "kmeans.npy"
     kmeans = _open_centers(kmeans_path, centers.shape) if kmeans_path.is_file() else None
-    return Found(centers, kmeans, model, model.space.metric if model else config.metric)
+    return Found(centers, kmeans, model, metric)
 
 
 def _open_centers(path: Path, shape: tuple[int, ...] | None) -> np.ndarray:
     array = open_array(path, "centers")
     if array.dtype.kind != "f":
-        raise UserError(f"centers: {path} holds {array.dtype}, expected float32")
+        raise UserError(f"centers: {path} holds {array.dtype}, expected float32; name an ivfast.npy")
     if shape is not None and array.shape != shape:
-        raise UserError(f"centers: {path} has shape {array.shape}, expected {shape} as the ivfast.npy beside it")
-    centers = np.array(array, dtype=np.float32)
+        raise UserError(
+            f"centers: {path} has shape {array.shape}, expected {shape} as the ivfast.npy beside it; remove it"
+        )
+    with np.errstate(over="ignore"):
+        centers = np.array(array, dtype=np.float32)
     if not np.isfinite(centers).all():
         raise UserError(f"centers: {path} holds NaN or infinity; export it anew")
     return centers
 
 
-def evaluate(config: Config, found: Found, progress: Progress, scanned_learn: Vectors | None = None) -> list[Result]:
+def evaluate(
+    config: Config, found: Found, progress: Progress, scanned_learn: Vectors | None = None,
+    scanned_data: EvaluationSet | None = None,
+) -> list[Result]:  # fmt: skip
     """Evaluate every router found on DATA_NAME and write the report into save_path.
 
-    scanned_learn: learn, where it was opened and scanned already
+    scanned_*: where they were opened and scanned already
     """
     nlist, dim = found.centers.shape
     check_percents(config, nlist)
-    data = open_evaluation_set(config.data_path, config.data_name, dim)
-    data = data._replace(base=scan(data.base, found.metric, progress), query=scan(data.query, found.metric, progress))
+    data = scanned_data
+    if data is None:
+        data = open_evaluation_set(config.data_path, config.data_name, dim)
+        data = scan_set(data, found.metric, progress, cleaning(config))
     learn = scanned_learn or _open_learn(config, found, progress)
     space = _space(found, learn)
     routers = _make_routers(config, found, space, learn)
@@ -114,7 +130,7 @@ def _open_learn(config: Config, found: Found, progress: Progress) -> Vectors | N
             f"learn {path or '(no --learn_name)'} is not at hand: fixed probing, with nearest and ratio assignment only"
         )
         return None
-    return scan(open_vectors(path, "learn", found.centers.shape[1]), found.metric, progress)
+    return scan(open_vectors(path, "learn", found.centers.shape[1]), found.metric, progress, cleaning(config))
 
 
 def _space(found: Found, learn: Vectors | None) -> Space:
@@ -142,7 +158,7 @@ class _Fitting:
         learn = self.learn
         if len(learn) > MOST_LEARN:
             drawn = generator(self.seed, 0, "sample", 3).choice(len(learn), MOST_LEARN, replace=False)
-            learn = Vectors(learn.name, learn.path, learn.rows[np.sort(drawn)], learn.digest)
+            learn = learn.only(np.sort(drawn))
         ftopk = min(self.ftopk, len(learn) - 1)
         neighbors = find_neighbors(learn, self.space, ftopk, self.seed, silent())
         return make_held_out(learn, self.space, neighbors, self.nlist, min(ftopk, self.nlist), self.seed)

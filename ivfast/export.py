@@ -7,12 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from ivfast.data import Space
 from ivfast.errors import UserError
 from ivfast.facts import Facts
-from ivfast.files import write_beside
+from ivfast.files import save_tensors
 
 SCHEMA = 1
 
@@ -63,10 +62,8 @@ def save_model(path: Path, model: Model, centers_path: Path) -> None:
         "routers": routers,
         "about": model.about,
     }
-    arrays = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
     # one key, since safetensors writes several in no fixed order and equal runs give equal bytes
-    text = {"ivfast": json.dumps(metadata, sort_keys=True)}
-    write_beside(path, lambda beside: save_file(arrays, beside, text))
+    save_tensors(path, arrays, {"ivfast": json.dumps(metadata, sort_keys=True)})
 
 
 def load_model(path: Path, centers_path: Path) -> Model | None:
@@ -82,10 +79,20 @@ def load_model(path: Path, centers_path: Path) -> Model | None:
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as problem:
         raise UserError(f"{path} cannot be read ({problem}); remove it, or train again") from None
-    if about.get("schema") != SCHEMA:
-        raise UserError(f"{path} has schema {about.get('schema')}, expected {SCHEMA}; train again with this version")
-    if about["ivfast_sha256"] != file_hash(centers_path):
+    schema = about.get("schema") if isinstance(about, dict) else None
+    if schema != SCHEMA:
+        raise UserError(f"{path} has schema {schema}, expected {SCHEMA}; train again with this version")
+    if about.get("ivfast_sha256") != file_hash(centers_path):
         return None
+    try:
+        return _as_model(about, arrays)
+    except (KeyError, TypeError, ValueError, AttributeError) as problem:
+        raise UserError(
+            f"{path} lacks what schema {SCHEMA} has ({problem!r}), expected a file that ivfast wrote; train again"
+        ) from None
+
+
+def _as_model(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> Model:
     facts = {
         name: Facts(
             router["k"],

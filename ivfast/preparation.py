@@ -53,6 +53,7 @@ def prepare(config: Config, learn: Vectors, progress: Progress) -> Prepared:
     facts = {"learn": learn.digest, "metric": config.metric, "seed": config.seed, "faiss": faiss.__version__}
 
     def cluster() -> dict[str, np.ndarray]:
+        progress.note(f"k-means: clustering {len(learn):,} vectors into {config.nlist} buckets")
         found = train_kmeans(learn, space, config.nlist, config.niter, config.seed)
         return {"centers": found.centers, "counts": np.array([found.n_iterations, found.n_points])}
 
@@ -124,5 +125,5 @@ def make_setup(config: Config, prepared: Prepared) -> Setup:
         config.param_list, config.metric, prepared.kmeans, prepared.buckets.radius, mean,
         np.float32(scale or 1), prepared.buckets.delta_floor,
         learning_rates(config.lr, config.epochs, config.warmup, n_steps),
-        min(1.0, config.batch_size / (USE_MEMORY * config.nlist)),
+        min(1.0, config.batch_size / (USE_MEMORY * config.nlist)), config.scale,
     )  # fmt: skip

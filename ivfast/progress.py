@@ -47,9 +47,14 @@ class Progress:
         self._append("metrics.jsonl", json.dumps(record))
 
     def _append(self, name: str, line: str) -> None:
-        if self.folder is not None:
+        if self.folder is None:
+            return
+        try:
             with (self.folder / name).open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
+        except OSError as problem:
+            folder, self.folder = self.folder, None  # the run goes on without its log
+            self.console.print(f"warning: {folder / name} cannot be written ({problem.strerror})", markup=False)
 
     @contextmanager
     def bar(self, title: str, total: int, unit: str = "rows") -> Iterator[Bar]:

@@ -72,8 +72,8 @@ def _keep_other(folder: Path, name: str) -> None:
 def data_fingerprint(data: EvaluationSet) -> dict[str, Any]:
     """Shapes and hashes of what was searched."""
     return {
-        "base": {"shape": list(data.base.rows.shape), "hash": data.base.digest},
-        "query": {"shape": list(data.query.rows.shape), "hash": data.query.digest},
+        "base": {"shape": [len(data.base), data.base.dim], "hash": data.base.digest},
+        "query": {"shape": [len(data.query), data.query.dim], "hash": data.query.digest},
         "gt": {"shape": list(data.gt.shape), "hash": file_hash(data.gt_path)[:32]},
     }
 

@@ -48,6 +48,7 @@ class Judgement(NamedTuple):
 
     benefit: list[Curves]  # at each of percents, T_s = 1
     nearest: Curves | None  # percent 0 by distance alone; None for the net
+    used: int = 0  # buckets that are the best of some held-out vector
 
 
 def make_held_out(learn: Vectors, space: Space, neighbors: Neighbors, nlist: int, width: int, seed: int) -> HeldOut:
@@ -156,7 +157,8 @@ def judge(held: HeldOut, router: Router, percents: tuple[float, ...], *, by_near
     if by_nearest:
         plans.append(Plan("ratio", 0.0))
     curves = measure(held, tiles, plans)
-    return Judgement(curves[: len(percents)], curves[-1] if by_nearest else None)
+    used = len(np.unique(np.concatenate([z.argmax(axis=1) for _, z in tiles.held_out])))
+    return Judgement(curves[: len(percents)], curves[-1] if by_nearest else None, used)
 
 
 def scanned_share(curves: Curves, weights: np.ndarray | None = None) -> float:

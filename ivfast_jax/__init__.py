@@ -13,7 +13,7 @@ from ivfast.batches import Chunk
 from ivfast.errors import UserError
 from ivfast_jax.model import Constants, DCNet, centers
 from ivfast_jax.optimizer import Moments, init_moments
-from ivfast_jax.precision import make_policy
+from ivfast_jax.precision import LossScale, init_scale, make_policy
 from ivfast_jax.step import TrainState, forward, train_chunk
 
 
@@ -24,9 +24,14 @@ class Backend:
         self.setup, self.device = setup, device
         self.policy = make_policy(precision)
         self.network = DCNet(setup.param_list, setup.metric, self.policy)
+        # what is exported is a float32 network, and is judged as one
+        judged = self.network.clone(policy=make_policy("float64" if precision == "float64" else "float32"))
         self.constants = Constants(*(self._put(np.asarray(getattr(setup, name))) for name in Constants._fields))
-        self._chunk = jax.jit(partial(train_chunk, network=self.network), donate_argnums=0)
-        self._forward = jax.jit(partial(forward, self.network))
+        # else XLA leaves out the rounding to a half type where it sees one go straight back
+        options = {"xla_allow_excess_precision": False}
+        chunk = partial(train_chunk, network=self.network)
+        self._chunk = jax.jit(chunk, donate_argnums=0, compiler_options=options)
+        self._forward = jax.jit(partial(forward, judged))
         self._centers = jax.jit(partial(centers, metric=setup.metric))
 
     def _put(self, array: np.ndarray | float) -> Array:
@@ -41,6 +46,7 @@ class Backend:
             init_moments(params),
             {router: self._put(use) for router in routers},
             jax.device_put(jnp.int32(0), self.device),
+            jax.device_put(init_scale(self.setup.loss_scale, self.policy), self.device),
         )
 
     def train_chunk(self, state: TrainState, chunk: Chunk, k: float) -> tuple[TrainState, Metrics]:
@@ -60,9 +66,17 @@ class Backend:
         arrays |= {name: value for name, value in state.params.items() if name != "u"}
         return {name: np.array(value, dtype=np.float32) for name, value in arrays.items()}
 
+    def weights(self, state: TrainState) -> dict[str, np.ndarray]:
+        """As starting_weights, of their own types."""
+        return {name: np.array(value) for name, value in state.params.items()}
+
     def use(self, state: TrainState) -> dict[str, np.ndarray]:
         """M of each router, (nlist,) float64."""
         return {router: np.array(m, dtype=np.float64) for router, m in state.use.items()}
+
+    def scale(self, state: TrainState) -> float:
+        """The loss scale, 1 without mixed precision."""
+        return float(state.scale.value)
 
     def state_dict(self, state: TrainState) -> dict[str, np.ndarray]:
         """Everything of a state, by name; the same names, shapes and types in all backends."""
@@ -71,22 +85,27 @@ class Backend:
             "first": state.moments.first,
             "second": state.moments.second,
             "use": state.use,
+            "scale": state.scale._asdict(),
         }
         arrays = {f"{group}/{name}": np.array(v) for group, named in groups.items() for name, v in named.items()}
         return arrays | {"step": np.array(state.step)}
 
     def from_state_dict(self, arrays: dict[str, np.ndarray]) -> TrainState:
         """The inverse of state_dict; raises KeyError on absent or unknown names."""
-        groups: dict[str, dict[str, Array]] = {"params": {}, "first": {}, "second": {}, "use": {}}
+        groups: dict[str, dict[str, Array]] = {"params": {}, "first": {}, "second": {}, "use": {}, "scale": {}}
         for name, value in arrays.items():
             if name != "step":
                 group, _, key = name.partition("/")
-                groups[group][key] = self._put(value)
+                groups[group][key] = jax.device_put(jnp.asarray(value), self.device)
+        scale = LossScale(*(groups["scale"].pop(name) for name in LossScale._fields))
+        if groups["scale"]:
+            raise KeyError(f"unknown: {', '.join(groups['scale'])}")
         return TrainState(
             groups["params"],
             Moments(groups["first"], groups["second"]),
             groups["use"],
             jax.device_put(jnp.int32(arrays["step"]), self.device),
+            scale,
         )
 
 

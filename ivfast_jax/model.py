@@ -10,7 +10,7 @@ from jax import Array, lax
 
 from ivfast.backends import MOVE
 from ivfast.routers import NEAR
-from ivfast_jax.precision import Policy, product
+from ivfast_jax.precision import Policy, product, rounded
 
 
 class Constants(NamedTuple):
@@ -26,7 +26,7 @@ class Constants(NamedTuple):
 
 
 class Dense(nn.Module):
-    """x @ weight + bias, results in policy.activation."""
+    """x @ weight, rounded to policy.activation, + bias in policy.stat."""
 
     n_in: int
     n_out: int
@@ -34,10 +34,10 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """x: (n, n_in) -> (n, n_out) policy.activation"""
+        """x: (n, n_in) -> (n, n_out) policy.stat"""
         weight = self.param("weight", nn.initializers.zeros, (self.n_in, self.n_out))
         bias = self.param("bias", nn.initializers.zeros, (self.n_out,))
-        return product(x, weight, self.policy).astype(self.policy.activation) + bias.astype(self.policy.activation)
+        return product(x, weight, self.policy, self.policy.activation).astype(self.policy.stat) + bias
 
 
 class DCNet(nn.Module):
@@ -70,9 +70,8 @@ class DCNet(nn.Module):
             return None
         h = (x - constants.mean) / constants.scale
         for layer, norm in zip(self.layers, self.norms, strict=False):
-            h = norm(layer(h).astype(self.policy.stat))
-            h = nn.gelu(h, approximate=False).astype(self.policy.activation)
-        return self.layers[-1](h).astype(self.policy.stat)
+            h = nn.gelu(norm(layer(h)), approximate=False).astype(self.policy.activation)
+        return self.layers[-1](h)
 
 
 def centers(u: Array, constants: Constants, metric: str) -> Array:
@@ -91,13 +90,21 @@ def centers(u: Array, constants: Constants, metric: str) -> Array:
 def squared_distances(x: Array, c: Array, metric: str, policy: Policy) -> Array:
     """d^2 of rows to centers, at least 0 (see ivfast.routers.squared_distances).
 
+    Norms are of the vectors as the product sees them, else rounding would move whole buckets:
+    under IP the rounding's share is added to 1 + 1, under L2 rounded vectors are squared.
+
     x: (n, dim), c: (nlist, dim); returns (n, nlist) policy.stat
     """
-    products = product(x, c.T, policy)
+    products = product(x, c.T, policy, policy.stat)
+    if policy.product != policy.stat and metric == "IP":
+        off_x, off_c = (
+            lax.stop_gradient(jnp.square(rounded(v, policy)).sum(axis=1) - jnp.square(v).sum(axis=1)) for v in (x, c)
+        )
+        return jnp.maximum(2 + off_x[:, None] + off_c - 2 * products, 0)
     if metric == "IP":
         return jnp.maximum(2 - 2 * products, 0)
-    norms = jnp.square(x).sum(axis=1)[:, None] + jnp.square(c).sum(axis=1)
-    return jnp.maximum(norms - 2 * products, 0)
+    norms = [jnp.square(rounded(v, policy)).sum(axis=1) for v in (x, c)]
+    return jnp.maximum(norms[0][:, None] + norms[1] - 2 * products, 0)
 
 
 def center_logits(x: Array, c: Array, delta_floor: Array, metric: str, policy: Policy) -> Array:

@@ -11,7 +11,7 @@ from ivfast.backends import NET_WEIGHT, Metrics
 from ivfast_jax.loss import mean_use, meet, next_use
 from ivfast_jax.model import Constants, DCNet, log_membership, net_logits
 from ivfast_jax.optimizer import Moments, adam_step
-from ivfast_jax.precision import all_finite
+from ivfast_jax.precision import LossScale, all_finite, next_scale
 
 
 class TrainState(NamedTuple):
@@ -21,6 +21,7 @@ class TrainState(NamedTuple):
     moments: Moments
     use: dict[str, Array]  # m of centers and, with a deep path, net; (nlist,), sums to 1
     step: Array  # () int32, finite steps so far
+    scale: LossScale  # changed by every step
 
 
 class Losses(NamedTuple):
@@ -40,9 +41,9 @@ def forward(network: DCNet, params: dict[str, Array], x: Array, constants: Const
 
 def batch_loss(
     params: dict[str, Array], use: dict[str, Array], x: Array, x_pair: Array, valid: Array,
-    k: Array, network: DCNet, constants: Constants,
+    k: Array, scale: Array, network: DCNet, constants: Constants,
 ) -> tuple[Array, Losses]:  # fmt: skip
-    """meet(z_centers) + 0.3 meet(z_net), mean over the valid pairs.
+    """meet(z_centers) + 0.3 meet(z_net), mean over the valid pairs, times the loss scale.
 
     x, x_pair: (batch, dim); valid: (batch,) bool
     """
@@ -55,7 +56,7 @@ def batch_loss(
         mean_p[router] = lax.stop_gradient(mean_use(log_p, log_q, valid))
     net = sums.get("net", jnp.zeros_like(sums["centers"]))
     total = (sums["centers"] + NET_WEIGHT * net) / jnp.maximum(valid.sum(), 1)
-    return total, Losses(sums["centers"], net, mean_p)
+    return scale * total, Losses(sums["centers"], net, mean_p)
 
 
 def train_step(
@@ -66,18 +67,21 @@ def train_step(
     x, x_pair: (batch, dim); valid: (batch,) bool, at least one True
     """
     grad = jax.grad(batch_loss, has_aux=True)
-    gradients, losses = grad(state.params, state.use, x, x_pair, valid, k, network, constants)
+    scaled, losses = grad(state.params, state.use, x, x_pair, valid, k, state.scale.value, network, constants)
+    gradients = {name: gradient / state.scale.value for name, gradient in scaled.items()}
     finite = all_finite(list(gradients.values()))
+    scale = next_scale(state.scale, finite, network.policy)
     lr = constants.learning_rates[state.step]
     params, moments = adam_step(state.params, gradients, state.moments, state.step, lr)
     use = {r: next_use(m, losses.mean_p[r], constants.use_rate) for r, m in state.use.items()}
-    moved = TrainState(params, moments, use, state.step + 1)
+    moved = TrainState(params, moments, use, state.step + 1, state.scale)
     state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)
-    return state, Metrics(
+    return state._replace(scale=scale), Metrics(
         jnp.where(finite, losses.centers, 0),
         jnp.where(finite, losses.net, 0),
         jnp.where(finite, valid.sum(dtype=jnp.int32), 0),
         jnp.where(finite, jnp.int32(0), jnp.int32(1)),
+        scale.n_in_a_row,
     )
 
 
@@ -91,7 +95,7 @@ def train_chunk(
 
     def one(state: TrainState, batch: tuple[Array, Array, Array]) -> tuple[TrainState, Metrics]:
         zero = jnp.zeros((), x.dtype)
-        idle = Metrics(zero, zero, jnp.int32(0), jnp.int32(0))
+        idle = Metrics(zero, zero, jnp.int32(0), jnp.int32(0), jnp.int32(0))
         return lax.cond(
             batch[2].any(),
             lambda: train_step(state, *batch, k, network, constants),
@@ -99,4 +103,5 @@ def train_chunk(
         )
 
     state, metrics = lax.scan(one, state, (x, x_pair, valid))
-    return state, jax.tree.map(lambda sums: sums.sum(axis=0), metrics)
+    sums = jax.tree.map(lambda values: values.sum(axis=0, dtype=values.dtype), metrics)
+    return state, sums._replace(n_in_a_row=metrics.n_in_a_row.max())

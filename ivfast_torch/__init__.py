@@ -11,7 +11,7 @@ from ivfast.batches import Chunk
 from ivfast.errors import UserError
 from ivfast_torch.model import Constants, DCNet, centers
 from ivfast_torch.optimizer import Moments, init_moments
-from ivfast_torch.precision import make_policy
+from ivfast_torch.precision import LossScale, init_scale, make_policy
 from ivfast_torch.step import TrainState, forward, train_chunk
 
 
@@ -22,6 +22,9 @@ class Backend:
         self.setup, self.device = setup, device
         self.policy = make_policy(precision)
         self.network = DCNet(setup.param_list, setup.metric, self.policy)
+        # what is exported is a float32 network, and is judged as one
+        judged = make_policy("float64" if precision == "float64" else "float32")
+        self._judged = DCNet(setup.param_list, setup.metric, judged)
         self.constants = Constants(*(self._put(np.asarray(getattr(setup, name))) for name in Constants._fields))
 
     def _put(self, array: np.ndarray | float) -> Tensor:
@@ -36,6 +39,7 @@ class Backend:
             init_moments(params),
             {router: self._put(use) for router in routers},
             torch.tensor(0, dtype=torch.int32),
+            LossScale(*(part.to(self.device) for part in init_scale(self.setup.loss_scale, self.policy))),
         )
 
     def train_chunk(self, state: TrainState, chunk: Chunk, k: float) -> tuple[TrainState, Metrics]:
@@ -47,7 +51,7 @@ class Backend:
     def logits(self, state: TrainState, router: str, x: np.ndarray, k: float) -> np.ndarray:
         """Z of router centers or net. x: (n, dim) float32; returns (n, nlist) float32"""
         with torch.no_grad():
-            z = forward(self.network, state.params, self._put(x), self.constants, self._put(k))
+            z = forward(self._judged, state.params, self._put(x), self.constants, self._put(k))
         return z[router].to(torch.float32).cpu().numpy()
 
     def export(self, state: TrainState) -> dict[str, np.ndarray]:
@@ -57,9 +61,17 @@ class Backend:
         arrays |= {name: value for name, value in state.params.items() if name != "u"}
         return {name: _numpy(value).astype(np.float32) for name, value in arrays.items()}
 
+    def weights(self, state: TrainState) -> dict[str, np.ndarray]:
+        """As starting_weights, of their own types."""
+        return {name: _numpy(value) for name, value in state.params.items()}
+
     def use(self, state: TrainState) -> dict[str, np.ndarray]:
         """M of each router, (nlist,) float64."""
         return {router: _numpy(m).astype(np.float64) for router, m in state.use.items()}
+
+    def scale(self, state: TrainState) -> float:
+        """The loss scale, 1 without mixed precision."""
+        return float(state.scale.value)
 
     def state_dict(self, state: TrainState) -> dict[str, np.ndarray]:
         """Everything of a state, by name; the same names, shapes and types in all backends."""
@@ -68,22 +80,27 @@ class Backend:
             "first": state.moments.first,
             "second": state.moments.second,
             "use": state.use,
+            "scale": state.scale._asdict(),
         }
         arrays = {f"{group}/{name}": _numpy(v) for group, named in groups.items() for name, v in named.items()}
         return arrays | {"step": _numpy(state.step)}
 
     def from_state_dict(self, arrays: dict[str, np.ndarray]) -> TrainState:
         """The inverse of state_dict; raises KeyError on absent or unknown names."""
-        groups: dict[str, dict[str, Tensor]] = {"params": {}, "first": {}, "second": {}, "use": {}}
+        groups: dict[str, dict[str, Tensor]] = {"params": {}, "first": {}, "second": {}, "use": {}, "scale": {}}
         for name, value in arrays.items():
             if name != "step":
                 group, _, key = name.partition("/")
-                groups[group][key] = self._put(value).requires_grad_(group == "params")
+                groups[group][key] = torch.tensor(value, device=self.device).requires_grad_(group == "params")
+        scale = LossScale(*(groups["scale"].pop(name) for name in LossScale._fields))
+        if groups["scale"]:
+            raise KeyError(f"unknown: {', '.join(groups['scale'])}")
         return TrainState(
             groups["params"],
             Moments(groups["first"], groups["second"]),
             groups["use"],
             torch.tensor(int(arrays["step"]), dtype=torch.int32),
+            scale,
         )
 
 

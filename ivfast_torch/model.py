@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from ivfast.backends import MOVE
 from ivfast.routers import NEAR
-from ivfast_torch.precision import Policy, product
+from ivfast_torch.precision import Policy, product, rounded
 
 
 class Constants(NamedTuple):
@@ -25,7 +25,7 @@ class Constants(NamedTuple):
 
 
 class Dense(nn.Module):
-    """x @ weight + bias, results in policy.activation."""
+    """x @ weight, rounded to policy.activation, + bias in policy.stat."""
 
     def __init__(self, n_in: int, n_out: int, policy: Policy) -> None:
         super().__init__()
@@ -34,8 +34,8 @@ class Dense(nn.Module):
         self.bias = nn.Parameter(torch.empty(n_out, device="meta"))
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: (n, n_in) -> (n, n_out) policy.activation"""
-        return product(x, self.weight, self.policy).to(self.policy.activation) + self.bias.to(self.policy.activation)
+        """x: (n, n_in) -> (n, n_out) policy.stat"""
+        return product(x, self.weight, self.policy, self.policy.activation).to(self.policy.stat) + self.bias
 
 
 class LayerNorm(nn.Module):
@@ -80,9 +80,9 @@ class DCNet(nn.Module):
             return None
         h = (x - constants.mean) / constants.scale
         for i in range(self.n_layers - 1):
-            h = self.get_submodule(f"norms_{i}")(self.get_submodule(f"layers_{i}")(h).to(self.policy.stat))
-            h = functional.gelu(h, approximate="none").to(self.policy.activation)
-        return self.get_submodule(f"layers_{self.n_layers - 1}")(h).to(self.policy.stat)
+            layer, norm = self.get_submodule(f"layers_{i}"), self.get_submodule(f"norms_{i}")
+            h = functional.gelu(norm(layer(h)), approximate="none").to(self.policy.activation)
+        return self.get_submodule(f"layers_{self.n_layers - 1}")(h)
 
 
 def centers(u: Tensor, constants: Constants, metric: str) -> Tensor:
@@ -101,13 +101,21 @@ def centers(u: Tensor, constants: Constants, metric: str) -> Tensor:
 def squared_distances(x: Tensor, c: Tensor, metric: str, policy: Policy) -> Tensor:
     """d^2 of rows to centers, at least 0 (see ivfast.routers.squared_distances).
 
+    Norms are of the vectors as the product sees them, else rounding would move whole buckets:
+    under IP the rounding's share is added to 1 + 1, under L2 rounded vectors are squared.
+
     x: (n, dim), c: (nlist, dim); returns (n, nlist) policy.stat
     """
-    products = product(x, c.T, policy)
+    products = product(x, c.T, policy, policy.stat)
+    if policy.product != policy.stat and metric == "IP":
+        off_x, off_c = (
+            (torch.square(rounded(v, policy)).sum(dim=1) - torch.square(v).sum(dim=1)).detach() for v in (x, c)
+        )
+        return torch.clamp(2 + off_x[:, None] + off_c - 2 * products, min=0)
     if metric == "IP":
         return torch.clamp(2 - 2 * products, min=0)
-    norms = torch.square(x).sum(dim=1)[:, None] + torch.square(c).sum(dim=1)
-    return torch.clamp(norms - 2 * products, min=0)
+    norms = [torch.square(rounded(v, policy)).sum(dim=1) for v in (x, c)]
+    return torch.clamp(norms[0][:, None] + norms[1] - 2 * products, min=0)
 
 
 def center_logits(x: Tensor, c: Tensor, delta_floor: Tensor, metric: str, policy: Policy) -> Tensor:

@@ -10,7 +10,7 @@ from ivfast.backends import NET_WEIGHT, Metrics
 from ivfast_torch.loss import mean_use, meet, next_use
 from ivfast_torch.model import Constants, DCNet, log_membership, net_logits
 from ivfast_torch.optimizer import Moments, adam_step
-from ivfast_torch.precision import all_finite
+from ivfast_torch.precision import LossScale, all_finite, next_scale
 
 
 class TrainState(NamedTuple):
@@ -20,6 +20,7 @@ class TrainState(NamedTuple):
     moments: Moments
     use: dict[str, Tensor]  # m of centers and, with a deep path, net; (nlist,), sums to 1
     step: Tensor  # () int32, finite steps so far
+    scale: LossScale  # changed by every step
 
 
 class Losses(NamedTuple):
@@ -39,9 +40,9 @@ def forward(network: DCNet, params: dict[str, Tensor], x: Tensor, constants: Con
 
 def batch_loss(
     params: dict[str, Tensor], use: dict[str, Tensor], x: Tensor, x_pair: Tensor, valid: Tensor,
-    k: Tensor, network: DCNet, constants: Constants,
+    k: Tensor, scale: Tensor, network: DCNet, constants: Constants,
 ) -> tuple[Tensor, Losses]:  # fmt: skip
-    """meet(z_centers) + 0.3 meet(z_net), mean over the valid pairs.
+    """meet(z_centers) + 0.3 meet(z_net), mean over the valid pairs, times the loss scale.
 
     x, x_pair: (batch, dim); valid: (batch,) bool
     """
@@ -54,7 +55,7 @@ def batch_loss(
         mean_p[router] = mean_use(log_p.detach(), log_q.detach(), valid)
     net = sums.get("net", torch.zeros_like(sums["centers"]))
     total = (sums["centers"] + NET_WEIGHT * net) / torch.clamp(valid.sum(), min=1)
-    return total, Losses(sums["centers"].detach(), net.detach(), mean_p)
+    return scale * total, Losses(sums["centers"].detach(), net.detach(), mean_p)
 
 
 def train_step(
@@ -64,19 +65,23 @@ def train_step(
 
     x, x_pair: (batch, dim); valid: (batch,) bool, at least one True
     """
-    total, losses = batch_loss(state.params, state.use, x, x_pair, valid, k, network, constants)
-    values = torch.autograd.grad(total, list(state.params.values()))
+    scaled, losses = batch_loss(state.params, state.use, x, x_pair, valid, k, state.scale.value, network, constants)
+    values = torch.autograd.grad(scaled, list(state.params.values()))
+    # contiguous: fused Adam walks memory, and the gradient of c.T comes transposed
+    values = [value.contiguous().div_(state.scale.value) for value in values]
     gradients = dict(zip(state.params, values, strict=True))
-    zero = torch.zeros((), dtype=torch.int32)
-    if not all_finite(list(values)):
+    finite = all_finite(values)
+    scale = next_scale(state.scale, finite, network.policy)
+    zero = torch.zeros((), dtype=torch.int32, device=x.device)
+    if not finite:
         nothing = torch.zeros_like(losses.centers)
-        return state, Metrics(nothing, nothing, zero, zero + 1)
+        return state._replace(scale=scale), Metrics(nothing, nothing, zero, zero + 1, scale.n_in_a_row)
     lr = constants.learning_rates[state.step]
     with torch.no_grad():
         params, moments = adam_step(state.params, gradients, state.moments, state.step, lr)
     use = {r: next_use(m, losses.mean_p[r], constants.use_rate) for r, m in state.use.items()}
-    moved = TrainState(params, moments, use, state.step + 1)
-    return moved, Metrics(losses.centers, losses.net, valid.sum(), zero)
+    moved = TrainState(params, moments, use, state.step + 1, scale)
+    return moved, Metrics(losses.centers, losses.net, valid.sum(dtype=torch.int32), zero, zero)
 
 
 def train_chunk(
@@ -88,9 +93,10 @@ def train_chunk(
     """
     zero = torch.zeros((), dtype=x.dtype, device=x.device)
     count = torch.zeros((), dtype=torch.int32, device=x.device)
-    totals = Metrics(zero, zero, count, count)
+    totals = Metrics(zero, zero, count, count, count)
     for batch in zip(x, x_pair, valid, strict=True):
         if batch[2].any():
             state, metrics = train_step(state, *batch, k, network, constants)
-            totals = Metrics(*(a + b for a, b in zip(totals, metrics, strict=True)))
+            longest = torch.maximum(totals.n_in_a_row, metrics.n_in_a_row)
+            totals = Metrics(*(a + b for a, b in zip(totals, metrics, strict=True)))._replace(n_in_a_row=longest)
     return state, totals

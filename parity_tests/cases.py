@@ -1,8 +1,9 @@
 """The cases that are compared, and one small random problem for each. Nothing in it is zero or one."""
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 
 from ivfast.backends import Setup, starting_weights
@@ -18,6 +19,8 @@ EPOCHS = 9
 DROP_PROP = 0.2
 K = 7.3
 SPREAD = 0.3  # of the vectors around their bucket, so that memberships are neither even nor certain
+MODES = ("O1-float16", "O1-bfloat16", "O2-float16", "O2-bfloat16")
+HALF: dict[str, Any] = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
 
 class Case(NamedTuple):
@@ -49,7 +52,7 @@ class Problem(NamedTuple):
         return list(epoch_chunks(self.source, epoch, CHUNK_STEPS))
 
     def group(self, name: str) -> dict[str, np.ndarray]:
-        """One group of the state: params, first, second or use."""
+        """One group of the state: params, first, second, use or scale."""
         return {key.removeprefix(f"{name}/"): v for key, v in self.state.items() if key.startswith(f"{name}/")}
 
 
@@ -88,4 +91,7 @@ def _state(rng: np.random.Generator, setup: Setup, step: int) -> dict[str, np.nd
         state[f"second/{name}"] = 1e-4 * rng.uniform(0.5, 2, start.shape)
     for router in ("centers", "net")[: 1 + setup.deep]:
         state[f"use/{router}"] = rng.dirichlet(np.full(NLIST, 2.0))
+    state["scale/value"] = np.array(8.0)
+    for key, count in (("good_steps", 17), ("n_skipped", 2), ("n_in_a_row", 3)):
+        state[f"scale/{key}"] = np.array(count, dtype=np.int32)
     return state

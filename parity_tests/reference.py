@@ -124,4 +124,7 @@ def after_step(problem: Problem, batch: Batch, gradients: Arrays) -> Arrays:
             root + ADAM_EPSILON
         )
         state |= {f"first/{name}": first, f"second/{name}": second}
+    scale = problem.group("scale")
+    state |= {"scale/value": scale["value"], "scale/n_skipped": scale["n_skipped"]}
+    state |= {"scale/good_steps": scale["good_steps"] + np.int32(1), "scale/n_in_a_row": np.array(0, dtype=np.int32)}
     return state | {f"use/{router}": named[f"{router}.next_use"] for router in problem.group("use")}

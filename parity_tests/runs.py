@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from ivfast import backends, evaluating, evaluation, training
+from ivfast import backends, evaluating, evaluation, running, training
 from ivfast.assignment import Assignment
 from ivfast.backends import Backend, Setup
 from ivfast.config import Config
@@ -68,14 +68,14 @@ class Outcome(NamedTuple):
         return {router: np.array(epoch) for router, epoch in self.chosen.items()}
 
 
-def write_data(folder: Path) -> None:
-    """Learn, base and queries around the same directions, ten a direction; gt is exact."""
+def write_data(folder: Path, length: float = 1.0) -> None:
+    """Learn, base and queries around the same directions, ten a direction; gt is exact. length: of every row"""
     rng = np.random.default_rng(11)
     identities = _unit(rng.standard_normal((IDENTITIES, DIM)))
 
     def draw(n: int) -> np.ndarray:
         grain = rng.standard_normal((n, DIM)) * (NOISE / DIM**0.5)
-        return _unit(identities[rng.integers(IDENTITIES, size=n)] + grain).astype(np.float32)
+        return _unit(identities[rng.integers(IDENTITIES, size=n)] + grain).astype(np.float32) * np.float32(length)
 
     base, query = draw(N_BASE), draw(N_QUERY)
     (folder / "drawn").mkdir()
@@ -112,12 +112,12 @@ def run(config: Config, name: str, precision: str, patch: pytest.MonkeyPatch) ->
     setups: list[Setup] = []
     assignments: list[Assignment] = []
 
-    def load(name: str, setup: Setup, gpu: int) -> Backend:
-        return backends.load_backend(name, setup, gpu, precision)
+    def load(name: str, setup: Setup, gpu: int, asked: str = "float32") -> Backend:
+        return backends.load_backend(name, setup, gpu, precision if asked == "float32" else asked)
 
-    def load_watched(name: str, setup: Setup, gpu: int) -> Backend:
+    def load_watched(name: str, setup: Setup, gpu: int, asked: str) -> Backend:
         setups.append(setup)
-        return _watched(load(name, setup, gpu), states)
+        return _watched(load(name, setup, gpu, asked), states)
 
     def assign(tiles: Any, plans: Any, width: int, wanted: np.ndarray, bar: Any) -> list[Assignment]:
         assignments.extend(whole_assign(tiles, plans, width))
@@ -125,7 +125,7 @@ def run(config: Config, name: str, precision: str, patch: pytest.MonkeyPatch) ->
 
     whole_assign = evaluation.assign
     with patch.context() as scoped:
-        scoped.setattr(training, "load_backend", load_watched)
+        scoped.setattr(running, "load_backend", load_watched)
         scoped.setattr(evaluating, "load_backend", load)
         scoped.setattr(evaluation, "assign", assign)
         training.train(config, Progress(config.save_path, Console(quiet=True)))
@@ -150,8 +150,9 @@ def _outcome(folder: Path, setup: Setup, states: list[Arrays], assignments: list
     record = json.loads((folder / "evaluation.json").read_text())
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     k = np.array([line["k"] for line in lines if "held_out" in line])
-    kept = {state["step"].item(): state for state in states}  # k-means is exported once for each router
+    kept = {state["step"].item(): state for state in states}
+    kept.pop(0, None)  # states that hold the weights of a chosen epoch, for export alone
     return Outcome(
-        setup, list(kept.values()), k, record["chosen_epochs"], assignments, record["results"],
+        setup, [kept[step] for step in sorted(kept)], k, record["chosen_epochs"], assignments, record["results"],
         np.load(folder / "ivfast.npy"),
     )  # fmt: skip

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import torch
 from flax.traverse_util import unflatten_dict
@@ -14,9 +15,11 @@ from torch.func import functional_call
 
 import ivfast_jax
 import ivfast_jax.model
+import ivfast_jax.precision
 import ivfast_jax.step
 import ivfast_torch
 import ivfast_torch.model
+import ivfast_torch.precision
 import ivfast_torch.step
 from ivfast.backends import Metrics
 from ivfast.batches import Chunk
@@ -40,6 +43,7 @@ class Twin(NamedTuple):
     package: Any
     model: Any
     step: Any
+    precision: Any
     array: Callable[..., Any]  # numpy -> the framework's own, of a policy's type
     layers: Callable[..., tuple[Any, dict[str, Any]]]  # the network's two results, and every layer's
     gradient: Callable[..., tuple[Any, Any, dict[str, Any]]]  # total, Losses, gradients by name
@@ -94,9 +98,9 @@ def loss_and_gradients(twin: Twin, problem: Problem, batch: Batch, precision: st
     """Total and parts of the loss, and the gradient of the total by the weights' names."""
     backend = twin.backend(problem, precision)
     params, use = (_arrays(twin, problem.group(group), backend.policy) for group in ("params", "use"))
-    x, x_pair, k = (twin.array(value, backend.policy.stat) for value in (batch.x, batch.x_pair, K))
+    x, x_pair, k, scale = (twin.array(value, backend.policy.stat) for value in (batch.x, batch.x_pair, K, 1))
     total, parts, gradients = twin.gradient(
-        params, use, x, x_pair, twin.array(batch.valid, None), k, backend.network, backend.constants
+        params, use, x, x_pair, twin.array(batch.valid, None), k, scale, backend.network, backend.constants
     )
     losses = {"total": total, "centers": parts.centers, "net": parts.net}
     return _numpy(losses), _numpy(gradients)
@@ -106,7 +110,7 @@ def after_chunks(twin: Twin, problem: Problem, chunks: Iterable[Chunk], precisio
     """The state after training steps, and the sums of the steps' metrics."""
     backend = twin.backend(problem, precision)
     state = backend.from_state_dict({name: value.copy() for name, value in problem.state.items()})
-    sums = np.zeros(4)
+    sums = np.zeros(len(Metrics._fields))
     for chunk in chunks:
         state, metrics = backend.train_chunk(state, chunk, K)
         sums += [float(value) for value in metrics]
@@ -114,8 +118,12 @@ def after_chunks(twin: Twin, problem: Problem, chunks: Iterable[Chunk], precisio
 
 
 def to_numpy(value: Any) -> np.ndarray:
-    """An array of either framework, copied."""
-    return value.detach().numpy().copy() if isinstance(value, torch.Tensor) else np.array(value)
+    """An array of either framework, copied, of the same type."""
+    if not isinstance(value, torch.Tensor):
+        return np.array(value)
+    if value.dtype == torch.bfloat16:  # torch knows no NumPy type for it
+        return value.detach().view(torch.int16).numpy().copy().view(ml_dtypes.bfloat16)
+    return value.detach().numpy().copy()
 
 
 def _numpy(values: dict[str, Any]) -> Arrays:
@@ -174,11 +182,11 @@ def _torch_gradient(params: dict[str, Any], *batch: Any) -> tuple[Any, Any, dict
 
 
 JAX = Twin(
-    "jax", ivfast_jax, ivfast_jax.model, ivfast_jax.step,
+    "jax", ivfast_jax, ivfast_jax.model, ivfast_jax.step, ivfast_jax.precision,
     lambda value, dtype: jnp.asarray(value, dtype=dtype), _jax_layers, _jax_gradient,
 )  # fmt: skip
 TORCH = Twin(
-    "torch", ivfast_torch, ivfast_torch.model, ivfast_torch.step,
+    "torch", ivfast_torch, ivfast_torch.model, ivfast_torch.step, ivfast_torch.precision,
     lambda value, dtype: torch.tensor(value, dtype=dtype), _torch_layers, _torch_gradient,
 )  # fmt: skip
 TWINS = (JAX, TORCH)

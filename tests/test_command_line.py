@@ -21,7 +21,14 @@ DOCUMENTED = {  # the vendor's documentation
     "drop_prop": 0.05, "nlist": 16384, "niter": 128, "nprobes": (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16, 20, 32),
     "gpu": 0, "seed": 1, "log_interval": 500, "eval": False, "ai_center": None,
 }  # fmt: skip
-ADDED = {"backend": "jax", "amp_dtype": "float16", "resume": False}
+ADDED = {
+    "backend": "jax",
+    "amp_dtype": "float16",
+    "resume": False,
+    "normalize": False,
+    "drop_bad_rows": False,
+    "checkpoint_minutes": 30.0,
+}
 CHOICES = {
     "metric": ("IP", "L2"), "apex_mode": ("O1", "O2"), "amp_dtype": ("float16", "bfloat16"),
     "backend": ("jax", "torch"),
@@ -62,7 +69,7 @@ def test_documented_examples_parse_as_written() -> None:
 
 
 def test_documented_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sizes and gpu are replaced, and mixed precision left out until it is there; nothing else."""
+    """Sizes and gpu are replaced, nothing else."""
     faces = make_faces(3, n_identities=60, images=10, dim=16, n_query=40)
     for name in ("webfaceLPS", "webfaceST"):
         save_set(tmp_path / "data", name, *faces)
@@ -74,7 +81,6 @@ def test_documented_examples_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             ("/data1/AscendFaissTestData/", str(tmp_path / "data")),
             ("256 512 1024 2048 8192 16384", "16 32 16 --nlist 16"),
             ("--gpu 3", "--gpu -1"),
-            ("--use_amp True ", ""),
             ("--epochs 20", "--epochs 4"),
         ):
             example = example.replace(old, new)
@@ -110,9 +116,9 @@ def test_help_groups_flags_and_repeats_recommendations() -> None:
         ("--learn_name l --epochs 3", "--warmup 3 must be less"),
         ("--ai_center x", "--eval True"),
         ("", "--learn_name"),
-        ("--learn_name l --use_amp True", "mixed precision"),
-        ("--learn_name l --resume True", "checkpoints"),
-        ("--learn_name l --start_epoch 2", "checkpoints"),
+        ("--learn_name l --start_epoch 21", "above --epochs"),
+        ("--learn_name l --start_epoch 2 --resume True", "leave --start_epoch out"),
+        ("--learn_name l --checkpoint_minutes 0", "--checkpoint_minutes"),
     ],
 )
 def test_wrong_flags_end_with_one_line_and_exit_2(

@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from ivfast import training
+from ivfast.batches import epoch_chunks
 from ivfast.command_line import parse
 from ivfast.progress import silent
+from ivfast.stepping import run_chunks
 from ivfast.synthetic import make_faces, save_set
 from run_dcnet import main
 from tests.independent import distances, logits, softmax
@@ -51,12 +53,13 @@ def test_4096_buckets_at_batch_512_stay_in_use(tmp_path: Path) -> None:
         "--gpu -1".split()
     )
     run = training.start_run(config, silent())
-    position = training.start_position(run)
+    position = training.start_point(run)
     state, k, centers = position.state, position.k, run.prepared.kmeans
     for epoch in range(1, 5):
-        state, _ = training._train_steps(run, state, epoch, k)
+        chunks = epoch_chunks(run.source, epoch, 8)
+        state, _ = run_chunks(run.backend, state, chunks, k, 500, run.source.n_steps, 0, "", silent(), lambda *_: None)
         centers = run.backend.export(state)["centers"]
-        k = training._fit_k(run, centers, run.backend.use(state)["centers"])
+        k = training.refit_k(run, centers, run.backend.use(state)["centers"])
     routers = {
         "centers": lambda x: logits(x, centers, k),
         "net": lambda x: run.backend.logits(state, "net", x, k).astype(np.float64),

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ivfast.errors import RunError
 from ivfast.files import save_array, save_json, save_text, write_beside
 
 
@@ -17,7 +18,7 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path):
         beside.write_text("half")
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(RunError, match="disk full after 4 bytes"):
         write_beside(path, write)
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["kept.txt"]

@@ -1,6 +1,7 @@
 """A whole run, as a user starts it."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from ivfast import batches, training
+from ivfast import batches, running, training
 from ivfast.backends import Backend, Setup
 from ivfast.command_line import parse
 from ivfast.progress import silent
@@ -61,11 +62,13 @@ def test_second_run_repeats_neither_kmeans_nor_neighbours(data: Path, tmp_path: 
     assert main(start(data, tmp_path)) == 0
     first = outputs(tmp_path)
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()}
+    shutil.rmtree(tmp_path / "checkpoints")  # else the second run is refused
     assert main(start(data, tmp_path)) == 0
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "cache").iterdir()} == kept
     log = (tmp_path / "train.log").read_text()
     assert log.count("from the cache") == 2
     assert outputs(tmp_path) == first
+    shutil.rmtree(tmp_path / "checkpoints")
     assert main(start(data, tmp_path, "--seed", "2")) == 0
     assert len(list((tmp_path / "cache").iterdir())) == 4  # another seed, another fingerprint
 
@@ -120,17 +123,18 @@ class Counting:
         return result
 
 
-def test_jax_compiles_the_chunk_once(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("flags", ["", "--use_amp True"])
+def test_jax_compiles_the_chunk_once(flags: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "CHUNK_STEPS", 4)
     watched: list[Counting] = []
 
-    def load(name: str, setup: Setup, gpu: int) -> Backend:
-        watched.append(Counting(original(name, setup, gpu)))
+    def load(name: str, setup: Setup, gpu: int, precision: str) -> Backend:
+        watched.append(Counting(original(name, setup, gpu, precision)))
         return watched[-1]  # pyright: ignore[reportReturnType]
 
-    original = training.load_backend
-    monkeypatch.setattr(training, "load_backend", load)
-    config, _ = parse(start(data, tmp_path))
+    original = running.load_backend
+    monkeypatch.setattr(running, "load_backend", load)
+    config, _ = parse(start(data, tmp_path, *flags.split()))
     training.train(config, silent())
     assert watched[0].traces == [1] * 6  # 5 steps an epoch in chunks of 3, k new in each epoch
 
@@ -140,7 +144,7 @@ def test_a_step_calls_nothing_on_the_host(data: Path, tmp_path: Path) -> None:
     run = training.start_run(config, silent())
     backend: Any = run.backend
     chunk = next(batches.epoch_chunks(run.source, 1, 2))
-    state = training.start_position(run).state
+    state = training.start_point(run).state
     text = str(backend._chunk.trace(state, chunk.x, chunk.x_pair, chunk.valid, 12.0, constants=backend.constants).jaxpr)
     assert "scan" in text
     assert "callback" not in text
@@ -160,6 +164,7 @@ def test_either_backend_runs_without_the_other_s_framework(
     command = [sys.executable, "-c", code, *start(data, tmp_path, "--epochs", "2")]
     good = subprocess.run([*command, "--backend", backend], cwd=ROOT, capture_output=True, text=True, check=False)
     assert good.returncode == 0, good.stderr
+    shutil.rmtree(tmp_path / "checkpoints")
     bad = subprocess.run([*command, "--backend", absent], cwd=ROOT, capture_output=True, text=True, check=False)
     assert bad.returncode == 2
     assert f"pip install {absent}" in bad.stderr

@@ -1,0 +1,152 @@
+"""Time of a training step by precision and backend, as ratios taken in one run.
+
+    python -m benchmarks.step_time --param_list 256 512 1024 2048 --steps 8
+    python -m benchmarks.step_time --steps 2                  # the default param_list
+    python -m benchmarks.step_time --steps 20 --gpu 0         # on a GPU
+
+Printed beside each other: the machine's own rate for a large product in each type and framework,
+and each step's time, rate and ratio to JAX in float32. A step is both sides of 2,048 pairs,
+forward and backward: 6 x 4,096 x (weights of both paths) operations. Compile time is apart.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+
+from benchmarks.runs import print_table
+from ivfast.backends import Setup, load_backend, starting_weights
+from ivfast.batches import Chunk
+
+DEFAULT_WIDTHS = [256, 512, 1024, 2048, 8192, 16384]
+PRECISIONS = ("float32", "O1-float16", "O2-float16", "O1-bfloat16", "O2-bfloat16")
+BATCH = 2048
+SLOW = {("torch", "float16", "cpu")}  # 400 times slower than float32: not worth waiting for
+
+
+def median_seconds(call: Callable[[], Any], n: int) -> float:
+    """Median of n timed calls."""
+    times = []
+    for _ in range(n):
+        started = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - started)
+    return float(np.median(times))
+
+
+def jax_rate(a: np.ndarray, name: str, device: Any) -> float:
+    """Operations a second of a @ a in one type, with a float32 result."""
+    x = jax.device_put(jnp.asarray(a, dtype=name), device)
+    multiply = jax.jit(lambda x: jax.lax.dot(x, x, precision="highest", preferred_element_type=jnp.float32))
+
+    def call() -> None:
+        multiply(x).block_until_ready()
+
+    call()
+    return 2 * len(a) ** 3 / median_seconds(call, 5)
+
+
+def torch_rate(a: np.ndarray, name: str, device: str) -> float:
+    """Operations a second of a @ a in one type, with a result of that type."""
+    x = torch.tensor(a, dtype=getattr(torch, name), device=device)
+
+    def call() -> None:
+        torch.mm(x, x)
+        if x.is_cuda:
+            torch.cuda.synchronize()
+
+    call()
+    return 2 * len(a) ** 3 / median_seconds(call, 5)
+
+
+def product_rates(size: int, gpu: int) -> dict[tuple[str, str], float]:
+    """Operations a second of one size^3 product, by framework and type."""
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal((size, size), dtype=np.float32)
+    rates = {}
+    device = jax.devices("cpu")[0] if gpu < 0 else jax.devices("gpu")[gpu]
+    torch_device = "cpu" if gpu < 0 else f"cuda:{gpu}"
+    for name in ("float32", "float16", "bfloat16"):
+        rates["jax", name] = jax_rate(a, name, device)
+        if ("torch", name, torch_device) not in SLOW:
+            rates["torch", name] = torch_rate(a, name, torch_device)
+    return rates
+
+
+def make_setup(param_list: tuple[int, ...]) -> Setup:
+    """Random centers of unit norm."""
+    rng = np.random.default_rng(0)
+    start = rng.standard_normal((param_list[-1], param_list[0])).astype(np.float32)
+    start /= np.linalg.norm(start, axis=1, keepdims=True)
+    dim, nlist = param_list[0], param_list[-1]
+    return Setup(
+        param_list, "IP", start, np.full(nlist, 0.05, np.float32), np.zeros(dim, np.float32), np.float32(0.06),
+        1e-6, np.full(1000, 1e-4), 0.01, 1024.0,
+    )  # fmt: skip
+
+
+def step_seconds(backend_name: str, precision: str, param_list: tuple[int, ...], steps: int, gpu: int) -> list[float]:
+    """Seconds of the first chunk (with compilation) and of one step after it."""
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((steps, BATCH, param_list[0])).astype(np.float32)
+    x /= np.linalg.norm(x, axis=2, keepdims=True)
+    chunk = Chunk(x, x[:, ::-1].copy(), np.ones((steps, BATCH), dtype=bool))
+    backend = load_backend(backend_name, make_setup(param_list), gpu, precision)
+    state = backend.init_state(starting_weights(param_list, 1), np.full(param_list[-1], 1 / param_list[-1]))
+    times = []
+    for _ in range(3):
+        started = time.perf_counter()
+        state, metrics = backend.train_chunk(state, chunk, 12.0)
+        float(metrics.loss_centers)
+        times.append(time.perf_counter() - started)
+    return [times[0], min(times[1:]) / steps]
+
+
+def main() -> None:
+    """Print two tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--param_list", type=int, nargs="+", default=DEFAULT_WIDTHS)
+    parser.add_argument("--steps", type=int, default=8, help="steps a chunk")
+    parser.add_argument("--size", type=int, default=2048, help="rows of the product whose rate is shown")
+    parser.add_argument("--gpu", type=int, default=-1)
+    parser.add_argument("--backends", nargs="+", default=["jax", "torch"])
+    parser.add_argument("--precisions", nargs="+", default=list(PRECISIONS))
+    options = parser.parse_args()
+    rates = product_rates(options.size, options.gpu)
+    rows = [[framework, name, f"{rate / 1e9:.0f}"] for (framework, name), rate in rates.items()]
+    print_table(["framework", f"product of {options.size}^3 in", "GFLOP/s"], rows)
+    param_list = tuple(options.param_list)
+    weights = sum(a * b for a, b in pairwise(param_list)) + param_list[0] * param_list[-1]
+    work = 6 * 2 * BATCH * weights
+    rows, base = [], None
+    for backend in options.backends:
+        for precision in options.precisions:
+            first, seconds = step_seconds(backend, precision, param_list, options.steps, options.gpu)
+            base = base or seconds
+            half = precision.partition("-")[2] or precision
+            share = work / seconds / rates.get((backend, half), float("nan"))
+            rows.append(
+                [backend, precision, f"{first:.1f}", f"{1e3 * seconds:.0f}", f"{work / seconds / 1e9:.0f}",
+                 f"{100 * share:.0f} %", f"{base / seconds:.2f}"]
+            )  # fmt: skip
+    print()
+    head = [
+        "backend",
+        "precision",
+        "first chunk, s",
+        "step, ms",
+        "GFLOP/s",
+        "of its product rate",
+        "speed over the first",
+    ]
+    print_table(head, rows)
+
+
+if __name__ == "__main__":
+    main()

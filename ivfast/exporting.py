@@ -1,0 +1,69 @@
+"""What a finished run leaves: the chosen centers and network, with all that is fitted for them."""
+
+from typing import Any
+
+import numpy as np
+
+from ivfast.choosing import Choice, Verdict, decide
+from ivfast.evaluating import net_router
+from ivfast.export import Model, save_model
+from ivfast.facts import Facts, fit_facts
+from ivfast.files import save_array
+from ivfast.report import versions
+from ivfast.routers import centers_router
+from ivfast.running import Run, centers_of, state_of
+
+
+def export(run: Run, choices: dict[str, Choice]) -> None:
+    """Choose, say what was chosen, and write kmeans.npy, ivfast.npy and dcnet.safetensors."""
+    config, prepared, progress = run.config, run.prepared, run.progress
+    folder, space = config.save_path, prepared.space
+    verdicts = {router: decide(choice, run.kmeans, config.seed) for router, choice in choices.items()}
+    for router, verdict in verdicts.items():
+        progress.note(f"{router}: {verdict.text}")
+    chosen = verdicts["centers"].chosen
+    if chosen.epoch == 0:
+        progress.note("no gain on held-out vectors: ivfast.npy is k-means")
+    save_array(folder / "kmeans.npy", space.outside(prepared.kmeans))
+    save_array(folder / "ivfast.npy", space.outside(centers_of(run, chosen)))
+    setup = run.backend.setup
+    model = Model(
+        {}, run.backend.export(state_of(run, verdicts["net"].chosen)) if config.deep else {}, setup.mean,
+        setup.scale, space,
+        setup.delta_floor, config.param_list, _about(run, verdicts),
+    )  # fmt: skip
+    model = model._replace(facts=_fit_all(run, choices["centers"].start.k, verdicts, model))
+    save_model(folder / "dcnet.safetensors", model, folder / "ivfast.npy")
+    names = ("ivfast.npy", "kmeans.npy", "dcnet.safetensors")
+    progress.note(f"written: {', '.join(str(folder / name) for name in names)}")
+
+
+def _fit_all(run: Run, kmeans_k: float, verdicts: dict[str, Verdict], model: Model) -> dict[str, Facts]:
+    """Facts of the routers as a reader of the files will see them."""
+    folder, space = run.config.save_path, run.prepared.space
+    facts = {}
+    for name, file, k in (("kmeans", "kmeans.npy", kmeans_k), ("centers", "ivfast.npy", verdicts["centers"].chosen.k)):
+        centers = space.inside(np.load(folder / file))
+        router = centers_router(name, centers, space.metric, model.delta_floor, k)
+        facts[name] = fit_facts(run.held, router, k, run.config.percents)
+    if "net" in verdicts:
+        k = verdicts["net"].chosen.k
+        router = net_router(model, k, run.config.backend, run.config.gpu)
+        facts["net"] = fit_facts(run.held, router, k, run.config.percents)
+    return facts
+
+
+WHERE = (  # settings that say where and how fast, not what
+    "save_path", "data_path", "log_interval", "valid_batch_size", "gpu", "resume", "start_epoch", "checkpoint_minutes",
+)  # fmt: skip
+
+
+def _about(run: Run, verdicts: dict[str, Verdict]) -> dict[str, Any]:
+    settings = {name: value for name, value in run.config.as_dict().items() if name not in WHERE}
+    return {
+        "settings": settings,
+        "learn": {"shape": [len(run.prepared.learn), run.prepared.learn.dim], "hash": run.prepared.learn.digest},
+        "chosen_epochs": {router: verdict.chosen.epoch for router, verdict in verdicts.items()},
+        "held_out_gain": {router: [verdict.gain, verdict.error] for router, verdict in verdicts.items()},
+        "versions": versions(),
+    }

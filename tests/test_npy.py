@@ -1,0 +1,232 @@
+"""Opening .npy files from strangers: an array of exactly the file's size, or one clear error."""
+
+import io
+import os
+import tracemalloc
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ivfast.errors import UserError
+from ivfast.npy import MAGIC, open_array
+
+N_MUTATED = 10_000
+SLACK = 64 << 10  # bytes for headers, buffers and messages; 24 KiB seen
+
+
+def npy(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def with_header(text: str, data: bytes = b"", version: bytes = b"\x01\x00", length: int | None = None) -> bytes:
+    """A file whose header is written by hand."""
+    padded = text.encode("latin1") + b"\n"
+    n_length = 2 if version == b"\x01\x00" else 4
+    return MAGIC + version + (len(padded) if length is None else length).to_bytes(n_length, "little") + padded + data
+
+
+def header(descr: str = "'<f4'", order: str = "False", shape: str = "(2, 3)") -> str:
+    return f"{{'descr': {descr}, 'fortran_order': {order}, 'shape': {shape}, }}"
+
+
+PLAIN = npy(np.arange(6, dtype=np.float32).reshape(2, 3))
+SIX = PLAIN[-24:]
+WRONG = {
+    "empty": (b"", "is empty"),
+    "wrong magic": (b"\x93NUMPX" + PLAIN[6:], "begins with"),
+    "a zip archive": (b"PK\x03\x04" + PLAIN, "begins with"),
+    "cut in the magic": (PLAIN[:4], "begins with"),
+    "cut in the version": (PLAIN[:9], "version"),
+    "version 9": (PLAIN[:6] + b"\x09\x00" + PLAIN[8:], "version"),
+    "cut in the header": (PLAIN[:60], "header of"),
+    "header of 4 GB": (with_header(header(), SIX, b"\x02\x00", 0xFFFFFFFF), "header of 4294967295 bytes"),
+    "header longer than the file": (with_header(header(), SIX, length=9000), "header of 9000 bytes"),
+    "truncated": (PLAIN[:-1], "is truncated"),
+    "data all gone": (PLAIN[:-24], "is truncated"),
+    "trailing byte": (PLAIN + b"\x00", "has 1 bytes too many"),
+    "two arrays in one file": (PLAIN + PLAIN, f"has {len(PLAIN)} bytes too many"),
+    "forged rows": (with_header(header(shape="(1000000000000, 3)"), SIX), "forged"),
+    "forged columns": (with_header(header(shape="(2, 1000000000000000)"), SIX), "forged"),
+    "product beyond 64 bits": (with_header(header(shape=f"({2**32}, {2**32})"), b""), "forged"),
+    "product that is 0 in 64 bits": (with_header(header(shape=f"({2**40}, {2**40})"), b""), "forged"),
+    "forged type": (with_header(header("'<f8'"), SIX), "forged"),
+    "negative rows": (with_header(header(shape="(-2, 3)"), SIX), "header is"),
+    "rows with 5000 digits": (with_header(header(shape=f"({'9' * 5000}, 3)"), SIX), "header is"),
+    "shape that is no tuple": (with_header(header(shape="(6)"), SIX), "header is"),
+    "order that is no word": (with_header(header(order="'yes'"), SIX), "header is"),
+    "a key too many": (with_header(header()[:-1] + "'x': True, }", SIX), "header is"),
+    "a key twice": (with_header("{'descr': '<f4', 'descr': '<f4', 'shape': (2, 3), }", SIX), "header is"),
+    "code as header": (with_header("__import__('os').system('true')", SIX), "header is"),
+    "9,000 brackets": (with_header("(" * 9000, SIX), "header is"),
+    "9,000 minus signs": (with_header(header(shape="(" + "-" * 9000 + "1, 3)"), SIX), "header is"),
+    "object": (with_header(header("'|O'"), SIX), "Python objects"),
+    "structured": (with_header(header("[('a', '<f4')]"), SIX), "header is"),
+    "structured with objects": (with_header(header("[('a', '|O')]"), SIX), "header is"),
+    "text": (npy(np.array([["a", "b"]])), "holds <U1"),
+    "bytes": (npy(np.array([[b"a", b"b"]])), r"holds \|S1"),
+    "dates": (npy(np.array([["2020-01-01"]], dtype="M8[D]")), "holds <M8"),
+    "type of no size": (with_header(header("'<f3'"), SIX), "holds <f3"),
+    "0-D": (npy(np.array(1.0)), r"shape \(\)"),
+    "1-D": (npy(np.ones(6)), r"shape \(6,\)"),
+    "3-D": (npy(np.ones((1, 2, 3))), r"shape \(1, 2, 3\)"),
+    "zero rows": (npy(np.ones((0, 3))), r"shape \(0, 3\)"),
+    "zero columns": (npy(np.ones((3, 0))), r"shape \(3, 0\)"),
+    "zero rows of forged columns": (with_header(header(shape="(0, 1000000000000)")), "shape"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_file_that_cannot_be_right_is_refused_by_name(case: str, tmp_path: Path) -> None:
+    content, told = WRONG[case]
+    path = tmp_path / "odd.npy"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=rf"^base: .*odd\.npy .*{told}") as refused:
+        open_array(path, "base")
+    assert "\n" not in str(refused.value)
+    assert "np.save" in str(refused.value)
+
+
+def test_pickled_array_is_refused_and_never_loaded(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self):
+            return os.mkdir, (str(tmp_path / "sprung"),)
+
+    np.save(tmp_path / "odd.npy", np.array([[Trap()]], dtype=object), allow_pickle=True)
+    with pytest.raises(UserError, match="Python objects"):
+        open_array(tmp_path / "odd.npy", "learn")
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("dtype", ["<f2", "<f4", ">f4", "<f8", ">f8", "|i1", "<i8", ">i8", "<u2", "|b1", "<c8"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_every_plain_number_type_opens_as_saved(dtype: str, order, tmp_path: Path) -> None:
+    array = np.arange(12).reshape(3, 4).astype(dtype, order=order)
+    np.save(tmp_path / "a.npy", array)
+    found = open_array(tmp_path / "a.npy", "a")
+    assert isinstance(found, np.memmap)
+    assert not found.flags.writeable
+    assert found.dtype == array.dtype
+    np.testing.assert_array_equal(found, array)
+
+
+@pytest.mark.parametrize("version", [(1, 0), (2, 0), (3, 0)])
+def test_every_format_version_opens(version: tuple[int, int], tmp_path: Path) -> None:
+    array = np.arange(6, dtype=np.float32).reshape(2, 3)
+    with (tmp_path / "a.npy").open("wb") as file, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # NumPy advises against version 3 where 1 is enough
+        np.lib.format.write_array(file, array, version=version)
+    np.testing.assert_array_equal(open_array(tmp_path / "a.npy", "a"), array)
+
+
+def test_headers_of_other_writers_open(tmp_path: Path) -> None:
+    for text in (
+        "{'shape': (2, 3), 'descr': '<f4', 'fortran_order': False}",
+        "{'descr':'<f4','fortran_order':False,'shape':(2,3)}",
+        header(shape="(2, 3,)"),
+    ):
+        (tmp_path / "a.npy").write_bytes(with_header(text, SIX))
+        assert open_array(tmp_path / "a.npy", "a").shape == (2, 3)
+
+
+@pytest.mark.parametrize("what", ["folder", "dangling link", "pipe", "absent", "name too long"])
+def test_what_is_no_file_is_called_missing(what: str, tmp_path: Path) -> None:
+    path = tmp_path / ("a" * 5000 if what == "name too long" else "a.npy")
+    if what == "folder":
+        path.mkdir()
+    elif what == "dangling link":
+        path.symlink_to(tmp_path / "nowhere")
+    elif what == "pipe":
+        os.mkfifo(path)
+    with pytest.raises(UserError, match=r"^query: .* is missing; "):
+        open_array(path, "query")
+
+
+def mutated(rng: np.random.Generator, start: bytes) -> bytes:
+    """One to three changes to the header: bytes set, deleted, repeated or replaced by telling ones; seldom the size."""
+    content = bytearray(start)
+    for _ in range(rng.integers(1, 4)):
+        at = int(rng.integers(0, max(1, min(len(content), 130))))
+        kind = rng.integers(8)
+        if kind == 0:
+            content[at : at + 1] = bytes([rng.integers(256)])
+        elif kind == 1:
+            del content[at : at + int(rng.integers(1, 9))]
+        elif kind == 2:
+            content[at:at] = content[at : at + int(rng.integers(1, 9))]
+        elif kind == 3:
+            word = TELLING[rng.integers(len(TELLING))]
+            content[at : at + len(word)] = word
+        elif kind < 7:
+            old, new = SWAPS[rng.integers(len(SWAPS))]
+            content = bytearray(bytes(content).replace(old, new, 1))
+        else:
+            content = content[: rng.integers(len(content) + 1)] if rng.random() < 0.2 else content + b"\0" * at
+    return bytes(content)
+
+
+TELLING = [
+    b"9",
+    b"-1",
+    b"0",
+    b"\xff\xff",
+    b"\xff\xff\xff\xff",
+    b"\x00",
+    b"'|O'",
+    b"(",
+    b")",
+    b"L",
+    b"99999999999",
+    b"{",
+]
+SWAPS = [
+    (b"<f4", b">f4"), (b"<f4", b"<f2"), (b"<f4", b"<f8"), (b"<f4", b"|O8"), (b"<f4", b"|i1"), (b"<f4", b"<U9"),
+    (b"False", b"True "), (b"(5, 7)", b"(7, 5)"), (b"(5, 7)", b"(35,)"), (b"(5, 7)", b"(0, 7)"),
+    (b"(5, 7)", b"(50000000000, 7)"), (b"(5, 7)", b"(1, 35)"), (b"\x01\x00", b"\x02\x00"), (b"\x01\x00", b"\x03\x00"),
+    (b"<f4", b"|f4"), (b"<f4", b"=i4"), (b"<f4", b"<u4"),
+    (b"'shape': ", b"'shape':  "), (b"), } ", b")}   "), (b"<f4', ", b"<f4' ,"),
+]  # fmt: skip
+
+
+def test_ten_thousand_mutated_headers_neither_crash_nor_allocate_beyond_the_file(tmp_path: Path) -> None:
+    rng = np.random.default_rng(20)
+    start = npy(np.arange(35, dtype=np.float32).reshape(5, 7))
+    path = tmp_path / "mutated.npy"
+    n_opened, largest = 0, 0
+    with path.open("w+b", buffering=0) as file:  # kept open: a disk may flush what is truncated and closed
+        tracemalloc.start()
+        try:
+            for _ in range(N_MUTATED):
+                content = mutated(rng, start)
+                file.seek(0)
+                file.write(content)
+                file.truncate()
+                tracemalloc.reset_peak()
+                before = tracemalloc.get_traced_memory()[0]
+                found = open_refused(path)
+                largest = max(largest, tracemalloc.get_traced_memory()[1] - before - len(content))
+                if found is not None:
+                    n_opened += 1
+                    assert found.ndim == 2
+                    assert 0 not in found.shape
+                    assert 0 < len(content) - found.nbytes <= 10_012
+                    np.array(found)  # every byte can be read
+        finally:
+            tracemalloc.stop()
+    assert largest < SLACK
+
+    assert 100 < n_opened < N_MUTATED / 2  # both ends are reached
+
+
+def open_refused(path: Path) -> np.ndarray | None:
+    """The array, or None where it was refused in one line."""
+    try:
+        return open_array(path, "fuzz")
+    except UserError as refused:
+        text = str(refused)
+    assert len(text) < 1000
+    assert "\n" not in text
+    return None

@@ -1,0 +1,156 @@
+"""A run that is stopped and resumed is the run that was never stopped."""
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ivfast import training
+from ivfast.batches import Chunk
+from ivfast.checkpoint import at_hand
+from run_dcnet import main
+from tests.runs import flags, make_data, outputs
+
+AMP = ("--use_amp", "True", "--amp_dtype", "bfloat16")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def unbroken(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], dict[str, Any]]:
+    """Outputs of runs without a stop, by backend and further flags."""
+    found = {}
+    for more in (
+        ("--backend", "jax"),
+        ("--backend", "torch"),
+        ("--backend", "jax", *AMP),
+        ("--backend", "torch", *AMP),
+    ):
+        out = tmp_path_factory.mktemp("unbroken")
+        assert main(flags(data, out, *more)) == 0
+        found[more] = outputs(out)
+    return found
+
+
+def stop_in(monkeypatch: pytest.MonkeyPatch, epoch: int, chunk: int) -> None:
+    """SIGTERM to ourselves while a chunk of an epoch is drawn."""
+    original = training.epoch_chunks
+
+    def chunks(source: Any, at: int, steps: int, start: int = 0) -> Iterator[Chunk]:
+        for i, drawn in enumerate(original(source, at, steps, start)):
+            if (at, i) == (epoch, chunk):
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield drawn
+
+    monkeypatch.setattr(training, "epoch_chunks", chunks)
+
+
+@pytest.mark.parametrize("amp", [(), AMP], ids=["float32", "bfloat16"])
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_resumed_run_equals_unbroken_run_to_the_bit(
+    backend: str, amp: tuple[str, ...], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    unbroken: dict[tuple[str, ...], dict[str, Any]],
+) -> None:  # fmt: skip
+    more = ("--backend", backend, *amp)
+    with monkeypatch.context() as patch:
+        stop_in(patch, 3, 1)
+        assert main(flags(data, tmp_path, *more)) == 143
+    assert not (tmp_path / "ivfast.npy").exists()
+    newest = at_hand(tmp_path)[0].name
+    assert newest.startswith("epoch_00002_step_")  # within the third epoch
+    assert not newest.endswith("_00000000.safetensors")
+    assert len(at_hand(tmp_path)) == 2
+    assert main(flags(data, tmp_path, *more, "--resume", "True")) == 0
+    assert outputs(tmp_path) == unbroken[more]
+
+
+def test_damaged_newest_checkpoint_is_named_and_the_one_before_used(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unbroken: dict[tuple[str, ...], dict[str, Any]]
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_in(patch, 3, 1)
+        assert main(flags(data, tmp_path, "--backend", "jax")) == 143
+    newest = at_hand(tmp_path)[0]
+    damaged = bytearray(newest.read_bytes())
+    damaged[-1000] ^= 1  # one bit of one number
+    newest.write_bytes(damaged)
+    assert main(flags(data, tmp_path, "--backend", "jax", "--resume", "True")) == 0
+    assert f"{newest} is damaged" in (tmp_path / "train.log").read_text()
+    assert outputs(tmp_path) == unbroken["--backend", "jax"]
+
+
+def test_only_damaged_checkpoints_is_an_error(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "epoch_00001_step_00000000.safetensors").write_bytes(b"nothing")
+    assert main(flags(data, tmp_path, "--resume", "True")) == 2
+    assert "no whole checkpoint" in capsys.readouterr().err
+
+
+def test_start_epoch_continues_from_the_end_of_that_epoch(
+    data: Path, tmp_path: Path, unbroken: dict[tuple[str, ...], dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(flags(data, tmp_path, "--backend", "jax")) == 0
+    assert [path.name[:11] for path in at_hand(tmp_path)] == ["epoch_00004", "epoch_00003"]
+    assert main(flags(data, tmp_path, "--backend", "jax", "--start_epoch", "3")) == 0
+    assert outputs(tmp_path) == unbroken["--backend", "jax"]
+    assert main(flags(data, tmp_path, "--backend", "jax", "--start_epoch", "1")) == 2
+    assert "at hand: 3, 4" in capsys.readouterr().err
+
+
+def test_used_save_path_is_not_overwritten(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(flags(data, tmp_path)) == 0
+    before = outputs(tmp_path)
+    assert main(flags(data, tmp_path)) == 2
+    assert "--resume True" in capsys.readouterr().err
+    assert outputs(tmp_path) == before
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (("--epochs", "6"), "--epochs can't change"),
+        (("--lr", "1e-3", "--seed", "2"), "--lr 0.001 (was 0.002), --seed 2 (was 1)"),
+        (("--use_drop", "False"), "--use_drop False (was True)"),
+    ],
+)
+def test_resume_refuses_other_settings_and_names_them(
+    more: tuple[str, ...], told: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    with monkeypatch.context() as patch:
+        stop_in(patch, 1, 1)
+        assert main(flags(data, tmp_path)) == 143
+    assert main(flags(data, tmp_path, "--resume", "True", *more)) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_resume_refuses_other_data(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_in(patch, 1, 1)
+        assert main(flags(data, tmp_path / "out")) == 143
+    other = make_data(tmp_path / "other")
+    learn = np.load(other / "learn_faces.npy")
+    np.save(other / "learn_faces.npy", learn[::-1])
+    assert main(flags(other, tmp_path / "out", "--resume", "True")) == 2
+    assert "the learn vectors" in capsys.readouterr().err
+
+
+def test_checkpoint_of_one_backend_is_continued_by_the_other(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unbroken: dict[tuple[str, ...], dict[str, Any]]
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_in(patch, 3, 1)
+        assert main(flags(data, tmp_path, "--backend", "jax")) == 143
+    assert main(flags(data, tmp_path, "--backend", "torch", "--resume", "True")) == 0
+    ours = np.load(tmp_path / "ivfast.npy")
+    whole = np.frombuffer(unbroken["--backend", "jax"]["centers"][-ours.nbytes :], np.float32).reshape(ours.shape)
+    np.testing.assert_allclose(ours, whole, atol=1e-4)  # 2e-6 seen: another order of summation

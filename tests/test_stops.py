@@ -1,0 +1,134 @@
+"""Kills, signals, full disks, two runs at once: nothing is lost, nothing is silent."""
+
+import shutil
+import signal
+import subprocess
+import time
+from collections import namedtuple
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from run_dcnet import main
+from tests.runs import command, flags, make_data, outputs, run
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module", params=["jax", "torch"])
+def unbroken(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    out = tmp_path_factory.mktemp("unbroken")
+    started = time.monotonic()
+    done = run(data, out, "--backend", request.param)
+    assert done.returncode == 0, done.stderr
+    return request.param, time.monotonic() - started, outputs(out)
+
+
+def test_killed_run_finishes_as_if_it_had_not_been(unbroken: Any, data: Path, tmp_path: Path) -> None:
+    """Three kills; benchmarks/kills.py does all 80."""
+    backend, seconds, whole = unbroken
+    more = ("--backend", backend, "--checkpoint_minutes", "0.0005")
+    rng = np.random.default_rng(3)
+    for _ in range(3):
+        again = ("--resume", "True") if any((tmp_path / "checkpoints").glob("*.safetensors")) else ()
+        process = subprocess.Popen(command(data, tmp_path, *more, *again), stderr=subprocess.DEVNULL)
+        time.sleep(seconds * rng.uniform(0.3, 0.9))
+        process.kill()
+        process.wait()
+    again = ("--resume", "True") if any((tmp_path / "checkpoints").glob("*.safetensors")) else ()
+    done = run(data, tmp_path, *more, *again)
+    assert done.returncode == 0, done.stderr
+    assert outputs(tmp_path) == whole
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signal_ends_a_run_in_time_with_a_checkpoint(number: int, code: int, data: Path, tmp_path: Path) -> None:
+    more = ("--epochs", "400", "--warmup", "1")
+    process = subprocess.Popen(command(data, tmp_path, *more), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not any((tmp_path / "checkpoints").glob("*.safetensors")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    asked = time.monotonic()
+    _, said = process.communicate(timeout=30)
+    assert process.returncode == code, said
+    assert time.monotonic() - asked < 10
+    assert "--resume True" in said
+    assert "Traceback" not in said
+
+
+def test_second_signal_exits_at_once(data: Path, tmp_path: Path) -> None:
+    process = subprocess.Popen(command(data, tmp_path, "--epochs", "400"), stderr=subprocess.DEVNULL)
+    while not any((tmp_path / "checkpoints").glob("*.safetensors")):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGINT)
+    asked = time.monotonic()
+    assert process.wait(timeout=30) in (128 + signal.SIGINT, 128 + signal.SIGTERM)
+    assert time.monotonic() - asked < 5
+
+
+def test_full_disk_keeps_what_was_there_and_says_how_much(data: Path, tmp_path: Path) -> None:
+    assert run(data, tmp_path).returncode == 0
+    before = outputs(tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints")
+
+    limited = ["bash", "-c", 'ulimit -f 20; exec "$@"', "limited", *command(data, tmp_path)]  # 20 KiB a file
+    done = subprocess.run(limited, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("error: ")
+    assert "checkpoints" in last
+    assert "bytes" in last
+    assert "Traceback" not in done.stderr
+    assert outputs(tmp_path) == before
+    assert not list(tmp_path.rglob(".*.safetensors"))  # nothing half there
+
+
+def test_too_small_a_disk_is_found_before_the_start(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**6, 10**6 - 1000, 1000))
+    assert main(flags(data, tmp_path)) == 1
+    said = capsys.readouterr().err
+    assert "bytes are needed, 1,000 are free" in said
+    assert not (tmp_path / "cache").exists()
+
+
+def test_save_path_that_cannot_be_made_ends_with_one_line(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(flags(data, tmp_path / "file" / "out")) == 2
+    assert "expected a folder" in capsys.readouterr().err
+
+
+def test_log_that_cannot_be_written_does_not_stop_the_run(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "train.log").symlink_to("/dev/full")
+    done = run(data, tmp_path, "--epochs", "2")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("train.log cannot be written") == 1
+    assert (tmp_path / "ivfast.npy").is_file()
+
+
+def test_second_run_in_one_save_path_is_refused(data: Path, tmp_path: Path) -> None:
+    first = subprocess.Popen(command(data, tmp_path, "--epochs", "400"), stderr=subprocess.DEVNULL)
+    try:
+        while not (tmp_path / "cache").exists():
+            time.sleep(0.05)
+        second = run(data, tmp_path)
+        assert second.returncode == 2
+        assert f"in use by process {first.pid}" in second.stderr
+    finally:
+        first.kill()
+        first.wait()
+    (shutil.rmtree(tmp_path / "checkpoints") if (tmp_path / "checkpoints").exists() else None)
+    third = run(data, tmp_path, "--epochs", "2")
+    assert third.returncode == 0, third.stderr
+    assert f"the lock of process {first.pid}" in third.stderr
