@@ -52,6 +52,7 @@ def test_4096_buckets_at_batch_512_stay_in_use(tmp_path: Path) -> None:
         "--batch_size 512 --niter 10 --param_list 48 128 4096 --epochs 4 --warmup 1 --lr 2e-3 --percents 0 "
         "--gpu -1".split()
     )
+    config.save_path.mkdir()
     run = training.start_run(config, silent())
     position = training.start_point(run)
     state, k, centers = position.state, position.k, run.prepared.kmeans
