@@ -38,7 +38,7 @@ class Dense(nn.Module):
         return product(x, self.weight, self.policy, self.policy.activation).to(self.policy.stat) + self.bias
 
 
-class LayerNorm(nn.Module):
+class _LayerNorm(nn.Module):
     """LayerNorm over the last axis, epsilon 1e-5."""
 
     def __init__(self, width: int) -> None:
@@ -63,7 +63,7 @@ class DCNet(nn.Module):
         for i, (n_in, n_out) in enumerate(widths[: self.n_layers]):
             self.add_module(f"layers_{i}", Dense(n_in, n_out, policy))
             if i + 1 < self.n_layers:
-                self.add_module(f"norms_{i}", LayerNorm(n_out))
+                self.add_module(f"norms_{i}", _LayerNorm(n_out))
 
     def forward(self, x: Tensor, constants: Constants) -> tuple[Tensor, Tensor | None]:
         """Logits of the linear path at k = 1, and what the deep path adds (None: there is none).

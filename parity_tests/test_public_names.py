@@ -16,8 +16,7 @@ from parity_tests.comparator import DifferenceError
 
 pytestmark = pytest.mark.parity
 
-# What frameworks force: Flax brings its own LayerNorm, and spells a module's methods otherwise.
-TORCH_ALONE = {"LayerNorm"}
+# What frameworks force: Flax spells a module's methods otherwise.
 SPELLED = {"forward": "__call__"}
 FLAX_METHODS, FLAX_FIELDS = {"setup"}, {"parent", "name"}
 
@@ -34,7 +33,7 @@ def public_text(module: ModuleType) -> Text:
     """Constants with values, and functions and classes with parameters and defaults, in order."""
     assert module.__file__ is not None
     names = [name for node in ast.parse(Path(module.__file__).read_text()).body for name in _defined(node)]
-    return [line for name in names if name[0] != "_" and name not in TORCH_ALONE for line in _told(module, name)]
+    return [line for name in names if name[0] != "_" for line in _told(module, name)]
 
 
 def _defined(node: ast.stmt) -> list[str]:
