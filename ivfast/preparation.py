@@ -43,11 +43,6 @@ def prepare(config: Config, learn: Vectors, progress: Progress) -> Prepared:
 
     raises: UserError where learn is too small for the settings
     """
-    if len(learn) < config.nlist:
-        raise UserError(
-            f"learn: {learn.path} has {len(learn)} vectors, fewer than --nlist {config.nlist}; "
-            "use more vectors or fewer buckets"
-        )
     space = measure_space(learn, config.metric)
     cache = config.save_path / "cache"
     facts = {"learn": learn.digest, "metric": config.metric, "seed": config.seed, "faiss": faiss.__version__}
