@@ -12,24 +12,19 @@ import argparse
 import tempfile
 from pathlib import Path
 
-import numpy as np
-
-from benchmarks.runs import kmeans_share, print_table, results, run_dcnet, scanned
+from benchmarks.runs import kmeans_share, main_job_flags, print_table, results, run_dcnet, scanned
 from ivfast.synthetic import NAME, make_faces, save_set
 
 PERCENTS = (0.0, 0.8, 1.5)
-HIDDEN = {"L2": ("256", "512"), "IP": ("512", "1024")}
 
 
 def one_run(data: Path, name: str, metric: str, backend: str, out: Path, extra: list[str]) -> list[str]:
     """Train and evaluate one set on one backend; then evaluate k-means as centers of its own."""
-    dim = str(np.load(data / f"learn_{name}.npy", mmap_mode="r").shape[1])
+    seconds, _ = run_dcnet(
+        "--backend", backend, "--save_path", str(out), *main_job_flags(data, name, metric, PERCENTS), *extra
+    )
     common = ["--data_path", str(data), "--data_name", name, "--learn_name", f"learn_{name}", "--gpu", "-1"]
     common += ["--percents", *map(str, PERCENTS), "--metric", metric]
-    seconds, _ = run_dcnet(
-        "--backend", backend, "--save_path", str(out), *common, "--nlist", "256", "--param_list", dim,
-        *HIDDEN[metric], "256", "--niter", "25", "--epochs", "20", "--warmup", "1", "--lr", "2e-3", *extra,
-    )  # fmt: skip
     run_dcnet("--save_path", str(out / "own"), *common, "--eval", "True", "--ai_center", str(out / "kmeans.npy"))
     lines, own = results(out), results(out / "own")
     base = kmeans_share(lines)

@@ -8,7 +8,32 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from ivfast.synthetic import save_set
+
 ROOT = Path(__file__).resolve().parent.parent
+
+
+HIDDEN = {"L2": ("256", "512"), "IP": ("512", "1024")}  # layers of the main job's network
+
+
+def main_job_flags(data: Path, name: str, metric: str, percents: tuple[float, ...]) -> tuple[str, ...]:
+    """The main job of a set in the documented layout, on the CPU: 256 buckets, 20 epochs."""
+    dim = str(np.load(data / f"learn_{name}.npy", mmap_mode="r").shape[1])
+    return (
+        "--data_path", str(data), "--data_name", name, "--learn_name", f"learn_{name}", "--metric", metric,
+        "--nlist", "256", "--param_list", dim, *HIDDEN[metric], "256", "--niter", "25", "--epochs", "20",
+        "--warmup", "1", "--lr", "2e-3", "--percents", *map(str, percents), "--gpu", "-1",
+    )  # fmt: skip
+
+
+def scaled_copy(data: Path, name: str, folder: Path, factor: float) -> Path:
+    """A set whose vectors are multiplied, as float32, under the same name in another folder."""
+    parts = [np.load(data / f"{part}.npy") for part in (f"learn_{name}", f"{name}/base", f"{name}/query")]
+    learn, base, query = (part.astype(np.float32) * np.float32(factor) for part in parts)
+    save_set(folder, name, learn, base, query, np.load(data / name / "gt.npy"))
+    return folder
 
 
 def run_dcnet(*flags: str) -> tuple[float, str]:

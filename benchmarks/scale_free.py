@@ -12,23 +12,15 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.runs import print_table, results, run_dcnet
-from ivfast.synthetic import save_set
+from benchmarks.runs import main_job_flags, print_table, results, run_dcnet, scaled_copy
 
 FACTORS = {"1": 1.0, "2^-10": 2.0**-10, "2^10": 2.0**10, "1e-3": 1e-3, "1e3": 1e3}
 
 
 def recall(data: Path, name: str, factor: float, scratch: Path) -> np.ndarray:
     """All recalls of a run on scaled vectors."""
-    parts = [np.load(data / f"{part}.npy") for part in (f"learn_{name}", f"{name}/base", f"{name}/query")]
-    learn, base, query = (part.astype(np.float32) * np.float32(factor) for part in parts)
-    save_set(scratch, name, learn, base, query, np.load(data / name / "gt.npy"))
-    dim = str(learn.shape[1])
-    run_dcnet(
-        "--save_path", str(scratch / "out"), "--data_path", str(scratch), "--data_name", name, "--learn_name",
-        f"learn_{name}", "--metric", "L2", "--nlist", "256", "--param_list", dim, "256", "512", "256", "--niter", "25",
-        "--epochs", "20", "--warmup", "1", "--lr", "2e-3", "--percents", "0", "0.8", "1.5", "--gpu", "-1",
-    )  # fmt: skip
+    data = scaled_copy(data, name, scratch, factor)
+    run_dcnet("--save_path", str(scratch / "out"), *main_job_flags(data, name, "L2", (0.0, 0.8, 1.5)))
     return np.concatenate([line["recall"] for line in results(scratch / "out")])
 
 
