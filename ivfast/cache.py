@@ -37,5 +37,5 @@ def cached(
         with beside.open("wb") as file:
             np.savez(file, allow_pickle=False, **arrays)
 
-    write_beside(path, write)
+    write_beside(path, write, sum(array.nbytes for array in arrays.values()))
     return arrays, False

@@ -84,12 +84,17 @@ def load_epoch(save_path: Path, epoch: int) -> Saved:
         assert match is not None
         if int(match[2]) == 0:
             found[int(match[1])] = path
-    saved = _load(found[epoch]) if epoch in found else None
-    if saved is None:
+    if epoch not in found:
         ends = ", ".join(str(e) for e in sorted(found)) or "none"
         raise UserError(
             f"--start_epoch {epoch}: no checkpoint of the end of epoch {epoch} in {checkpoint_folder(save_path)}; "
             f"at hand: {ends}"
+        )
+    saved = _load(found[epoch])
+    if saved is None:
+        raise UserError(
+            f"--start_epoch {epoch}: {found[epoch]} is damaged; continue from the newest that is whole with "
+            "--resume True"
         )
     return saved
 
@@ -99,12 +104,12 @@ def _load(path: Path) -> Saved | None:
         with safe_open(path, framework="numpy") as file:
             body = json.loads((file.metadata() or {})["ivfast"])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, KeyError):
+        about = body["about"]
+        if body["checksum"] != _checksum(arrays, about):
+            return None
+        return Saved(about["epoch"], about["step"], arrays, about)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    about = body["about"]
-    if body["checksum"] != _checksum(arrays, about):
-        return None
-    return Saved(about["epoch"], about["step"], arrays, about)
 
 
 def _checksum(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> str:

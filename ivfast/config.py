@@ -11,6 +11,8 @@ APEX_MODES = ("O1", "O2")
 AMP_DTYPES = ("float16", "bfloat16")
 SMALLEST_SCALE, LARGEST_SCALE = 1, 2**24  # of the loss
 LARGEST_INT = 2**31 - 1  # what FAISS counts and seeds with
+LARGEST_LR = 1000  # far above any use; from about 1e30 on float32 overflows
+LARGEST_EPOCHS = 99_999  # names of checkpoints have five digits
 BACKENDS = ("jax", "torch")
 
 
@@ -103,7 +105,7 @@ def check(config: Config) -> None:
         raise UserError(f"--start_epoch {config.start_epoch} is above --epochs {config.epochs}")
     if config.resume and config.start_epoch:
         raise UserError("--resume True continues from the newest checkpoint: leave --start_epoch out, or --resume")
-    if not config.checkpoint_minutes > 0:
+    if not 0 < config.checkpoint_minutes < float("inf"):
         raise UserError(f"--checkpoint_minutes {config.checkpoint_minutes:g}: expected a number above 0")
 
 
@@ -148,8 +150,12 @@ def _check_numbers(config: Config) -> None:
             raise UserError(f"--{name} {getattr(config, name)}: expected at most {LARGEST_INT}; correct it")
     if config.scale > LARGEST_SCALE or config.scale & (config.scale - 1):
         raise UserError(f"--scale {config.scale}: expected a power of two from 1 to {LARGEST_SCALE}, such as 1024")
-    if not 0 < config.lr < float("inf"):
-        raise UserError(f"--lr {config.lr:g}: expected a number above 0, such as 2e-3; correct it")
+    if config.epochs > LARGEST_EPOCHS:
+        raise UserError(f"--epochs {config.epochs}: expected at most {LARGEST_EPOCHS}; correct it")
+    if not 0 < config.lr <= LARGEST_LR:
+        raise UserError(
+            f"--lr {config.lr:g}: expected a number above 0, at most {LARGEST_LR}, such as 2e-3; correct it"
+        )
     if not 0 <= config.drop_prop < 1:
         raise UserError(f"--drop_prop {config.drop_prop:g}: expected 0 <= drop_prop < 1, such as 0.05; correct it")
     if min(config.nprobes) < 1:

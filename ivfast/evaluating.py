@@ -11,6 +11,7 @@ from ivfast.backends import Backend, Setup, check_device, load_backend
 from ivfast.calibration import fit_k, pair_logits
 from ivfast.config import Config, check_normalize, check_percents
 from ivfast.data import (
+    UNIT_TOLERANCE,
     EvaluationSet,
     Space,
     Vectors,
@@ -25,7 +26,7 @@ from ivfast.errors import UserError
 from ivfast.evaluation import Result, RouterSetting, evaluate_router, held_out_rows
 from ivfast.export import Model, load_model
 from ivfast.facts import Facts, fit_facts, make_plans
-from ivfast.intake import cleaning, scan_set
+from ivfast.intake import check_split, cleaning, scan_set
 from ivfast.neighbors import find_neighbors, split
 from ivfast.npy import open_array
 from ivfast.preparation import measure_buckets
@@ -39,6 +40,7 @@ MOST_LEARN = 60_000  # learn vectors on which facts are fitted where dcnet.safet
 class Found(NamedTuple):
     """What lies in a folder."""
 
+    path: Path  # of the centers
     centers: np.ndarray  # (nlist, dim) float32, as stored
     kmeans: np.ndarray | None
     model: Model | None
@@ -71,13 +73,15 @@ def find_model(config: Config, given: set[str]) -> Found:
         )
     metric = model.space.metric if model else config.metric
     check_normalize(config, metric)
+    if metric == "IP":
+        _check_norms(centers, path)
     if model and (model.param_list[-1], model.param_list[0]) != (nlist, dim):
         raise UserError(f"{path.parent / 'dcnet.safetensors'} is for other centers than {path}; remove it")
     if model and model.net:
         check_device(config.backend, config.gpu)
     kmeans_path = path.parent / "kmeans.npy"
     kmeans = _open_centers(kmeans_path, centers.shape) if kmeans_path.is_file() else None
-    return Found(centers, kmeans, model, metric)
+    return Found(path, centers, kmeans, model, metric)
 
 
 def _open_centers(path: Path, shape: tuple[int, ...] | None) -> np.ndarray:
@@ -95,6 +99,17 @@ def _open_centers(path: Path, shape: tuple[int, ...] | None) -> np.ndarray:
     return centers
 
 
+def _check_norms(centers: np.ndarray, path: Path) -> None:
+    """Means of unit rows are no longer than 1; for longer ones 2 - 2 <x, c> is no squared distance."""
+    norms = np.sqrt(np.square(centers, dtype=np.float64).sum(axis=1))
+    longest = int(norms.argmax())
+    if norms[longest] > 1 + UNIT_TOLERANCE:
+        raise UserError(
+            f"centers: {path} row {longest} has norm {norms[longest]:.4g}, expected at most 1 under --metric IP; "
+            "divide the rows by their norms, or use --metric L2"
+        )
+
+
 def evaluate(
     config: Config, found: Found, progress: Progress, scanned_learn: Vectors | None = None,
     scanned_data: EvaluationSet | None = None,
@@ -109,6 +124,8 @@ def evaluate(
     if data is None:
         data = open_evaluation_set(config.data_path, config.data_name, dim)
         data = scan_set(data, found.metric, progress, cleaning(config))
+    if found.model is None and (beside := found.path.parent / "dcnet.safetensors").is_file():
+        progress.note(f"{beside} belongs to another {found.path.name}: its net and what was fitted are left out")
     learn = scanned_learn or _open_learn(config, found, progress)
     space = _space(found, learn)
     routers = _make_routers(config, found, space, learn)
@@ -130,7 +147,9 @@ def _open_learn(config: Config, found: Found, progress: Progress) -> Vectors | N
             f"learn {path or '(no --learn_name)'} is not at hand: fixed probing, with nearest and ratio assignment only"
         )
         return None
-    return scan(open_vectors(path, "learn", found.centers.shape[1]), found.metric, progress, cleaning(config))
+    learn = scan(open_vectors(path, "learn", found.centers.shape[1]), found.metric, progress, cleaning(config))
+    check_split(learn, config)
+    return learn
 
 
 def _space(found: Found, learn: Vectors | None) -> Space:

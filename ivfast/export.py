@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from ivfast.config import METRICS
 from ivfast.data import Space
 from ivfast.errors import UserError
 from ivfast.facts import Facts
@@ -77,7 +79,7 @@ def load_model(path: Path, centers_path: Path) -> Model | None:
         with safe_open(path, framework="numpy") as file:
             about = json.loads((file.metadata() or {}).get("ivfast", "{}"))
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as problem:
+    except (SafetensorError, OSError, ValueError, AttributeError, RecursionError) as problem:
         raise UserError(f"{path} cannot be read ({problem}); remove it, or train again") from None
     schema = about.get("schema") if isinstance(about, dict) else None
     if schema != SCHEMA:
@@ -85,11 +87,50 @@ def load_model(path: Path, centers_path: Path) -> Model | None:
     if about.get("ivfast_sha256") != file_hash(centers_path):
         return None
     try:
-        return _as_model(about, arrays)
-    except (KeyError, TypeError, ValueError, AttributeError) as problem:
+        _check_arrays(about["param_list"], arrays)
+        model = _as_model(about, arrays)
+        _check_facts(model)
+        return model
+    except (LookupError, TypeError, ValueError, AttributeError) as problem:
         raise UserError(
-            f"{path} lacks what schema {SCHEMA} has ({problem!r}), expected a file that ivfast wrote; train again"
+            f"{path} is not as schema {SCHEMA} has it ({problem!r}), expected a file that ivfast wrote; train again"
         ) from None
+
+
+def _check_arrays(param_list: list[int], arrays: dict[str, np.ndarray]) -> None:
+    """raises: ValueError where an array is absent, of another shape than param_list says, or not finite"""
+    widths = list(pairwise(param_list))
+    dim, nlist = param_list[0], param_list[-1]
+    shapes: dict[str, tuple[int, ...]] = {
+        "space.mean": (dim,), "space.scale": (), "input.mean": (dim,), "input.scale": (),
+    }  # fmt: skip
+    shapes |= {name: (nlist,) for name in arrays if name.startswith("use.")}
+    if len(widths) > 1:
+        shapes["net.centers"] = (nlist, dim)
+        for i, (n_in, n_out) in enumerate(widths):
+            shapes |= {f"net.layers_{i}.weight": (n_in, n_out), f"net.layers_{i}.bias": (n_out,)}
+        for i, (_, n_out) in enumerate(widths[:-1]):
+            shapes |= {f"net.norms_{i}.scale": (n_out,), f"net.norms_{i}.bias": (n_out,)}
+    found = {name: array.shape for name, array in arrays.items()}
+    for name in sorted(shapes.keys() | found.keys()):
+        if found.get(name) != shapes.get(name):
+            raise ValueError(f"{name} has shape {found.get(name)}, expected {shapes.get(name)}")
+        if not np.isfinite(arrays[name]).all():
+            raise ValueError(f"{name} holds NaN or infinity")
+
+
+def _check_facts(model: Model) -> None:
+    """raises: KeyError, TypeError or ValueError where a router lacks a number that evaluating it takes"""
+    model.about["settings"]["seed"]
+    if model.space.metric not in METRICS:
+        raise ValueError(f"metric {model.space.metric!r}")
+    for name in ("kmeans", "centers", "net") if model.net else ("kmeans", "centers"):
+        facts = model.facts[name]
+        for number in (facts.k, facts.temperature, model.delta_floor, *facts.storing.values()):
+            if not 0 < number < float("inf"):
+                raise ValueError(f"{name} has {number!r} among k, T, T_s, delta_floor, expected numbers above 0")
+        if absent := set(facts.storing.values()) - facts.use.keys():
+            raise ValueError(f"{name} lacks m at T_s {absent}")
 
 
 def _as_model(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> Model:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,12 +13,15 @@ from safetensors.numpy import save_file
 
 from ivfast.errors import RunError
 
+BESIDE = re.compile(r"\..+\.\d+\.(csv|json|npy|npz|png|safetensors)")  # names that write_beside gives
 
-def write_beside(path: Path, write: Callable[[Path], None]) -> None:
+
+def write_beside(path: Path, write: Callable[[Path], None], n_bytes: int | None = None) -> None:
     """Let `write` fill a file beside `path`, make it durable, then rename it to `path`.
 
     path: the file to replace; its folder is made where it is absent
     write: called with the temporary path, which has the suffix of `path`
+    n_bytes: about what it writes, for the message; None: not known
     raises: RunError where the disk refuses, whatever else `write` raises; `path` then holds
     what it held before
     """
@@ -30,7 +34,7 @@ def write_beside(path: Path, write: Callable[[Path], None]) -> None:
         os.replace(beside, path)
         _sync(path.parent)  # the rename too
     except OSError as problem:
-        raise RunError(_refused(path, beside, problem)) from None
+        raise RunError(_refused(path, beside, problem, n_bytes)) from None
     finally:
         _remove(beside)
 
@@ -56,18 +60,26 @@ def _remove(path: Path) -> None:
         return
 
 
-def _refused(path: Path, beside: Path, problem: OSError) -> str:
+def _refused(path: Path, beside: Path, problem: OSError, n_bytes: int | None) -> str:
     try:
         written = f" after {beside.stat().st_size:,} bytes"
     except OSError:
         written = ""
     reason = problem.strerror or str(problem)
-    return f"{path} cannot be written ({reason}{written}); make room or give permission, what was there is kept"
+    needed = "" if n_bytes is None else f"; {n_bytes:,} bytes are needed"
+    return f"{path} cannot be written ({reason}{written}{needed}); make room or give permission, what was there is kept"
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what killed processes left half written in `folder` and below; for who alone writes there."""
+    for path in folder.rglob(".*.*"):
+        if BESIDE.fullmatch(path.name):
+            _remove(path)
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
     """Write `array` as a .npy file (C order, no pickle)."""
-    write_beside(path, lambda beside: np.save(beside, np.ascontiguousarray(array), allow_pickle=False))
+    write_beside(path, lambda beside: np.save(beside, np.ascontiguousarray(array), allow_pickle=False), array.nbytes)
 
 
 def save_tensors(path: Path, arrays: dict[str, np.ndarray], text: dict[str, str]) -> None:
@@ -78,10 +90,9 @@ def save_tensors(path: Path, arrays: dict[str, np.ndarray], text: dict[str, str]
         try:
             save_file(whole, beside, text)
         except SafetensorError as problem:  # all it says of a full disk
-            needed = sum(value.nbytes for value in whole.values())
-            raise OSError(f"{problem}; {needed:,} bytes are needed") from None
+            raise OSError(str(problem)) from None
 
-    write_beside(path, write)
+    write_beside(path, write, sum(value.nbytes for value in whole.values()))
 
 
 def save_text(path: Path, text: str) -> None:
@@ -91,7 +102,7 @@ def save_text(path: Path, text: str) -> None:
     def write(beside: Path) -> None:
         beside.write_bytes(data)
 
-    write_beside(path, write)
+    write_beside(path, write, len(data))
 
 
 def save_json(path: Path, value: Any) -> None:

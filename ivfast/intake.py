@@ -75,6 +75,16 @@ def check_learn_size(learn: Vectors, config: Config) -> None:
         raise UserError(
             f"--ftopk {config.ftopk}: learn has only {len(learn)} vectors, expected more; choose a smaller --ftopk"
         )
+    check_split(learn, config)
+    if config.batch_size > max(len(learn), Config.batch_size):  # the rest of it would be padding
+        raise UserError(
+            f"--batch_size {config.batch_size}: learn has only {len(learn)} vectors, expected no more pairs than that; "
+            "choose a smaller --batch_size"
+        )
+
+
+def check_split(learn: Vectors, config: Config) -> None:
+    """Refuse a learn of which too few train or are held out for ftopk neighbours of each."""
     train, held_out = split(len(learn), config.seed)
     if len(train) <= config.ftopk or len(held_out) == 0:
         raise UserError(

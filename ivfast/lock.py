@@ -30,15 +30,21 @@ def locked(save_path: Path, progress: Progress) -> Iterator[None]:
     except OSError as problem:
         raise RunError(f"--save_path {save_path} cannot be written ({problem.strerror}); name another") from None
     with file:
-        if path.stat().st_size:
-            progress.note(f"the lock of {_holder(path)}, which is gone, is taken over")
-        file.truncate(0)
-        file.write(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
-        file.flush()
         try:
+            if path.stat().st_size:
+                progress.note(f"the lock of {_holder(path)}, which is gone, is taken over")
+            _write_holder(path)
             yield
         finally:
             path.unlink(missing_ok=True)
+
+
+def _write_holder(path: Path) -> None:
+    text = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as problem:
+        raise RunError(f"{path} cannot be written ({problem.strerror}); {len(text)} bytes are needed") from None
 
 
 def _open(path: Path) -> TextIO:
@@ -61,5 +67,5 @@ def _holder(path: Path) -> str:
     try:
         holder = json.loads(path.read_text(encoding="utf-8"))
         return f"process {holder['pid']} on {holder['host']}"
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return "another process"

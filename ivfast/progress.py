@@ -50,7 +50,7 @@ class Progress:
         if self.folder is None:
             return
         try:
-            with (self.folder / name).open("a", encoding="utf-8") as file:
+            with (self.folder / name).open("a", encoding="utf-8", errors="backslashreplace") as file:  # names are bytes
                 file.write(line + "\n")
         except OSError as problem:
             folder, self.folder = self.folder, None  # the run goes on without its log

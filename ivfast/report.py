@@ -59,10 +59,10 @@ def _keep_other(folder: Path, name: str) -> None:
     if not path.is_file():
         return
     try:
-        old = json.loads(path.read_text(encoding="utf-8")).get("data_name")
-    except ValueError:
+        old = json.loads(path.read_text(encoding="utf-8"))["data_name"]
+    except (ValueError, KeyError, TypeError, RecursionError):
         return
-    if old and old != name:
+    if isinstance(old, str) and old and old != name:
         safe = old.replace("/", "_")
         for suffix in ("json", "csv"):
             if (folder / f"evaluation.{suffix}").is_file():

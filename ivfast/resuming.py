@@ -48,8 +48,11 @@ def pack(point: Point, backend: Backend, config: Config, learn_digest: str) -> S
     return Saved(point.epoch, point.step, arrays, about)
 
 
-def refuse_others(saved: Saved, config: Config, learn_digest: str) -> None:
-    """raises: UserError where the checkpoint is of other data or settings, naming them"""
+def refuse_others(saved: Saved, config: Config, learn_digest: str | None) -> None:
+    """raises: UserError where the checkpoint is of other data or settings, naming them
+
+    learn_digest: None where learn is not read yet: settings alone
+    """
     now = settings_that_bind(config)
     then = saved.about["settings"]
     differing = [
@@ -57,7 +60,7 @@ def refuse_others(saved: Saved, config: Config, learn_digest: str) -> None:
         for name in sorted({*now, *then})
         if _plain(now.get(name)) != _plain(then.get(name))
     ]
-    if saved.about["learn"] != learn_digest:
+    if learn_digest is not None and saved.about["learn"] != learn_digest:
         differing.append("the learn vectors")
     if differing:
         hint = (

@@ -7,6 +7,7 @@ import numpy as np
 from ivfast.backends import Backend, load_backend, starting_weights
 from ivfast.batches import PairSource
 from ivfast.calibration import fit_k, pair_logits
+from ivfast.checkpoint import Saved
 from ivfast.choosing import Candidate
 from ivfast.config import Config
 from ivfast.data import EvaluationSet
@@ -14,6 +15,7 @@ from ivfast.intake import admit_training
 from ivfast.precision import advice, precision_name
 from ivfast.preparation import Prepared, make_setup, prepare
 from ivfast.progress import Progress
+from ivfast.resuming import refuse_others
 from ivfast.routers import Router, centers_router
 from ivfast.space import check_space
 from ivfast.validation import Curves, HeldOut, Judgement, judge, kmeans_share, make_held_out
@@ -37,9 +39,15 @@ class Run(NamedTuple):
         return ("centers", "net") if self.config.deep else ("centers",)
 
 
-def start_run(config: Config, progress: Progress) -> Run:
-    """Open the data, cluster, search neighbours, load the backend."""
+def start_run(config: Config, progress: Progress, saved: Saved | None = None) -> Run:
+    """Open the data, cluster, search neighbours, load the backend.
+
+    saved: the checkpoint to continue from
+    raises: UserError where it is of other data
+    """
     learn, data = admit_training(config, progress)
+    if saved is not None:
+        refuse_others(saved, config, learn.digest)
     check_space(config, len(learn))
     progress.note(advice(config))
     prepared = prepare(config, learn, progress)

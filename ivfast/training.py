@@ -7,12 +7,21 @@ from typing import Any
 from ivfast.assignment import mean_membership
 from ivfast.backends import starting_weights
 from ivfast.batches import chunk_steps, epoch_chunks
-from ivfast.checkpoint import at_hand, checkpoint_folder, load_epoch, load_newest, save_checkpoint, save_state
+from ivfast.checkpoint import (
+    Saved,
+    at_hand,
+    checkpoint_folder,
+    load_epoch,
+    load_newest,
+    save_checkpoint,
+    save_state,
+)
 from ivfast.choosing import Candidate, Choice, first_choice, seen
 from ivfast.config import Config, check_percents
 from ivfast.errors import UserError
 from ivfast.evaluating import evaluate, find_model
 from ivfast.exporting import export
+from ivfast.files import remove_leftovers
 from ivfast.health import collapse
 from ivfast.progress import Progress
 from ivfast.resuming import Point, best_params, pack, refuse_others, state_arrays
@@ -29,11 +38,13 @@ def train(config: Config, progress: Progress) -> None:
     """
     check_percents(config, config.nlist)
     _refuse_used(config)
+    remove_leftovers(config.save_path)
     started = time.monotonic()
-    run = start_run(config, progress)
+    saved = pick_up(config, progress)
+    run = start_run(config, progress, saved)
     point = start_point(run)
-    if config.resume or config.start_epoch:
-        point = resume(run, point)
+    if saved is not None:
+        point = resume(run, point, saved)
     while point.epoch < config.epochs:
         point = train_epoch(run, point)
     export(run, point.choices)
@@ -48,6 +59,23 @@ def _refuse_used(config: Config) -> None:
             f"--save_path {config.save_path} holds checkpoints of an earlier run: continue it with --resume True, "
             f"choose another --save_path, or remove {checkpoint_folder(config.save_path)}"
         )
+
+
+def pick_up(config: Config, progress: Progress) -> Saved | None:
+    """The checkpoint to continue from; None where a run starts anew.
+
+    raises: UserError where none is whole, or it is of other settings
+    """
+    if not (config.resume or config.start_epoch):
+        return None
+    if config.resume and not at_hand(config.save_path):
+        progress.note(f"{checkpoint_folder(config.save_path)} holds no checkpoint yet: training begins anew")
+        return None
+    saved = (
+        load_newest(config.save_path, progress) if config.resume else load_epoch(config.save_path, config.start_epoch)
+    )
+    refuse_others(saved, config, None)
+    return saved
 
 
 def start_point(run: Run) -> Point:
@@ -65,17 +93,8 @@ def start_point(run: Run) -> Point:
     return Point(0, 0, state, k, choices)
 
 
-def resume(run: Run, start: Point) -> Point:
-    """Pick up a checkpoint. What was judged is judged again from the same weights, to the same bits.
-
-    raises: UserError where the checkpoint is of other data or settings
-    """
-    config = run.config
-    if config.resume:
-        saved = load_newest(config.save_path, run.progress)
-    else:
-        saved = load_epoch(config.save_path, config.start_epoch)
-    refuse_others(saved, config, run.prepared.learn.digest)
+def resume(run: Run, start: Point, saved: Saved) -> Point:
+    """Where a checkpoint stands. What was judged is judged again from the same weights, to the same bits."""
     choices = {}
     for router, choice in start.choices.items():
         told = saved.about["choices"][router]

@@ -161,6 +161,12 @@ WORDS: list[tuple[str, str]] = [
     ("--lr -0.1", "--lr -0.1: expected a number above 0"),
     ("--lr nan", "--lr nan: expected a number above 0"),
     ("--lr fast", "--lr: invalid float value: 'fast'"),
+    ("--lr 1e30", "--lr 1e+30: expected a number above 0, at most 1000"),
+    ("--epochs 100000", "--epochs 100000: expected at most 99999"),
+    ("--checkpoint_minutes inf", "--checkpoint_minutes inf: expected a number above 0"),
+    ("--batch_size 2049", "--batch_size 2049: learn has only 500 vectors"),
+    ("--resume True", "holds no whole checkpoint"),
+    ("--start_epoch 1", "no checkpoint of the end of epoch 1"),
     ("--drop_prop 1.0", "--drop_prop 1: expected 0 <= drop_prop < 1"),
     ("--drop_prop -0.1", "--drop_prop -0.1: expected"),
     ("--drop_prop nan", "--drop_prop nan: expected"),
@@ -209,6 +215,8 @@ CENTERS: list[tuple[Change, str, str]] = [
     (lambda a: a.astype(object), "", "centers: .*Python objects"),
     (lambda a: a.astype(np.int32), "", "centers: .*holds int32"),
     (lambda a: put(a, 2, np.nan, 1), "", "centers: .*NaN"),
+    (lambda a: put(a, 3, 7.5), "", r"centers: .* row 3 has norm 25\.98, expected at most 1 under --metric IP"),
+    (lambda a: a, "--learn_name learn_faces --ftopk 8", "10 vectors, of which 8 train, too few for --ftopk 8"),
     (lambda a: a, "--nlist 9", "--nlist 9, but .* has 8 centers"),
     (lambda a: a, "--param_list 12 9", "--param_list 12 9, but .* is 8 x 12"),
     (lambda a: a, "--nprobes 9", "--nprobes 9 is above nlist 8"),
@@ -221,6 +229,7 @@ def test_wrong_centers_are_refused(
     how: Change, words: str, told: str, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     flags = centers_of(data, how(np.load(data / "faces" / "base.npy")[:8]))
+    change(data, "learn", lambda a: a[:10])
     assert re.search(told, refused([*flags, *words.split()], capsys))
 
 
@@ -251,6 +260,7 @@ PROCESS: list[tuple[str, str, str]] = [
     ("--lr -1", "", "--lr"),
     ("--gpu 77", "", "--gpu"),
     ("", "base", "base"),
+    ("--data_name f\udcff", "", "base, query, gt"),  # a name that is no UTF-8
 ]
 
 

@@ -2,7 +2,11 @@
 
 import hashlib
 import json
+import math
+import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,8 +32,12 @@ def make_model(metric: str = "L2", *, deep: bool = True, percents: tuple[float, 
     net = {}
     if deep:
         facts["net"] = Facts(13.0, 0.9, storing, {t: m[::-1] for t, m in use.items()})
-        names = ("centers", "layers_0.weight", "layers_0.bias", "norms_0.scale")
-        net = {name: rng.standard_normal((3, 5)).astype(np.float32).T for name in names}  # Fortran order
+        shapes = {
+            "centers": (5, 4), "layers_0.weight": (4, 3), "layers_0.bias": (3,), "norms_0.scale": (3,),
+            "norms_0.bias": (3,), "layers_1.weight": (3, 5), "layers_1.bias": (5,),
+        }  # fmt: skip
+        # Fortran order
+        net = {name: rng.standard_normal(shape[::-1]).astype(np.float32).T for name, shape in shapes.items()}
     space = Space(metric, rng.standard_normal(4).astype(np.float32), np.float32(0.1))
     about = {"settings": {"seed": 7, "learn_name": "näher"}, "chosen_epochs": {"centers": 3}}
     mean = rng.standard_normal(4).astype(np.float32)
@@ -119,6 +127,56 @@ def test_other_schema_is_an_error_that_names_the_file(metadata: dict[str, str] |
     path = centers_path.with_name("dcnet.safetensors")
     save_file({"x": np.ones(3, np.float32)}, path, metadata)
     with pytest.raises(UserError, match=r"dcnet\.safetensors has schema"):
+        load_model(path, centers_path)
+
+
+WRONG: list[tuple[str, Callable[[Model], Model]]] = [
+    ("net.layers_0.weight has shape (3, 4), expected (4, 3)", lambda m: with_net(m, "layers_0.weight", (3, 4))),
+    ("net.layers_2.bias has shape (5,), expected None", lambda m: with_net(m, "layers_2.bias", (5,))),
+    ("net.layers_1.bias has shape None, expected (5,)", lambda m: m._replace(net=without(m.net, "layers_1.bias"))),
+    ("net.centers has shape None, expected (5, 4)", lambda m: m._replace(net={})),
+    ("net.layers_0.bias has shape (3,), expected (9,)", lambda m: m._replace(param_list=(4, 9, 5))),
+    ("input.mean has shape (9,), expected (4,)", lambda m: m._replace(mean=np.ones(9, np.float32))),
+    ("space.mean holds NaN", lambda m: m._replace(space=m.space._replace(mean=np.full(4, np.nan, np.float32)))),
+    ("metric 'cosine'", lambda m: m._replace(space=m.space._replace(metric="cosine"))),
+    ("index out of range", lambda m: m._replace(param_list=())),
+    ("'kmeans'", lambda m: m._replace(facts=without(m.facts, "kmeans"))),
+    ("centers has 0.0 among k", lambda m: with_facts(m, k=0.0)),
+    ("centers has nan among k", lambda m: with_facts(m, temperature=math.nan)),
+    ("TypeError", lambda m: with_facts(m, k="12")),
+    ("centers lacks m at T_s {9.0}", lambda m: with_facts(m, storing={0.8: 9.0})),
+    ("use.centers.1.0 has shape (3,), expected (5,)", lambda m: with_facts(m, use={1.0: np.ones(3)})),
+    ("'seed'", lambda m: m._replace(about={"settings": {}})),
+]
+
+
+def with_net(model: Model, name: str, shape: tuple[int, ...]) -> Model:
+    return model._replace(net=model.net | {name: np.ones(shape, np.float32)})
+
+
+def with_facts(model: Model, **changes: Any) -> Model:
+    return model._replace(facts=model.facts | {"centers": model.facts["centers"]._replace(**changes)})
+
+
+def without(fields: dict[str, Any], name: str) -> dict[str, Any]:
+    return {key: value for key, value in fields.items() if key != name}
+
+
+@pytest.mark.parametrize(("told", "spoil"), WRONG, ids=[told for told, _ in WRONG])
+def test_model_that_does_not_fit_itself_is_refused(
+    told: str, spoil: Callable[[Model], Model], centers_path: Path
+) -> None:
+    path = centers_path.with_name("dcnet.safetensors")
+    save_model(path, spoil(make_model()), centers_path)
+    with pytest.raises(UserError, match=rf"dcnet\.safetensors is not as schema 1 has it .*{re.escape(told)}"):
+        load_model(path, centers_path)
+
+
+@pytest.mark.parametrize("text", ["[" * 200_000, '{"schema": ' * 200_000])
+def test_nested_metadata_is_an_error_that_names_the_file(text: str, centers_path: Path) -> None:
+    path = centers_path.with_name("dcnet.safetensors")
+    save_file({"x": np.ones(3, np.float32)}, path, {"ivfast": text})
+    with pytest.raises(UserError, match=r"dcnet\.safetensors cannot be read"):
         load_model(path, centers_path)
 
 

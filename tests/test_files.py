@@ -1,13 +1,16 @@
 """Files: complete or not at all."""
 
 import json
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from ivfast.cache import cached
 from ivfast.errors import RunError
-from ivfast.files import save_array, save_json, save_text, write_beside
+from ivfast.files import save_array, save_json, save_tensors, save_text, write_beside
 
 
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path):
@@ -22,6 +25,28 @@ def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path):
         write_beside(path, write)
     assert path.read_text() == "old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["kept.txt"]
+
+
+SAVES: list[tuple[Callable[[Path], object], int]] = [
+    (lambda path: save_array(path, np.ones((3, 5))), 120),
+    (lambda path: save_text(path, "näher"), 6),
+    (lambda path: save_json(path, [1]), 7),
+    (lambda path: save_tensors(path, {"x": np.ones(7, np.float32)}, {}), 28),
+    (lambda path: cached(path.parent, "x", "key", lambda: {"x": np.ones(9)}), 72),
+]
+
+
+@pytest.mark.parametrize(("save", "n_bytes"), SAVES)
+def test_failed_write_tells_the_bytes_needed(
+    save: Callable[[Path], object], n_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def full(_: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match=rf"No space left on device after \d+ bytes; {n_bytes} bytes are needed"):
+        save(tmp_path / "x.npy")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_failed_first_write_leaves_no_file(tmp_path: Path):

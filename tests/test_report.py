@@ -130,7 +130,7 @@ def test_evaluation_of_the_same_set_is_replaced(config: Config, opened: Evaluati
 
 
 @pytest.mark.usefixtures("no_picture")
-@pytest.mark.parametrize("content", ["{half", "{}"])
+@pytest.mark.parametrize("content", ["{half", "{}", "[]", '{"data_name": 5}', "[" * 100_000])
 def test_unreadable_earlier_evaluation_is_replaced(content: str, config: Config, opened: EvaluationSet):
     config.save_path.mkdir()
     (config.save_path / "evaluation.json").write_text(content)

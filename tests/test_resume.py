@@ -1,6 +1,7 @@
 """A run that is stopped and resumed is the run that was never stopped."""
 
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from ivfast import training
 from ivfast.batches import Chunk
@@ -86,11 +88,39 @@ def test_damaged_newest_checkpoint_is_named_and_the_one_before_used(
     assert outputs(tmp_path) == unbroken["--backend", "jax"]
 
 
-def test_only_damaged_checkpoints_is_an_error(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("metadata", [None, "{}", "[]", '{"about": 3, "checksum": 1}', "[" * 100_000])
+def test_only_damaged_checkpoints_is_an_error(
+    metadata: str | None, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "checkpoints").mkdir()
-    (tmp_path / "checkpoints" / "epoch_00001_step_00000000.safetensors").write_bytes(b"nothing")
+    path = tmp_path / "checkpoints" / "epoch_00001_step_00000000.safetensors"
+    if metadata is None:
+        path.write_bytes(b"nothing")
+    else:
+        save_file({"x": np.ones(3)}, path, {"ivfast": metadata})
     assert main(flags(data, tmp_path, "--resume", "True")) == 2
     assert "no whole checkpoint" in capsys.readouterr().err
+    assert main(flags(data, tmp_path, "--start_epoch", "1")) == 2
+    assert f"{path} is damaged" in capsys.readouterr().err
+
+
+def test_resume_without_a_checkpoint_begins_anew(
+    data: Path, tmp_path: Path, unbroken: dict[tuple[str, ...], dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What a run that was killed during k-means is continued with."""
+    assert main(flags(data, tmp_path, "--backend", "jax", "--resume", "True")) == 0
+    assert "holds no checkpoint yet" in capsys.readouterr().err
+    assert outputs(tmp_path) == unbroken["--backend", "jax"]
+
+
+def test_what_a_killed_run_left_half_written_is_removed(data: Path, tmp_path: Path) -> None:
+    half, other = tmp_path / "checkpoints" / ".epoch_00001_step_00000003.7.safetensors", tmp_path / ".mine.txt"
+    for path in (half, other):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(b"half")
+    assert main(flags(data, tmp_path, "--epochs", "0", "--warmup", "0")) == 0
+    assert not half.exists()
+    assert other.exists()
 
 
 def test_start_epoch_continues_from_the_end_of_that_epoch(
@@ -127,8 +157,10 @@ def test_resume_refuses_other_settings_and_names_them(
     with monkeypatch.context() as patch:
         stop_in(patch, 1, 1)
         assert main(flags(data, tmp_path)) == 143
+    shutil.rmtree(tmp_path / "cache")
     assert main(flags(data, tmp_path, "--resume", "True", *more)) == 2
     assert told in capsys.readouterr().err
+    assert not (tmp_path / "cache").exists()  # before k-means
 
 
 def test_resume_refuses_other_data(
@@ -140,8 +172,10 @@ def test_resume_refuses_other_data(
     other = make_data(tmp_path / "other")
     learn = np.load(other / "learn_faces.npy")
     np.save(other / "learn_faces.npy", learn[::-1])
+    shutil.rmtree(tmp_path / "out" / "cache")
     assert main(flags(other, tmp_path / "out", "--resume", "True")) == 2
     assert "the learn vectors" in capsys.readouterr().err
+    assert not (tmp_path / "out" / "cache").exists()  # before k-means
 
 
 def test_checkpoint_of_one_backend_is_continued_by_the_other(

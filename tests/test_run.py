@@ -107,6 +107,22 @@ def test_centers_alone_are_evaluated_without_learn(data: Path, tmp_path: Path) -
     assert results[0]["recall"][3] == pytest.approx(found, abs=1e-12)
 
 
+@pytest.mark.parametrize(("dtype", "order"), [("float64", "C"), ("float32", "F"), (">f8", "F")])
+def test_centers_are_read_from_any_encoding(dtype: str, order, data: Path, tmp_path: Path) -> None:
+    base = np.load(data / "faces" / "base.npy")[:40]
+    found = []
+    for name, array in (("plain", base), ("other", base.astype(dtype, order=order))):
+        np.save(tmp_path / f"{name}.npy", array)
+        flags = f"--data_name faces --eval True --ai_center {tmp_path}/{name}.npy --percents 0 0.8 --gpu -1"
+        out = tmp_path / name
+        assert (
+            main(["--data_path", str(data), "--save_path", str(out), "--learn_name", "learn_faces", *flags.split()])
+            == 0
+        )
+        found.append(json.loads((out / "evaluation.json").read_text())["results"])
+    assert found[0] == found[1]
+
+
 class Counting:
     """A backend that is watched."""
 
@@ -170,14 +186,14 @@ def test_either_backend_runs_without_the_other_s_framework(
     assert f"pip install {absent}" in bad.stderr
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float64", ">f4"])
-def test_other_float_types_give_the_same_centers(dtype: str, data: Path, tmp_path: Path) -> None:
-    """Values that float16 holds, in files of three types."""
+@pytest.mark.parametrize(("dtype", "order"), [("float16", "C"), ("float64", "F"), (">f4", "C"), ("float32", "F")])
+def test_other_encodings_give_the_same_centers(dtype: str, order, data: Path, tmp_path: Path) -> None:
+    """Values that float16 holds, in files of other types and orders."""
     for name, kind in (("plain", "float32"), ("other", dtype)):
         for part in ("learn_faces", "faces/base", "faces/query", "faces/gt"):
             array = np.load(data / f"{part}.npy")
             if array.dtype.kind == "f":
-                array = array.astype(np.float16).astype(kind)
+                array = array.astype(np.float16).astype(kind, order=order if name == "other" else "C")
             (tmp_path / name / "faces").mkdir(parents=True, exist_ok=True)
             np.save(tmp_path / name / f"{part}.npy", array)
         assert main(start(tmp_path / name, tmp_path / name / "out", "--epochs", "2")) == 0

@@ -1,5 +1,6 @@
 """Kills, signals, full disks, two runs at once: nothing is lost, nothing is silent."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ivfast import lock
+from ivfast.checkpoint import at_hand
+from ivfast.command_line import parse
+from ivfast.progress import Progress
+from ivfast.space import bytes_needed
 from run_dcnet import main
 from tests.runs import command, flags, make_data, outputs, run
 
@@ -73,21 +79,45 @@ def test_second_signal_exits_at_once(data: Path, tmp_path: Path) -> None:
     assert time.monotonic() - asked < 5
 
 
-def test_full_disk_keeps_what_was_there_and_says_how_much(data: Path, tmp_path: Path) -> None:
-    assert run(data, tmp_path).returncode == 0
-    before = outputs(tmp_path)
-    shutil.rmtree(tmp_path / "checkpoints")
+@pytest.fixture(scope="module")
+def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("finished")
+    assert run(data, out).returncode == 0
+    return out
 
-    limited = ["bash", "-c", 'ulimit -f 20; exec "$@"', "limited", *command(data, tmp_path)]  # 20 KiB a file
+
+@pytest.mark.parametrize("lost", ["cache", "checkpoints", "evaluation"])
+def test_full_disk_keeps_what_was_there_and_says_how_much(
+    lost: str, data: Path, finished: Path, tmp_path: Path
+) -> None:
+    """20 KiB a file are too few for neighbours, checkpoints and evaluation.json."""
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    before = outputs(out)
+    more = ("--eval", "True", "--ai_center", str(out / "ivfast.npy")) if lost == "evaluation" else ()
+    if lost != "evaluation":
+        shutil.rmtree(out / "checkpoints")
+        shutil.rmtree(out / lost, ignore_errors=True)
+    limited = ["bash", "-c", 'ulimit -f 20; exec "$@"', "limited", *command(data, out, *more)]
     done = subprocess.run(limited, capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stderr
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("error: ")
-    assert "checkpoints" in last
-    assert "bytes" in last
+    assert last.startswith(f"error: {out}/{lost}")
+    assert "bytes are needed" in last
     assert "Traceback" not in done.stderr
-    assert outputs(tmp_path) == before
-    assert not list(tmp_path.rglob(".*.safetensors"))  # nothing half there
+    assert outputs(out) == before
+    left = [path.name for path in out.rglob(".*")]
+    assert left == []  # nothing half there, no lock
+
+
+def test_estimate_covers_what_a_run_writes(data: Path, tmp_path: Path) -> None:
+    """A network of 2.4 MB; the estimate is at most twice what is left, with one checkpoint more while it is written."""
+    argv = flags(data, tmp_path, "--param_list", "24", "512", "1024", "32", "--epochs", "2")
+    needed = bytes_needed(parse(argv)[0], 4000)
+    assert main(argv) == 0
+    written = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
+    (newest, _) = at_hand(tmp_path)
+    assert written + newest.stat().st_size <= needed <= 2 * written
 
 
 def test_too_small_a_disk_is_found_before_the_start(
@@ -107,6 +137,58 @@ def test_save_path_that_cannot_be_made_ends_with_one_line(
     (tmp_path / "file").write_text("")
     assert main(flags(data, tmp_path / "file" / "out")) == 2
     assert "expected a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("problem", [PermissionError(13, "Permission denied"), OSError(30, "Read-only file system")])
+def test_save_path_that_cannot_be_written_ends_with_one_line(
+    problem: OSError, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(_: Path) -> None:
+        raise problem
+
+    monkeypatch.setattr(lock, "_open", refuse)
+    assert main(flags(data, tmp_path)) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        f"error: --save_path {tmp_path} cannot be written ({problem.strerror}); name another"
+    ]
+
+
+def test_lock_that_finds_no_room_ends_with_one_line_and_leaves_none(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    assert main(flags(data, tmp_path)) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {tmp_path / '.lock'} cannot be written (No space left on device); ")
+    assert "bytes are needed" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "holder"),
+    [
+        ('{"pid": 7, "host": "there"}', "process 7 on there"),
+        ('{"pid": 7', "another process"),
+        ("[]", "another process"),
+        ("7", "another process"),
+        ("\udcff", "another process"),
+    ],
+)
+def test_stale_lock_of_any_content_is_taken_over(content: str, holder: str, tmp_path: Path) -> None:
+    told: list[str] = []
+
+    class Notes(Progress):
+        def note(self, text: str) -> None:
+            told.append(text)
+
+    (tmp_path / ".lock").write_text(content, errors="surrogateescape")
+    with lock.locked(tmp_path, Notes()):
+        assert str(os.getpid()) in (tmp_path / ".lock").read_text()
+    assert told == [f"the lock of {holder}, which is gone, is taken over"]
+    assert not (tmp_path / ".lock").exists()
 
 
 def test_log_that_cannot_be_written_does_not_stop_the_run(data: Path, tmp_path: Path) -> None:
