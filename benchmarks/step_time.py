@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from benchmarks.runs import print_table
-from ivfast.backends import Setup, load_backend, starting_weights
+from ivfast.backends import Goal, Setup, load_backend, starting_weights
 from ivfast.batches import Chunk
 
 DEFAULT_WIDTHS = [256, 512, 1024, 2048, 8192, 16384]
@@ -102,7 +102,7 @@ def step_seconds(backend_name: str, precision: str, param_list: tuple[int, ...],
     times = []
     for _ in range(3):
         started = time.perf_counter()
-        state, metrics = backend.train_chunk(state, chunk, 12.0)
+        state, metrics = backend.train_chunk(state, chunk, Goal(12.0, min(32.0, param_list[-1]), 10.0))
         float(metrics.loss_centers)
         times.append(time.perf_counter() - started)
     return [times[0], min(times[1:]) / steps]

@@ -12,6 +12,7 @@ from ivfast.errors import UserError
 
 MOVE = 16.0  # centers move by so many root mean squares of their bucket per unit of u
 NET_WEIGHT = 0.3  # of the net's loss beside the centers'
+PROBING_WEIGHT = 0.3  # of what a search scans and finds, beside meet
 USE_MEMORY = 20  # m remembers about so many vectors a bucket
 
 INSTALL = {"jax": "pip install jax flax optax", "torch": "pip install torch"}
@@ -37,6 +38,17 @@ class Setup(NamedTuple):
         return len(self.param_list) > 2
 
 
+class Goal(NamedTuple):
+    """What an epoch trains for, fitted before it on held-out pairs (see ivfast.calibration.fit_goal).
+
+    Floats; within a backend, () of its own.
+    """
+
+    k: Any  # sharpness of the logits
+    nprobe: Any  # buckets probed at 90 % recall
+    slope: Any  # there, of log nprobe over recall
+
+
 class Metrics(NamedTuple):
     """Sums over the finite steps of a chunk, and counts; still on the device where it has one."""
 
@@ -56,7 +68,7 @@ class Backend(Protocol):
         """weights: as starting_weights; use: (nlist,) m at the start, of both routers."""
         ...
 
-    def train_chunk(self, state: Any, chunk: Chunk, k: float) -> tuple[Any, Metrics]:
+    def train_chunk(self, state: Any, chunk: Chunk, goal: Goal) -> tuple[Any, Metrics]:
         """Run the chunk's steps. The state handed in must not be used again."""
         ...
 

@@ -1,4 +1,4 @@
-"""How sharp the logits are: k for training, T for probing, fitted in float64 on held-out pairs."""
+"""Sharpness and nprobe that training works at, and T of probing, fitted in float64 on held-out pairs."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ivfast.assignment import LEAST_USE
+from ivfast.backends import Goal
 from ivfast.routers import center_logits, log_softmax
 
 K_GRID = np.geomspace(3, 100, 31)
@@ -13,6 +14,11 @@ T_GRID = np.geomspace(0.25, 8, 31)
 MOST_PAIRS, LEAST_PAIRS = 4000, 1000  # held-out pairs: the fewer, the more buckets
 PAIR_ENTRIES = 4000 * 1024
 BLOCK_ENTRIES = 1 << 22  # float64 logits worked on at once: 32 MiB
+RECALL = 0.9  # of the search that training works for
+AROUND = 0.025  # recalls on either side of it, between which its slope is measured
+STEEPEST, FLATTEST = 30.0, 2.0
+SOFTNESS = 0.7  # of the border between probed and not, in logits
+HALVINGS = 16  # in which training finds that border
 
 
 class HeldOutLogits(NamedTuple):
@@ -57,6 +63,19 @@ def meet(z: np.ndarray, z_pair: np.ndarray, m: np.ndarray) -> float:
 def fit_k(pairs: HeldOutLogits, m: np.ndarray) -> float:
     """The sharpness at which held-out pairs meet best, m held as it is."""
     return least(lambda k: meet(k * pairs.z, k * pairs.z_pair, m), K_GRID)
+
+
+def fit_goal(pairs: HeldOutLogits, m: np.ndarray) -> Goal:
+    """k, and the nprobe at which the nearest buckets of 90 % of the pairs' other sides are probed.
+
+    slope = (log nprobe(0.925) - log nprobe(0.875)) / 0.05, within 2 and 30
+    """
+    k = fit_k(pairs, m)
+    at = np.take_along_axis(pairs.z, pairs.z_pair.argmax(axis=1)[:, None], axis=1)
+    place = (pairs.z > at).sum(axis=1) + 1
+    nprobe, low, high = np.quantile(place, [RECALL, RECALL - AROUND, RECALL + AROUND])
+    slope = (np.log(high) - np.log(low)) / (2 * AROUND)
+    return Goal(k, float(nprobe), float(np.clip(slope, FLATTEST, STEEPEST)))
 
 
 def fit_temperature(z: np.ndarray, targets: np.ndarray) -> float:

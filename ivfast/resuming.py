@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ivfast.backends import Backend
+from ivfast.backends import Backend, Goal
 from ivfast.checkpoint import Saved
 from ivfast.choosing import Choice
 from ivfast.config import Config
@@ -22,7 +22,7 @@ class Point(NamedTuple):
     epoch: int  # finished epochs
     step: int  # steps done of the next
     state: Any  # of the backend
-    k: float
+    goal: Goal  # of the next epoch
     choices: dict[str, Choice]  # by router
 
 
@@ -44,7 +44,12 @@ def pack(point: Point, backend: Backend, config: Config, learn_digest: str) -> S
         }
         if best:
             arrays |= {f"best.{router}/{name}": value for name, value in best.arrays.items()}
-    about = {"k": point.k, "choices": choices, "settings": settings_that_bind(config), "learn": learn_digest}
+    about = {
+        "goal": point.goal._asdict(),
+        "choices": choices,
+        "settings": settings_that_bind(config),
+        "learn": learn_digest,
+    }
     return Saved(point.epoch, point.step, arrays, about)
 
 

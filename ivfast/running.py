@@ -4,9 +4,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ivfast.backends import Backend, load_backend, starting_weights
+from ivfast.backends import Backend, Goal, load_backend, starting_weights
 from ivfast.batches import PairSource
-from ivfast.calibration import fit_k, pair_logits
+from ivfast.calibration import fit_goal, pair_logits
 from ivfast.checkpoint import Saved
 from ivfast.choosing import Candidate
 from ivfast.config import Config
@@ -68,11 +68,11 @@ def router_of_centers(run: Run, centers: np.ndarray, k: float) -> Router:
     return centers_router("centers", centers, run.config.metric, run.prepared.buckets.delta_floor, k)
 
 
-def refit_k(run: Run, centers: np.ndarray, m: np.ndarray) -> float:
-    """k on the held-out pairs, m held as it is."""
+def refit_goal(run: Run, centers: np.ndarray, m: np.ndarray) -> Goal:
+    """k, nprobe and slope on the held-out pairs, m held as it is."""
     held = run.held
     x, x_pair = (held.learn.take(held.space, rows) for rows in held.pairs)
-    return fit_k(pair_logits(x, x_pair, centers, run.config.metric, run.prepared.buckets.delta_floor), m)
+    return fit_goal(pair_logits(x, x_pair, centers, run.config.metric, run.prepared.buckets.delta_floor), m)
 
 
 def judge_all(run: Run, state: Any, centers: np.ndarray, k: float) -> dict[str, Judgement]:

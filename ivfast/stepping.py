@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from ivfast.backends import Backend, Metrics
+from ivfast.backends import Backend, Goal, Metrics
 from ivfast.batches import Chunk
 from ivfast.errors import RunError
 from ivfast.precision import MOST_SKIPS
@@ -54,7 +54,7 @@ class TooManySkipsError(RunError):
 
 
 def run_chunks(
-    backend: Backend, state: Any, chunks: Iterable[Chunk], k: float, log_interval: int, n_steps: int, done: int,
+    backend: Backend, state: Any, chunks: Iterable[Chunk], goal: Goal, log_interval: int, n_steps: int, done: int,
     title: str, progress: Progress, after_chunk: Callable[[Any, int], None],
 ) -> tuple[Any, Sums]:  # fmt: skip
     """Train on the rest of an epoch's chunks.
@@ -71,14 +71,14 @@ def run_chunks(
     with progress.bar(title, n_steps, "steps") as bar:
         bar.advance(done)
         for chunk in chunks:
-            state, metrics = backend.train_chunk(state, chunk, k)
+            state, metrics = backend.train_chunk(state, chunk, goal)
             if waiting is not None:  # read while the next chunk is under way
                 since = _read(backend, state, waiting, since)
             waiting = metrics
             before, done = done, min(done + len(chunk.x), n_steps)
             if done // log_interval > before // log_interval and done < n_steps:
                 since, waiting = _read(backend, state, waiting, since), None
-                progress.metrics(title=title, step=done, k=k, **since.losses(deep=deep))
+                progress.metrics(title=title, step=done, k=goal.k, **since.losses(deep=deep))
                 progress.note(f"{title}, step {done}/{n_steps}: {since.in_words(backend.scale(state), deep=deep)}")
                 totals, since = _add(totals, since), Sums()
             bar.advance(done - before)
@@ -86,7 +86,7 @@ def run_chunks(
         if waiting is not None:
             since = _read(backend, state, waiting, since)
     totals = _add(totals, since)
-    progress.metrics(title=title, step=n_steps, k=k, loss_scale=backend.scale(state), **totals.losses(deep=deep))
+    progress.metrics(title=title, step=n_steps, k=goal.k, loss_scale=backend.scale(state), **totals.losses(deep=deep))
     return state, totals
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from ivfast.assignment import mean_membership
-from ivfast.backends import starting_weights
+from ivfast.backends import Goal, starting_weights
 from ivfast.batches import chunk_steps, epoch_chunks
 from ivfast.checkpoint import (
     Saved,
@@ -26,7 +26,7 @@ from ivfast.health import collapse
 from ivfast.progress import Progress
 from ivfast.resuming import Point, best_params, pack, refuse_others, state_arrays
 from ivfast.routers import LogitTiles
-from ivfast.running import Run, judge_all, judge_router, refit_k, router_of_centers, start_run, state_of
+from ivfast.running import Run, judge_all, judge_router, refit_goal, router_of_centers, start_run, state_of
 from ivfast.signals import asked, finishing_chunks, stop_if_asked
 from ivfast.stepping import Sums, TooManySkipsError, run_chunks
 
@@ -81,7 +81,8 @@ def pick_up(config: Config, progress: Progress) -> Saved | None:
 def start_point(run: Run) -> Point:
     """k-means: k fitted with the buckets' shares as m, then m as the mean membership at that k."""
     config, prepared = run.config, run.prepared
-    k = refit_k(run, prepared.kmeans, prepared.buckets.share)
+    goal = refit_goal(run, prepared.kmeans, prepared.buckets.share)
+    k = goal.k
     router = router_of_centers(run, prepared.kmeans, k)
     tiles = LogitTiles(router, prepared.learn, prepared.space, run.held.pool[run.held.sample])
     use = mean_membership(tiles, (1.0,))[1.0]
@@ -90,7 +91,7 @@ def start_point(run: Run) -> Point:
         name: first_choice(Candidate(0, k, judgement, {}))
         for name, judgement in judge_all(run, state, prepared.kmeans, k).items()
     }
-    return Point(0, 0, state, k, choices)
+    return Point(0, 0, state, goal, choices)
 
 
 def resume(run: Run, start: Point, saved: Saved) -> Point:
@@ -106,11 +107,11 @@ def resume(run: Run, start: Point, saved: Saved) -> Point:
         least = float("inf") if told["least"] is None else told["least"]
         choices[router] = Choice(choice.start, best, tuple(told["values"]), least)
     state = run.backend.from_state_dict(state_arrays(saved))
-    return Point(saved.epoch, saved.step, state, saved.about["k"], choices)
+    return Point(saved.epoch, saved.step, state, Goal(**saved.about["goal"]), choices)
 
 
 def train_epoch(run: Run, point: Point) -> Point:
-    """The rest of an epoch's pairs, then k, then the judgement on held-out vectors.
+    """The rest of an epoch's pairs, then the goal of the next, then the judgement on held-out vectors.
 
     raises: TooManySkipsError with the last good state saved; StopRequestedError with a checkpoint
     """
@@ -119,7 +120,8 @@ def train_epoch(run: Run, point: Point) -> Point:
     state, sums = _train_steps(run, point)
     trained = time.monotonic()
     centers = run.backend.export(state)["centers"]
-    k = refit_k(run, centers, run.backend.use(state)["centers"])
+    goal = refit_goal(run, centers, run.backend.use(state)["centers"])
+    k = goal.k
     choices, used = dict(point.choices), {}
     weights = run.backend.weights(state)
     for name, judgement in judge_all(run, state, centers, k).items():
@@ -129,13 +131,14 @@ def train_epoch(run: Run, point: Point) -> Point:
     values = {name: choice.values[-1] for name, choice in choices.items()}
     shown = ", ".join(f"{name} {found:.3f}" for name, found in values.items())
     run.progress.note(
-        f"epoch {epoch}/{config.epochs}: {sums.in_words(run.backend.scale(state), deep=config.deep)}, k {k:.2f}; "
+        f"epoch {epoch}/{config.epochs}: {sums.in_words(run.backend.scale(state), deep=config.deep)}, "
+        f"k {k:.2f}, nprobe {goal.nprobe:.0f}; "
         f"held-out scanned over k-means: {shown} "
         f"({trained - began:.1f} s training, {time.monotonic() - trained:.1f} s judging)"
     )
-    run.progress.metrics(epoch=epoch, k=k, held_out=values)
+    run.progress.metrics(epoch=epoch, **goal._asdict(), held_out=values)
     _warn(run, epoch, sums, used, point.choices["centers"].start.judgement.used)
-    point = Point(epoch, 0, state, k, choices)
+    point = Point(epoch, 0, state, goal, choices)
     _save(run, point)
     stop_if_asked()
     return point
@@ -158,12 +161,12 @@ def _train_steps(run: Run, point: Point) -> tuple[Any, Sums]:
     try:
         with finishing_chunks():
             return run_chunks(
-                run.backend, point.state, chunks, point.k, run.config.log_interval, source.n_steps, point.step,
+                run.backend, point.state, chunks, point.goal, run.config.log_interval, source.n_steps, point.step,
                 f"epoch {epoch}", run.progress, after_chunk,
             )  # fmt: skip
     except TooManySkipsError as stop:
         path = checkpoint_folder(run.config.save_path) / "stopped.safetensors"
-        save_state(path, run.backend.state_dict(stop.state), {"epoch": epoch, "k": point.k})
+        save_state(path, run.backend.state_dict(stop.state), {"epoch": epoch, "goal": point.goal._asdict()})
         run.progress.note(f"the last good state is in {path}")
         raise
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ivfast.backends import Metrics, Setup
+from ivfast.backends import Goal, Metrics, Setup
 from ivfast.batches import Chunk
 from ivfast.errors import UserError
 from ivfast_jax.model import Constants, DCNet, centers
@@ -49,11 +49,11 @@ class Backend:
             jax.device_put(init_scale(self.setup.loss_scale, self.policy), self.device),
         )
 
-    def train_chunk(self, state: TrainState, chunk: Chunk, k: float) -> tuple[TrainState, Metrics]:
+    def train_chunk(self, state: TrainState, chunk: Chunk, goal: Goal) -> tuple[TrainState, Metrics]:
         """Run the chunk's steps. The state handed in must not be used again."""
         x, x_pair = self._put(chunk.x), self._put(chunk.x_pair)
         valid = jax.device_put(chunk.valid, self.device)
-        return self._chunk(state, x, x_pair, valid, self._put(k), constants=self.constants)
+        return self._chunk(state, x, x_pair, valid, Goal(*map(self._put, goal)), constants=self.constants)
 
     def logits(self, state: TrainState, router: str, x: np.ndarray, k: float) -> np.ndarray:
         """Z of router centers or net. x: (n, dim) float32; returns (n, nlist) float32"""

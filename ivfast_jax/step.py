@@ -7,8 +7,8 @@ import jax.numpy as jnp
 from flax.traverse_util import unflatten_dict
 from jax import Array, lax
 
-from ivfast.backends import NET_WEIGHT, Metrics
-from ivfast_jax.loss import mean_use, meet, next_use
+from ivfast.backends import NET_WEIGHT, PROBING_WEIGHT, Goal, Metrics
+from ivfast_jax.loss import mean_use, meet, next_use, probing
 from ivfast_jax.model import Constants, DCNet, log_membership, net_logits
 from ivfast_jax.optimizer import Moments, adam_step
 from ivfast_jax.precision import LossScale, all_finite, next_scale
@@ -41,33 +41,39 @@ def forward(network: DCNet, params: dict[str, Array], x: Array, constants: Const
 
 def batch_loss(
     params: dict[str, Array], use: dict[str, Array], x: Array, x_pair: Array, valid: Array,
-    k: Array, scale: Array, network: DCNet, constants: Constants,
+    goal: Goal, scale: Array, network: DCNet, constants: Constants,
 ) -> tuple[Array, Losses]:  # fmt: skip
-    """meet(z_centers) + 0.3 meet(z_net), mean over the valid pairs, times the loss scale.
+    """loss(z_centers) + 0.3 loss(z_net), mean over the valid pairs, times the loss scale.
+
+        loss = meet(x, x') + 0.3 (probing(x, x') + probing(x', x)) / 2
 
     x, x_pair: (batch, dim); valid: (batch,) bool
     """
-    z = forward(network, params, jnp.concatenate([x, x_pair]), constants, k)
-    sums = {}
+    z = forward(network, params, jnp.concatenate([x, x_pair]), constants, goal.k)
+    sums, totals = {}, {}
     mean_p = {}
     for router, logits in z.items():
         log_p, log_q = jnp.split(log_membership(logits), 2)
+        z_x, z_pair = jnp.split(logits, 2)
+        rest = use[router], valid, goal.nprobe, goal.slope
         sums[router] = meet(log_p, log_q, use[router], valid)
+        both = probing(z_x, log_q, *rest) + probing(z_pair, log_p, *rest)
+        totals[router] = sums[router] + PROBING_WEIGHT * both / 2
         mean_p[router] = lax.stop_gradient(mean_use(log_p, log_q, valid))
-    net = sums.get("net", jnp.zeros_like(sums["centers"]))
-    total = (sums["centers"] + NET_WEIGHT * net) / jnp.maximum(valid.sum(), 1)
-    return scale * total, Losses(sums["centers"], net, mean_p)
+    none = jnp.zeros_like(sums["centers"])
+    total = (totals["centers"] + NET_WEIGHT * totals.get("net", none)) / jnp.maximum(valid.sum(), 1)
+    return scale * total, Losses(sums["centers"], sums.get("net", none), mean_p)
 
 
 def train_step(
-    state: TrainState, x: Array, x_pair: Array, valid: Array, k: Array, network: DCNet, constants: Constants
+    state: TrainState, x: Array, x_pair: Array, valid: Array, goal: Goal, network: DCNet, constants: Constants
 ) -> tuple[TrainState, Metrics]:
     """One step; a non-finite gradient leaves everything untouched and is counted.
 
     x, x_pair: (batch, dim); valid: (batch,) bool, at least one True
     """
     grad = jax.grad(batch_loss, has_aux=True)
-    scaled, losses = grad(state.params, state.use, x, x_pair, valid, k, state.scale.value, network, constants)
+    scaled, losses = grad(state.params, state.use, x, x_pair, valid, goal, state.scale.value, network, constants)
     gradients = {name: gradient / state.scale.value for name, gradient in scaled.items()}
     finite = all_finite(list(gradients.values()))
     scale = next_scale(state.scale, finite, network.policy)
@@ -86,7 +92,7 @@ def train_step(
 
 
 def train_chunk(
-    state: TrainState, x: Array, x_pair: Array, valid: Array, k: Array, network: DCNet, constants: Constants
+    state: TrainState, x: Array, x_pair: Array, valid: Array, goal: Goal, network: DCNet, constants: Constants
 ) -> tuple[TrainState, Metrics]:
     """Consecutive steps; those without a valid pair do nothing.
 
@@ -98,7 +104,7 @@ def train_chunk(
         idle = Metrics(zero, zero, jnp.int32(0), jnp.int32(0), jnp.int32(0))
         return lax.cond(
             batch[2].any(),
-            lambda: train_step(state, *batch, k, network, constants),
+            lambda: train_step(state, *batch, goal, network, constants),
             lambda: (state, idle),
         )
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ivfast.backends import Metrics, Setup
+from ivfast.backends import Goal, Metrics, Setup
 from ivfast.batches import Chunk
 from ivfast.errors import UserError
 from ivfast_torch.model import Constants, DCNet, centers
@@ -42,11 +42,13 @@ class Backend:
             LossScale(*(part.to(self.device) for part in init_scale(self.setup.loss_scale, self.policy))),
         )
 
-    def train_chunk(self, state: TrainState, chunk: Chunk, k: float) -> tuple[TrainState, Metrics]:
+    def train_chunk(self, state: TrainState, chunk: Chunk, goal: Goal) -> tuple[TrainState, Metrics]:
         """Run the chunk's steps. The state handed in must not be used again."""
         x, x_pair = self._put(chunk.x), self._put(chunk.x_pair)
         valid = torch.tensor(chunk.valid, device=self.device)
-        return train_chunk(state, x, x_pair, valid, self._put(k), network=self.network, constants=self.constants)
+        return train_chunk(
+            state, x, x_pair, valid, Goal(*map(self._put, goal)), network=self.network, constants=self.constants
+        )
 
     def logits(self, state: TrainState, router: str, x: np.ndarray, k: float) -> np.ndarray:
         """Z of router centers or net. x: (n, dim) float32; returns (n, nlist) float32"""

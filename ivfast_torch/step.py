@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from ivfast.backends import NET_WEIGHT, Metrics
-from ivfast_torch.loss import mean_use, meet, next_use
+from ivfast.backends import NET_WEIGHT, PROBING_WEIGHT, Goal, Metrics
+from ivfast_torch.loss import mean_use, meet, next_use, probing
 from ivfast_torch.model import Constants, DCNet, log_membership, net_logits
 from ivfast_torch.optimizer import Moments, adam_step
 from ivfast_torch.precision import LossScale, all_finite, next_scale
@@ -40,32 +40,38 @@ def forward(network: DCNet, params: dict[str, Tensor], x: Tensor, constants: Con
 
 def batch_loss(
     params: dict[str, Tensor], use: dict[str, Tensor], x: Tensor, x_pair: Tensor, valid: Tensor,
-    k: Tensor, scale: Tensor, network: DCNet, constants: Constants,
+    goal: Goal, scale: Tensor, network: DCNet, constants: Constants,
 ) -> tuple[Tensor, Losses]:  # fmt: skip
-    """meet(z_centers) + 0.3 meet(z_net), mean over the valid pairs, times the loss scale.
+    """loss(z_centers) + 0.3 loss(z_net), mean over the valid pairs, times the loss scale.
+
+        loss = meet(x, x') + 0.3 (probing(x, x') + probing(x', x)) / 2
 
     x, x_pair: (batch, dim); valid: (batch,) bool
     """
-    z = forward(network, params, torch.cat([x, x_pair]), constants, k)
-    sums = {}
+    z = forward(network, params, torch.cat([x, x_pair]), constants, goal.k)
+    sums, totals = {}, {}
     mean_p = {}
     for router, logits in z.items():
         log_p, log_q = torch.chunk(log_membership(logits), 2)
+        z_x, z_pair = torch.chunk(logits, 2)
+        rest = use[router], valid, goal.nprobe, goal.slope
         sums[router] = meet(log_p, log_q, use[router], valid)
+        both = probing(z_x, log_q, *rest) + probing(z_pair, log_p, *rest)
+        totals[router] = sums[router] + PROBING_WEIGHT * both / 2
         mean_p[router] = mean_use(log_p.detach(), log_q.detach(), valid)
-    net = sums.get("net", torch.zeros_like(sums["centers"]))
-    total = (sums["centers"] + NET_WEIGHT * net) / torch.clamp(valid.sum(), min=1)
-    return scale * total, Losses(sums["centers"].detach(), net.detach(), mean_p)
+    none = torch.zeros_like(sums["centers"])
+    total = (totals["centers"] + NET_WEIGHT * totals.get("net", none)) / torch.clamp(valid.sum(), min=1)
+    return scale * total, Losses(sums["centers"].detach(), sums.get("net", none).detach(), mean_p)
 
 
 def train_step(
-    state: TrainState, x: Tensor, x_pair: Tensor, valid: Tensor, k: Tensor, network: DCNet, constants: Constants
+    state: TrainState, x: Tensor, x_pair: Tensor, valid: Tensor, goal: Goal, network: DCNet, constants: Constants
 ) -> tuple[TrainState, Metrics]:
     """One step; a non-finite gradient leaves everything untouched and is counted.
 
     x, x_pair: (batch, dim); valid: (batch,) bool, at least one True
     """
-    scaled, losses = batch_loss(state.params, state.use, x, x_pair, valid, k, state.scale.value, network, constants)
+    scaled, losses = batch_loss(state.params, state.use, x, x_pair, valid, goal, state.scale.value, network, constants)
     values = torch.autograd.grad(scaled, list(state.params.values()))
     # contiguous: fused Adam walks memory, and the gradient of c.T comes transposed
     values = [value.contiguous().div_(state.scale.value) for value in values]
@@ -85,7 +91,7 @@ def train_step(
 
 
 def train_chunk(
-    state: TrainState, x: Tensor, x_pair: Tensor, valid: Tensor, k: Tensor, network: DCNet, constants: Constants
+    state: TrainState, x: Tensor, x_pair: Tensor, valid: Tensor, goal: Goal, network: DCNet, constants: Constants
 ) -> tuple[TrainState, Metrics]:
     """Consecutive steps; those without a valid pair do nothing.
 
@@ -96,7 +102,7 @@ def train_chunk(
     totals = Metrics(zero, zero, count, count, count)
     for batch in zip(x, x_pair, valid, strict=True):
         if batch[2].any():
-            state, metrics = train_step(state, *batch, k, network, constants)
+            state, metrics = train_step(state, *batch, goal, network, constants)
             longest = torch.maximum(totals.n_in_a_row, metrics.n_in_a_row)
             totals = Metrics(*(a + b for a, b in zip(totals, metrics, strict=True)))._replace(n_in_a_row=longest)
     return state, totals

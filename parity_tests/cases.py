@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from ivfast.backends import Setup, starting_weights
+from ivfast.backends import Goal, Setup, starting_weights
 from ivfast.batches import Chunk, PairSource, epoch_chunks
 from ivfast.data import Space, Vectors
 from ivfast.neighbors import Neighbors
@@ -17,7 +17,7 @@ N_LEARN, N_TRAIN, FTOPK, BATCH = 420, 330, 5, 64  # 330 = 5 x 64 + 10: the last 
 CHUNK_STEPS = 4  # 6 steps an epoch: the second chunk ends in two steps of padding
 EPOCHS = 9
 DROP_PROP = 0.2
-K = 7.3
+GOAL = Goal(7.3, 5.0, 9.0)
 SPREAD = 0.3  # of the vectors around their bucket, so that memberships are neither even nor certain
 MODES = ("O1-float16", "O1-bfloat16", "O2-float16", "O2-bfloat16")
 HALF: dict[str, Any] = {"float16": np.float16, "bfloat16": ml_dtypes.bfloat16}

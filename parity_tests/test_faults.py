@@ -72,8 +72,8 @@ def dropped_batch(twin: Twin, patch: pytest.MonkeyPatch) -> None:
     """Short batches train nothing."""
     train = twin.package.Backend.train_chunk
 
-    def train_whole(backend: Any, state: Any, chunk: Any, k: float) -> Any:
-        return train(backend, state, chunk._replace(valid=chunk.valid & chunk.valid.all(axis=1, keepdims=True)), k)
+    def train_whole(backend: Any, state: Any, chunk: Any, goal: Any) -> Any:
+        return train(backend, state, chunk._replace(valid=chunk.valid & chunk.valid.all(axis=1, keepdims=True)), goal)
 
     patch.setattr(twin.package.Backend, "train_chunk", train_whole)
 

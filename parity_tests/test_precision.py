@@ -12,8 +12,9 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import ivfast_torch.precision
+from ivfast.backends import Goal
 from ivfast.batches import Chunk
-from parity_tests.cases import CHUNK_STEPS, HALF, MODES, Case, K, Problem, make_problem
+from parity_tests.cases import CHUNK_STEPS, GOAL, HALF, MODES, Case, Problem, make_problem
 from parity_tests.comparator import compare
 from parity_tests.comparisons import FLOAT64, short_batch
 from parity_tests.twins import (
@@ -35,7 +36,11 @@ HALF_STEPS = 1e-3  # largest gap seen: 1.7e-4; float32 sums of another order rou
 
 STAT = (
     *("centers", "d2", "z", "deep", "standardised", "layers_0", "layers_1", "layers_2", "norms_0", "norms_1"),
-    *(f"{router}.{name}" for router in ("centers", "net") for name in ("log_p", "meet", "mean_p", "next_use")),
+    *(
+        f"{router}.{name}"
+        for router in ("centers", "net")
+        for name in ("log_p", "meet", "probing", "back", "mean_p", "next_use")
+    ),
 )
 ACTIVATIONS = ("gelus_0", "gelus_1")
 
@@ -95,7 +100,7 @@ def test_every_product_of_the_compiled_step_is_half_and_nothing_else_computes_in
     backend = JAX.backend(problem, mode)
     state = backend.from_state_dict(problem.state)
     chunk = problem.chunks(2)[0]
-    jaxpr = backend._chunk.trace(state, *chunk, np.float32(K), constants=backend.constants).jaxpr
+    jaxpr = backend._chunk.trace(state, *chunk, Goal(*map(np.float32, GOAL)), constants=backend.constants).jaxpr
     half = np.dtype(HALF.get(mode.split("-")[-1], np.float32))
     n_products = 0
     for equation in equations(jaxpr):
@@ -228,7 +233,7 @@ def test_skips_leave_both_backends_the_same_state_as_if_they_had_not_been(
             state = backend.from_state_dict({name: array.copy() for name, array in problem.state.items()})
             n_skipped = 0
             for chunk in planted(problem, scripted, value):
-                state, metrics = backend.train_chunk(state, chunk, K)
+                state, metrics = backend.train_chunk(state, chunk, GOAL)
                 n_skipped += int(metrics.n_skipped)
             assert n_skipped == (5 if value else 0)
             states[twin.name, value] = backend.state_dict(state)

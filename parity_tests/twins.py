@@ -21,9 +21,9 @@ import ivfast_torch
 import ivfast_torch.model
 import ivfast_torch.precision
 import ivfast_torch.step
-from ivfast.backends import Metrics
+from ivfast.backends import Goal, Metrics
 from ivfast.batches import Chunk
-from parity_tests.cases import Case, K, Problem, make_problem
+from parity_tests.cases import GOAL, Case, Problem, make_problem
 
 Arrays = dict[str, np.ndarray]
 
@@ -66,11 +66,12 @@ def intermediates(twin: Twin, problem: Problem, batch: Batch, precision: str) ->
     params, use = (_arrays(twin, problem.group(group), policy) for group in ("params", "use"))
     x = twin.array(np.concatenate([batch.x, batch.x_pair]), policy.stat)
     valid = twin.array(batch.valid, None)
+    goal = [twin.array(value, policy.stat) for value in (GOAL.nprobe, GOAL.slope)]
     c = twin.model.centers(params["u"], constants, metric)
     named = {"centers": c, "d2": twin.model.squared_distances(x, c, metric, policy)}
     (z, deep), layers = twin.layers(backend.network, params, x, constants)
     named |= layers | {"z": z} | ({} if deep is None else {"deep": deep})
-    both = twin.step.net_logits(z, deep, twin.array(K, policy.stat))
+    both = twin.step.net_logits(z, deep, twin.array(GOAL.k, policy.stat))
     for router, logits in zip(use, both, strict=False):
         log_p = twin.step.log_membership(logits)
         sides = log_p[: len(batch.x)], log_p[len(batch.x) :]
@@ -78,6 +79,8 @@ def intermediates(twin: Twin, problem: Problem, batch: Batch, precision: str) ->
         found = {
             "log_p": log_p,
             "meet": twin.step.meet(*sides, use[router], valid),
+            "probing": twin.step.probing(logits[: len(batch.x)], sides[1], use[router], valid, *goal),
+            "back": twin.step.probing(logits[len(batch.x) :], sides[0], use[router], valid, *goal),
             "mean_p": mean_p,
             "next_use": twin.step.next_use(use[router], mean_p, constants.use_rate),
         }
@@ -89,7 +92,7 @@ def logits(twin: Twin, problem: Problem, batch: Batch, precision: str) -> Arrays
     """What forward says of a batch, by router."""
     backend = twin.backend(problem, precision)
     params = _arrays(twin, problem.group("params"), backend.policy)
-    x, k = (twin.array(value, backend.policy.stat) for value in (batch.x, K))
+    x, k = (twin.array(value, backend.policy.stat) for value in (batch.x, GOAL.k))
     found = twin.step.forward(backend.network, params, x, backend.constants, k)
     return {router: to_numpy(z) for router, z in found.items()}
 
@@ -98,9 +101,9 @@ def loss_and_gradients(twin: Twin, problem: Problem, batch: Batch, precision: st
     """Total and parts of the loss, and the gradient of the total by the weights' names."""
     backend = twin.backend(problem, precision)
     params, use = (_arrays(twin, problem.group(group), backend.policy) for group in ("params", "use"))
-    x, x_pair, k, scale = (twin.array(value, backend.policy.stat) for value in (batch.x, batch.x_pair, K, 1))
+    x, x_pair, scale, *goal = (twin.array(value, backend.policy.stat) for value in (batch.x, batch.x_pair, 1, *GOAL))
     total, parts, gradients = twin.gradient(
-        params, use, x, x_pair, twin.array(batch.valid, None), k, scale, backend.network, backend.constants
+        params, use, x, x_pair, twin.array(batch.valid, None), Goal(*goal), scale, backend.network, backend.constants
     )
     losses = {"total": total, "centers": parts.centers, "net": parts.net}
     return _numpy(losses), _numpy(gradients)
@@ -112,7 +115,7 @@ def after_chunks(twin: Twin, problem: Problem, chunks: Iterable[Chunk], precisio
     state = backend.from_state_dict({name: value.copy() for name, value in problem.state.items()})
     sums = np.zeros(len(Metrics._fields))
     for chunk in chunks:
-        state, metrics = backend.train_chunk(state, chunk, K)
+        state, metrics = backend.train_chunk(state, chunk, GOAL)
         sums += [float(value) for value in metrics]
     return backend.state_dict(state), dict(zip(Metrics._fields, map(np.array, sums), strict=True))
 

@@ -55,12 +55,15 @@ def test_4096_buckets_at_batch_512_stay_in_use(tmp_path: Path) -> None:
     config.save_path.mkdir()
     run = training.start_run(config, silent())
     position = training.start_point(run)
-    state, k, centers = position.state, position.k, run.prepared.kmeans
+    state, goal, centers = position.state, position.goal, run.prepared.kmeans
     for epoch in range(1, 5):
         chunks = epoch_chunks(run.source, epoch, 8)
-        state, _ = run_chunks(run.backend, state, chunks, k, 500, run.source.n_steps, 0, "", silent(), lambda *_: None)
+        state, _ = run_chunks(
+            run.backend, state, chunks, goal, 500, run.source.n_steps, 0, "", silent(), lambda *_: None
+        )
         centers = run.backend.export(state)["centers"]
-        k = training.refit_k(run, centers, run.backend.use(state)["centers"])
+        goal = training.refit_goal(run, centers, run.backend.use(state)["centers"])
+    k = goal.k
     routers = {
         "centers": lambda x: logits(x, centers, k),
         "net": lambda x: run.backend.logits(state, "net", x, k).astype(np.float64),

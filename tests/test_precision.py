@@ -15,7 +15,7 @@ import ivfast_jax.model
 import ivfast_jax.precision
 import ivfast_torch.model
 import ivfast_torch.precision
-from ivfast.backends import Setup, load_backend, starting_weights
+from ivfast.backends import Goal, Setup, load_backend, starting_weights
 from ivfast.batches import Chunk
 from ivfast.checkpoint import save_state
 from ivfast.command_line import parse
@@ -27,6 +27,7 @@ from run_dcnet import main
 from tests.conftest import unit_rows
 
 REQUIRED = ["--save_path", "s", "--data_path", "d", "--data_name", "n", "--percents", "0", "--learn_name", "l"]
+GOAL = Goal(10.0, 3.0, 9.0)
 K = 40.0  # the sharpest that a data set wanted
 
 each_backend = pytest.mark.parametrize("backend", ["jax", "torch"])
@@ -99,7 +100,7 @@ def begin(backend: str, rng: np.random.Generator, precision: str, loss_scale: fl
 def test_scale_survives_disk_and_keeps_its_bounds(backend: str, rng: np.random.Generator, tmp_path: Path) -> None:
     """A scale of 2 skips twice, is written, read, and skips on: it stays 1."""
     found, state = begin(backend, rng, "O2-float16", 2.0)
-    state, _ = found.train_chunk(state, make_chunk(rng, (False, True, True, False)), 10.0)
+    state, _ = found.train_chunk(state, make_chunk(rng, (False, True, True, False)), GOAL)
     before = found.state_dict(state)
     assert (before["scale/value"], before["scale/n_skipped"], before["step"]) == (1, 2, 2)
     save_state(tmp_path / "state.safetensors", before, {"epoch": 1})
@@ -110,7 +111,7 @@ def test_scale_survives_disk_and_keeps_its_bounds(backend: str, rng: np.random.G
     other = load_backend(backend, found.setup, -1, "O2-float16")  # a new process would have one
     resumed = other.from_state_dict(loaded)
     later = make_chunk(rng, (True, False, True, False))
-    ends = [each.state_dict(each.train_chunk(s, later, 10.0)[0]) for each, s in ((found, state), (other, resumed))]
+    ends = [each.state_dict(each.train_chunk(s, later, GOAL)[0]) for each, s in ((found, state), (other, resumed))]
     for name, value in ends[0].items():
         np.testing.assert_array_equal(ends[1][name], value, err_msg=name)
     assert ends[1]["scale/value"] == 1
@@ -136,10 +137,10 @@ def test_scale_is_the_same_after_flattening_and_through_jit() -> None:
 @pytest.mark.parametrize("precision", ["float32", "O2-float16"])
 def test_skip_touches_nothing_but_the_scale_and_counts(precision: str, backend: str, rng: np.random.Generator) -> None:
     found, state = begin(backend, rng, precision, 64.0)
-    state, metrics = found.train_chunk(state, make_chunk(rng, (False, False, False)), 10.0)
+    state, metrics = found.train_chunk(state, make_chunk(rng, (False, False, False)), GOAL)
     before = found.state_dict(state)
     assert (int(metrics.n_skipped), int(metrics.n_in_a_row), int(metrics.n_pairs)) == (0, 0, 3 * BATCH)
-    state, metrics = found.train_chunk(state, make_chunk(rng, (True, True, True)), 10.0)
+    state, metrics = found.train_chunk(state, make_chunk(rng, (True, True, True)), GOAL)
     after = found.state_dict(state)
     assert (int(metrics.n_skipped), int(metrics.n_in_a_row), int(metrics.n_pairs)) == (3, 3, 0)
     assert float(metrics.loss_centers) == float(metrics.loss_net) == 0
@@ -148,7 +149,7 @@ def test_skip_touches_nothing_but_the_scale_and_counts(precision: str, backend: 
     assert found.scale(state) == counts["scale/value"]
     for name, value in before.items():
         np.testing.assert_array_equal(after[name], counts.get(name, value), err_msg=name)
-    _, metrics = found.train_chunk(state, make_chunk(rng, (True, False, True)), 10.0)
+    _, metrics = found.train_chunk(state, make_chunk(rng, (True, False, True)), GOAL)
     assert (int(metrics.n_skipped), int(metrics.n_in_a_row), int(metrics.n_pairs)) == (2, 4, BATCH)
 
 

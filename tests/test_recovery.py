@@ -210,21 +210,21 @@ def test_50_skips_in_a_row_stop_the_run_on_its_last_good_state(
         if not name.startswith("scale/"):
             np.testing.assert_array_equal(saved[name], value, err_msg=name)
     state, metrics = run.backend.train_chunk(
-        run.backend.from_state_dict(saved), next(epoch_chunks(run.source, 3, 2)), position.k
+        run.backend.from_state_dict(saved), next(epoch_chunks(run.source, 3, 2)), position.goal
     )
     assert int(metrics.n_skipped) == 0
     assert run.backend.state_dict(state)["step"] == 42
 
 
 def trained_for(run: training.Run, position: training.Point, n_steps: int) -> dict[str, np.ndarray]:
-    """The state after some undisturbed steps, k fitted after each epoch. Chunks are those of a run."""
-    state, k = position.state, position.k
+    """The state after some undisturbed steps, the goal fitted after each epoch. Chunks are those of a run."""
+    state, goal = position.state, position.goal
     epoch, left = 1, n_steps
     while left > 0:
         n = min(left, run.source.n_steps)
         for i, chunk in enumerate(epoch_chunks(run.source, epoch, 14)):
             chunk.valid[max(0, n - 14 * i) :] = False
-            state, _ = run.backend.train_chunk(state, chunk, k)
-        k = training.refit_k(run, run.backend.export(state)["centers"], run.backend.use(state)["centers"])
+            state, _ = run.backend.train_chunk(state, chunk, goal)
+        goal = training.refit_goal(run, run.backend.export(state)["centers"], run.backend.use(state)["centers"])
         epoch, left = epoch + 1, left - n
     return run.backend.state_dict(state)

@@ -132,9 +132,9 @@ class Counting:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
 
-    def train_chunk(self, state: Any, chunk: Any, k: float) -> Any:
+    def train_chunk(self, state: Any, chunk: Any, goal: Any) -> Any:
         with jax.transfer_guard_device_to_host("disallow"):
-            result = self.inner.train_chunk(state, chunk, k)
+            result = self.inner.train_chunk(state, chunk, goal)
         self.traces.append(self.inner._chunk._cache_size())
         return result
 

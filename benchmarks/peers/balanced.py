@@ -1,0 +1,50 @@
+"""k-means whose buckets are evened out by penalties.
+
+Source: faiss.contrib.clustering.balanced_assignment_with_penalties of FAISS 1.15, after Tavenard, Jegou and
+Amsaleg, "Balancing clusters to reduce response time variability in large scale image search", CBMI 2011:
+vectors go where d(x, c)^2 + penalty_c^2 is least, penalty_c *= (size_c n_buckets / n)^alpha, 20 times.
+
+A penalty starts at 1 whatever the unit of the data, so x is scaled until the median of k-means' nearest
+d^2 is 1; alpha is chosen from its documented range on held-out learn pairs. Queries rank by distance.
+"""
+
+import time
+
+import numpy as np
+from faiss.contrib.clustering import balanced_assignment_with_penalties
+
+from benchmarks.peers.choosing import choose, held_out_share
+from benchmarks.peers.kmeans import Trained
+from benchmarks.peers.peer import Candidates, Peer, Rule, nearest_with
+from benchmarks.peers.task import Task
+from ivfast.data import Vectors
+from ivfast.routers import LogitTiles, squared_distances
+
+ALPHAS = (0.01, 0.03, 0.1)  # 0.03 is FAISS's default
+MAX_K = 100  # buckets looked at, FAISS's default
+
+
+def make(task: Task, start: Trained) -> Peer:
+    """Balance the assignment of k-means' centers."""
+    started = time.monotonic()
+    d2 = squared_distances(task.inside(task.learn)[:10_000], start.centers, task.metric)
+    unit = np.float32(1 / np.sqrt(np.median(d2.min(axis=1))))
+    width = min(task.held.width, task.nlist)
+
+    def rule(alpha: float) -> Rule:
+        def find(vectors: Vectors, percent: float) -> Candidates:
+            del percent
+            x = task.inside(vectors)
+            primary = balanced_assignment_with_penalties(
+                x * unit, start.centers * unit, alpha=alpha, maxk=min(MAX_K, task.nlist)
+            )[0]
+            z = LogitTiles(start.router, vectors, task.space).all()
+            return nearest_with(primary, z, width)
+
+        return Rule(find)
+
+    shares = {alpha: held_out_share(task, start.router, rule(alpha), 0.0) for alpha in ALPHAS}
+    alpha = choose(shares)
+    seconds = start.seconds + time.monotonic() - started
+    settings = {"alpha": alpha, "held-out shares": shares}
+    return Peer("balanced", start.router, {"ratio": rule(alpha)}, seconds, start.centers.nbytes, settings)

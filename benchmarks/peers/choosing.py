@@ -1,0 +1,27 @@
+"""Settings of a method told by held-out learn pairs, never by the queries of the evaluation."""
+
+import numpy as np
+
+from benchmarks.peers.evaluator import cut, search, store
+from benchmarks.peers.peer import Rule
+from benchmarks.peers.task import Task
+from ivfast.probing import Answers, scanned_at
+from ivfast.routers import LogitTiles, Router
+
+RECALL = 0.9
+
+
+def held_out_share(task: Task, router: Router, rule: Rule, percent: float) -> float:
+    """Share of learn scanned for 90 % of the held-out vectors' neighbours in learn, fixed probing; 1 if never."""
+    neighbors = task.neighbors
+    rows, at = np.unique(neighbors.answers, return_inverse=True)
+    answers = Answers(at.reshape(neighbors.answers.shape), np.ones(neighbors.answers.shape, dtype=bool))
+    stored = store(cut(rule.candidates(task.learn, percent), percent), rows, task.nlist)
+    curve = search(LogitTiles(router, task.learn, task.space, neighbors.held_out), stored, answers)
+    share = scanned_at(curve.recall, curve.scanned, RECALL)
+    return 1.0 if np.isnan(share) else share
+
+
+def choose(shares: dict[float, float]) -> float:
+    """The setting that scans least."""
+    return min(shares, key=lambda setting: shares[setting])

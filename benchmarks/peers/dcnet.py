@@ -1,0 +1,67 @@
+"""AI centers (ivfast.npy) and DCNet, trained by the command line like anybody's.
+
+Source: this repository; the main job of benchmarks.runs with a seed, under in-sample with base as learn.
+Seconds end when dcnet.safetensors is written: k-means, neighbours, training and judging are counted.
+"""
+
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.peers.copies import all_rules
+from benchmarks.peers.kmeans import Trained
+from benchmarks.peers.peer import PERCENTS, Peer, plan_rule
+from benchmarks.peers.task import FTOPK, Task
+from benchmarks.runs import main_job_flags, run_dcnet
+from ivfast.evaluating import net_router
+from ivfast.export import Model, load_model
+from ivfast.routers import centers_router
+
+BACKEND = "jax"
+
+
+def train(task: Task, param_list: tuple[int, ...], out: Path, extra: tuple[str, ...] = ()) -> float:
+    """Run run_dcnet.py into `out`; returns seconds until the network is saved."""
+    started = time.time()
+    run_dcnet(
+        "--save_path", str(out), *main_job_flags(task.folder, task.name, task.metric, PERCENTS),
+        "--learn_name", task.learn_name, "--seed", str(task.seed), "--nlist", str(task.nlist),
+        "--ftopk", str(FTOPK), "--param_list", *map(str, param_list), "--backend", BACKEND, *extra,
+    )  # fmt: skip
+    return (out / "dcnet.safetensors").stat().st_mtime - started
+
+
+def read(out: Path) -> Model:
+    """What a run left."""
+    model = load_model(out / "dcnet.safetensors", out / "ivfast.npy")
+    if model is None:
+        raise SystemExit(f"{out} holds no finished run")
+    return model
+
+
+def make_centers(task: Task, out: Path, seconds: float, *, copies: bool) -> Peer:
+    """ivfast.npy under nearest assignment with ratio, and under benefit; under every rule of copies if asked."""
+    model = read(out)
+    facts = model.facts["centers"]
+    centers = model.space.inside(np.load(out / "ivfast.npy"))
+    router = centers_router("centers", centers, task.metric, model.delta_floor, facts.k)
+    trained, shares = Trained(centers, router, model.delta_floor, seconds), {}
+    rules = {"ratio": plan_rule(task, router, "ratio")}
+    if copies:
+        rules, shares = all_rules(task, trained)
+    rules["benefit"] = plan_rule(task, router, "benefit", facts.storing)
+    settings = {"k": facts.k, "T_s": facts.storing}
+    if copies:
+        settings["held-out shares by lambda"] = shares
+    return Peer("centers", router, rules, seconds, centers.nbytes, settings, facts.temperature)
+
+
+def make_net(task: Task, out: Path, seconds: float) -> Peer:
+    """The whole DCNet under benefit."""
+    model = read(out)
+    facts = model.facts["net"]
+    router = net_router(model, facts.k, BACKEND, -1)
+    rules = {"benefit": plan_rule(task, router, "benefit", facts.storing)}
+    size = sum(weight.nbytes for weight in model.net.values())
+    return Peer("net", router, rules, seconds, size, {"k": facts.k, "T_s": facts.storing}, facts.temperature)

@@ -1,0 +1,54 @@
+"""FAISS k-means on all of learn, spherical under IP, every iteration run.
+
+Source: faiss.Kmeans of FAISS (Douze et al., "The Faiss library", IEEE Transactions on Big Data, 2025).
+Stored by the vendor's ratio rule, searched by distance; k of its logits is fitted as ivfast fits it.
+"""
+
+import time
+from typing import NamedTuple
+
+import faiss
+import numpy as np
+
+from benchmarks.peers.peer import Peer, Rule, plan_rule
+from benchmarks.peers.task import Task
+from ivfast.calibration import fit_k, pair_logits
+from ivfast.preparation import measure_buckets
+from ivfast.routers import Router, centers_router
+
+
+class Trained(NamedTuple):
+    """Centers with what their logits need."""
+
+    centers: np.ndarray  # (nlist, dim) float32, inside
+    router: Router
+    delta_floor: float
+    seconds: float
+
+
+def train(task: Task, niter: int) -> Trained:
+    """Cluster learn and fit k on held-out pairs."""
+    started = time.monotonic()
+    x = task.inside(task.learn)
+    clustering = faiss.Kmeans(
+        x.shape[1], task.nlist, niter=niter, seed=task.seed, spherical=task.metric == "IP",
+        min_points_per_centroid=1, max_points_per_centroid=len(x),
+    )  # fmt: skip
+    clustering.train(x)
+    seconds = time.monotonic() - started
+    return as_router(task, f"kmeans{niter}", np.asarray(clustering.centroids), seconds)
+
+
+def as_router(task: Task, name: str, centers: np.ndarray, seconds: float) -> Trained:
+    """Any centers, inside, as a router with its k."""
+    buckets = measure_buckets(task.learn, task.space, centers, task.seed)
+    x, x_pair = (task.learn.take(task.space, rows) for rows in task.held.pairs)
+    k = fit_k(pair_logits(x, x_pair, centers, task.metric, buckets.delta_floor), buckets.share)
+    router = centers_router(name, centers, task.metric, buckets.delta_floor, k)
+    return Trained(centers, router, buckets.delta_floor, seconds)
+
+
+def make(task: Task, niter: int, trained: Trained, copies: dict[str, Rule] | None = None) -> Peer:
+    """k-means under ratio, and under other rules of copies where given."""
+    rules = {"ratio": plan_rule(task, trained.router, "ratio")} | (copies or {})
+    return Peer(f"kmeans{niter}", trained.router, rules, trained.seconds, trained.centers.nbytes, {"niter": niter})

@@ -1,0 +1,77 @@
+"""What a method hands over to the evaluator."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.peers.task import Task
+from ivfast.assignment import Plan, candidates, log_use, top
+from ivfast.data import Vectors
+from ivfast.facts import measure_use
+from ivfast.routers import LogitTiles, Router
+from ivfast.validation import TEMPERATURES, choose_temperatures
+
+PERCENTS = (0.0, 0.8, 1.5)
+
+
+class Candidates(NamedTuple):
+    """Buckets that each vector may be stored in."""
+
+    buckets: np.ndarray  # (n, width) int32; the first is the primary
+    keys: np.ndarray  # (n, width) float32; larger is copied earlier, -inf never; the first does not count
+
+
+class Rule(NamedTuple):
+    """One way to store."""
+
+    candidates: Callable[[Vectors, float], Candidates]  # of vectors, at a percent
+    percents: tuple[float, ...] = PERCENTS  # at which it is evaluated
+
+
+class Peer(NamedTuple):
+    """A trained method."""
+
+    name: str
+    router: Router  # ranks buckets for a query; its logits are log-probabilities up to a temperature
+    rules: dict[str, Rule]
+    seconds: float  # of training, k-means and the search for neighbours counted where it needs them
+    model_bytes: int  # what a search must hold beside the lists
+    settings: dict[str, Any]  # where they come from, and what was chosen on held-out learn pairs
+    temperature: float | None = None  # T where the method has its own; None: fitted by the evaluator
+
+
+def plan_rule(task: Task, router: Router, rule: str, storing: dict[float, float] | None = None) -> Rule:
+    """ratio, membership or benefit of ivfast.assignment, with T_s chosen on held-out learn pairs.
+
+    storing: T_s by percent where it was chosen already
+    """
+    width = min(task.held.width, router.nlist)
+    if rule != "ratio" and storing is None:
+        storing = choose_temperatures(task.held, router, PERCENTS)
+    use = measure_use(task.learn, task.space, router, TEMPERATURES, task.seed) if rule == "benefit" else {}
+
+    def find(vectors: Vectors, percent: float) -> Candidates:
+        t = 1.0 if storing is None else storing[percent]
+        plan = Plan(rule, percent, t, log_use(use[t]) if use else None)
+        tiles = LogitTiles(router, vectors, task.space)
+        found = [candidates(z, plan, width) for _, z in tiles]
+        return Candidates(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+
+    return Rule(find)
+
+
+def nearest_with(primary: np.ndarray, z: np.ndarray, width: int) -> Candidates:
+    """A given primary, then the best of the other buckets by ratio of distances.
+
+    primary: (n,); z: (n, nlist) = -k d^2 / delta
+    """
+    others = z.copy()
+    np.put_along_axis(others, primary[:, None].astype(np.int64), -np.inf, axis=1)
+    buckets = top(others, width - 1)
+    first = np.take_along_axis(z, primary[:, None].astype(np.int64), axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        keys = (np.log(-first) - np.log(-np.take_along_axis(z, buckets, axis=1))) / 2
+    buckets = np.concatenate([primary[:, None], buckets], axis=1).astype(np.int32)
+    keys = np.concatenate([np.zeros_like(first), np.nan_to_num(keys, posinf=np.inf)], axis=1)
+    return Candidates(buckets, keys.astype(np.float32))

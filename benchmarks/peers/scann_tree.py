@@ -1,0 +1,99 @@
+"""ScaNN's own tree, without and with SOAR's second assignment.
+
+Source: scann 1.4 (Guo et al., "Accelerating Large-Scale Inference with Anisotropic Vector Quantization",
+ICML 2020; SOAR: Sun et al., NeurIPS 2023). Its index is serialized and read back: who lies where from
+datapoint_to_token.npy (two tokens a vector with SOAR, -1 for none), centers from serialized_partitioner.pb.
+
+ScaNN trains on what it indexes, so it is in-sample only. Settings are the builder's defaults (12 iterations,
+all vectors as the training sample) and lambda 1.5 of its documentation. Under IP the tree is spherical, which
+is not the default: on text it scanned 16.0 % for 90 % recall and the default 18.2 %, with SOAR 8.5 and 12.3 %.
+SOAR is for inner products alone. Leaves rank by product under IP and by distance under L2, on centers as they
+are; `own_recall` asks ScaNN itself, which must agree. How many copies there are is ScaNN's choice.
+"""
+
+import importlib
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.peers.kmeans import as_router
+from benchmarks.peers.peer import Candidates, Peer, Rule
+from benchmarks.peers.task import FTOPK, Task
+from ivfast.data import Vectors
+from ivfast.draws import generator
+
+SOAR_LAMBDA = 1.5
+MEASURES = {"IP": "dot_product", "L2": "squared_l2"}
+
+
+class Tree(NamedTuple):
+    """A ScaNN index and what its files say."""
+
+    searcher: Any
+    order: np.ndarray  # (n,) base row of each vector, as ScaNN numbers them
+    centers: np.ndarray  # (nlist, dim) float32, inside
+    tokens: np.ndarray  # (n, 1 or 2) int32 by base row, -1 for none
+
+
+def build(task: Task, *, soar: bool) -> Tree:
+    """Index base, shuffled by the seed, since ScaNN takes none."""
+    scann = importlib.import_module("scann")
+    partitioner = importlib.import_module("scann.partitioning.partitioner_pb2")
+    x = task.inside(task.base)
+    order = generator(task.seed, 0, "order").permutation(len(x))
+    builder = scann.scann_ops_pybind.builder(x[order], FTOPK, MEASURES[task.metric]).tree(
+        num_leaves=task.nlist, num_leaves_to_search=1, training_sample_size=len(x), spherical=task.metric == "IP",
+        soar_lambda=SOAR_LAMBDA if soar else None,
+    )  # fmt: skip
+    searcher = builder.score_brute_force(quantize=False).build()
+    with tempfile.TemporaryDirectory() as scratch:
+        searcher.serialize(scratch)
+        read = np.load(Path(scratch) / "datapoint_to_token.npy").reshape(len(x), -1)
+        message = partitioner.SerializedPartitioner()
+        message.ParseFromString((Path(scratch) / "serialized_partitioner.pb").read_bytes())
+    centers = np.array([center.dimension for center in message.kmeans.kmeans_tree.root.centers], dtype=np.float32)
+    tokens = np.empty_like(read, dtype=np.int32)
+    tokens[order] = read
+    return Tree(searcher, order, centers, tokens)
+
+
+def own_recall(tree: Tree, query: np.ndarray, gt: np.ndarray, leaves: int) -> float:
+    """Recall that ScaNN reaches when it is asked. query: (n_query, dim) inside; gt: exact neighbours"""
+    found = tree.searcher.search_batched(query, final_num_neighbors=gt.shape[1], leaves_to_search=leaves)[0]
+    found = tree.order[found.astype(np.int64)]
+    return float((found[:, :, None] == gt[:, None, :]).any(axis=1).mean())
+
+
+def make(task: Task, *, soar: bool) -> Peer:
+    """Index base with ScaNN."""
+    started = time.monotonic()
+    tree = build(task, soar=soar)
+    return as_peer(task, tree, time.monotonic() - started)
+
+
+def as_peer(task: Task, tree: Tree, seconds: float) -> Peer:
+    """A tree's lists and copies as they are."""
+    soar = tree.tokens.shape[1] > 1
+    name = "scann_soar" if soar else "scann"
+    trained = as_router(task, name, tree.centers, seconds)
+    tokens = tree.tokens
+    if soar:  # the nearer of the two is called the primary
+        tokens = _nearer_first(task.inside(task.base), tree.centers, tokens)
+    keys = np.where(tokens >= 0, np.float32(0), np.float32(-np.inf))
+    copies = float((tokens >= 0).sum() / len(tokens) - 1)
+
+    def find(vectors: Vectors, percent: float) -> Candidates:
+        del vectors, percent  # base, which is learn
+        return Candidates(tokens, keys)
+
+    settings = {"soar_lambda": SOAR_LAMBDA if soar else None, "copies": copies}
+    return Peer(name, trained.router, {"own": Rule(find, (copies,))}, seconds, tree.centers.nbytes, settings)
+
+
+def _nearer_first(x: np.ndarray, centers: np.ndarray, tokens: np.ndarray) -> np.ndarray:
+    distances = np.stack([np.square(x - centers[column]).sum(axis=1) for column in tokens.T], axis=1)
+    order = np.argsort(np.where(tokens >= 0, distances, np.inf), axis=1)
+    return np.take_along_axis(tokens, order, axis=1)

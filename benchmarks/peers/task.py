@@ -1,0 +1,101 @@
+"""The data of one comparison: a set, a setting and a seed, the same for every method."""
+
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import faiss
+import numpy as np
+
+from ivfast.data import Space, Vectors, measure_space, open_vectors
+from ivfast.demo import make_patches
+from ivfast.neighbors import Neighbors, find_neighbors
+from ivfast.progress import silent
+from ivfast.synthetic import make_faces, save_set
+from ivfast.validation import HeldOut, make_held_out
+
+SETTINGS = ("transfer", "in-sample")
+FACES = {"faces": {}, "faces_noisy": {"nuisance": 0.8, "noise": 0.7}}  # joint lengths beside an identity of 1
+MADE = {"faces": "IP", "faces_noisy": "IP", "patches": "L2"}  # sets that need no files, and their metrics
+DATA_SEED = 1  # of made sets: seeds of a comparison draw methods, not data
+FTOPK = 10
+WIDTH = 10  # buckets a vector can be in at most
+
+
+class Task(NamedTuple):
+    """What every method is given."""
+
+    name: str
+    folder: Path  # of the set, in the documented layout
+    in_sample: bool  # learn is base itself
+    nlist: int
+    seed: int
+    learn: Vectors
+    base: Vectors
+    query: Vectors
+    gt: np.ndarray  # (n_query, width) int
+    space: Space
+    neighbors: Neighbors  # of learn in learn
+    held: HeldOut  # learn vectors on which settings and temperatures are told
+    neighbor_seconds: float
+
+    @property
+    def metric(self) -> str:
+        """IP or L2."""
+        return self.space.metric
+
+    @property
+    def learn_name(self) -> str:
+        """As --learn_name has it."""
+        return f"{self.name}/base" if self.in_sample else f"learn_{self.name}"
+
+    def inside(self, vectors: Vectors) -> np.ndarray:
+        """All rows as the x of formulas, (n, dim) float32."""
+        return vectors.take(self.space, slice(None))
+
+
+def write_set(folder: Path, name: str, metric: str, data_path: Path | None, rows: int | None) -> Path:
+    """Make a set, or a smaller copy of one; returns the folder that holds it.
+
+    rows: of learn and of base at most; a smaller set's gt are exact neighbours (of faces: identities)
+    """
+    if name in FACES:
+        n_identities = 6000 if rows is None else rows // 10
+        n_query = min(1000, n_identities)
+        save_set(folder, name, *make_faces(DATA_SEED, n_identities, n_query=n_query, **FACES[name]))
+        return folder
+    if name == "patches":
+        learn, base, query, gt = make_patches()
+    else:
+        if data_path is None or rows is None:
+            return data_path or folder
+        learn, base, query, gt = (
+            np.load(data_path / f"{part}.npy")
+            for part in (f"learn_{name}", f"{name}/base", f"{name}/query", f"{name}/gt")
+        )
+    if rows is not None:
+        learn, base = learn[:rows], base[:rows]
+        gt = exact(query.astype(np.float32), base.astype(np.float32), metric)
+    save_set(folder, name, learn, base, query, gt)
+    return folder
+
+
+def exact(query: np.ndarray, base: np.ndarray, metric: str) -> np.ndarray:
+    """The ten nearest of each query, (n_query, 10) int64. query, base: float32"""
+    kind = faiss.METRIC_INNER_PRODUCT if metric == "IP" else faiss.METRIC_L2
+    return faiss.knn(np.ascontiguousarray(query), np.ascontiguousarray(base), FTOPK, metric=kind)[1]
+
+
+def open_task(folder: Path, name: str, metric: str, setting: str, nlist: int, seed: int) -> Task:
+    """Read a set in the documented layout and search learn for neighbours."""
+    base = open_vectors(folder / name / "base.npy", "base", None)
+    query = open_vectors(folder / name / "query.npy", "query", base.dim)
+    in_sample = setting == "in-sample"
+    learn = base if in_sample else open_vectors(folder / f"learn_{name}.npy", "learn", base.dim)
+    space = measure_space(learn, metric)
+    started = time.monotonic()
+    neighbors = find_neighbors(learn, space, FTOPK, seed, silent())
+    seconds = time.monotonic() - started
+    held = make_held_out(learn, space, neighbors, nlist, min(WIDTH, nlist), seed)
+    gt = np.load(folder / name / "gt.npy")
+    return Task(name, folder, in_sample, nlist, seed, learn, base, query, gt, space, neighbors, held, seconds)
