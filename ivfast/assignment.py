@@ -1,6 +1,6 @@
 """Which buckets a vector is stored in."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +9,7 @@ from ivfast.progress import Bar
 from ivfast.routers import LogitTiles, group_candidates, log_softmax
 
 LEAST_USE = 1e-9  # m of a bucket counts as at least this
+COVER = 0.5  # of the crossing with a bucket taken counts against a copy
 RULES = ("ratio", "membership", "benefit")
 
 
@@ -21,9 +22,9 @@ class Plan(NamedTuple):
     log_use: np.ndarray | None = None  # (nlist,) log m at T_s, for benefit
 
     @property
-    def keyed_by(self) -> tuple[str, float]:
+    def keyed_by(self) -> tuple[str, float, bool]:
         """Plans that agree in this rank the same candidates."""
-        return self.rule, self.temperature
+        return self.rule, self.temperature, self.percent > 0
 
 
 class Assignment(NamedTuple):
@@ -52,14 +53,16 @@ def mean_membership(tiles: Iterable[tuple[int, np.ndarray]], temperatures: Itera
     return {temperature: total / n for temperature, total in sums.items()}
 
 
-def candidates(z: np.ndarray, plan: Plan, width: int) -> tuple[np.ndarray, np.ndarray]:
+def candidates(
+    z: np.ndarray, plan: Plan, width: int, crossing: Callable[[np.ndarray], np.ndarray] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The best `width` buckets of each row by the plan's key; ties go to the smaller bucket.
 
         ratio       log d_1 - log d_j = (log z_1 - log z_j) / 2 for z = -k d^2 / delta
         membership  log p_b
-        benefit     log p_b - log m_b
+        benefit     log p_b - log m_b, less for copies what the buckets taken cover (see cover)
 
-    z: (n, nlist) float32
+    z: (n, nlist) float32; crossing: of the router, for (n, width) buckets (None: it has none)
     returns: buckets (n, width) int32 and keys (n, width) float32, falling along each row
     """
     if plan.rule == "ratio":
@@ -70,7 +73,33 @@ def candidates(z: np.ndarray, plan: Plan, width: int) -> tuple[np.ndarray, np.nd
         assert plan.log_use is not None
         keys = keys - plan.log_use
     buckets = top(keys, width)
-    return buckets, np.take_along_axis(keys, buckets, axis=1)
+    keys = np.take_along_axis(keys, buckets, axis=1)
+    if plan.rule == "benefit" and plan.percent > 0 and width > 1 and crossing is not None:
+        return cover(buckets, keys, crossing(buckets) * np.float32(COVER / plan.temperature))
+    return buckets, keys
+
+
+def cover(buckets: np.ndarray, keys: np.ndarray, crossing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Order a row's buckets so that each is worth most beside those before it.
+
+        key_b = log p_b - log m_b - 1 / (2 T) sum of crossing_ab over the buckets a before it
+
+    buckets, keys: (n, width), the first stays; crossing: (n, width, width), times 1 / (2 T)
+    returns: both, reordered; keys fall along each row; ties go to the smaller bucket
+    """
+    n, width = buckets.shape
+    rows = np.arange(n)
+    order = np.argsort(buckets, axis=1)
+    order = np.concatenate([np.zeros((n, 1), order.dtype), order[order > 0].reshape(n, width - 1)], axis=1)
+    worth = np.take_along_axis(keys, order, axis=1)
+    worth[:, 0] = -np.inf  # taken
+    chosen, found = np.zeros((n, width), dtype=np.int64), keys.copy()
+    for place in range(1, width):
+        worth -= np.take_along_axis(crossing[rows, chosen[:, place - 1]], order, axis=1)
+        best = worth.argmax(axis=1)
+        chosen[:, place], found[:, place] = order[rows, best], worth[rows, best]
+        worth[rows, best] = -np.inf
+    return np.take_along_axis(buckets, chosen, axis=1), found
 
 
 def _ratio_keys(z: np.ndarray) -> np.ndarray:
@@ -127,11 +156,11 @@ def assign(
     builders = [_Builder(plan, tiles.router.nlist, tiles.n, width, wanted) for plan in plans]
     for second in (False, True):
         for start, z in tiles:
-            found: dict[tuple[str, float], tuple[np.ndarray, np.ndarray]] = {}
+            found: dict[tuple[str, float, bool], tuple[np.ndarray, np.ndarray]] = {}
             for builder in builders:
                 key = builder.plan.keyed_by
                 if key not in found:
-                    found[key] = candidates(z, builder.plan, width)
+                    found[key] = candidates(z, builder.plan, width, tiles.crossing(start, z))
                 (builder.take if second else builder.count)(start, *found[key])
             if bar is not None:
                 bar.advance(len(z))

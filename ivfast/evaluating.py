@@ -31,7 +31,7 @@ from ivfast.neighbors import find_neighbors, split
 from ivfast.npy import open_array
 from ivfast.preparation import measure_buckets
 from ivfast.progress import Progress, silent
-from ivfast.routers import LogitTiles, Router, centers_router
+from ivfast.routers import LogitTiles, Router, centers_router, net_router
 from ivfast.validation import HeldOut, choose_temperatures, make_held_out
 
 MOST_LEARN = 60_000  # learn vectors on which facts are fitted where dcnet.safetensors has none
@@ -238,7 +238,7 @@ def _make_routers(config: Config, found: Found, space: Space, learn: Vectors | N
         routers.append((centers_router(name, c, space.metric, fitting.delta_floor, k), k))
     if found.model and found.model.net:
         k = found.model.facts["net"].k
-        routers.append((net_router(found.model, k, config.backend, config.gpu), k))
+        routers.append((model_router(found.model, k, config.backend, config.gpu), k))
     settings = []
     for router, k in routers:
         facts = fitting.facts(router, k)
@@ -247,10 +247,11 @@ def _make_routers(config: Config, found: Found, space: Space, learn: Vectors | N
     return settings
 
 
-def net_router(model: Model, k: float, backend_name: str, gpu: int) -> Router:
+def model_router(model: Model, k: float, backend_name: str, gpu: int) -> Router:
     """The whole DCNet of a file as a router: its centers are where a new network starts."""
     backend, state = net_state(model, backend_name, gpu)
-    return Router("net", model.param_list[-1], lambda x: backend.logits(state, "net", x, k))
+    linear = centers_router("centers", model.net["centers"], model.space.metric, model.delta_floor, k)
+    return net_router(lambda x: backend.logits(state, "net", x, k), linear)
 
 
 def net_state(model: Model, backend_name: str, gpu: int) -> tuple[Backend, object]:

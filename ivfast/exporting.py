@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from ivfast.choosing import Choice, Verdict, decide
-from ivfast.evaluating import net_router
+from ivfast.evaluating import model_router
 from ivfast.export import Model, save_model
 from ivfast.facts import Facts, fit_facts
 from ivfast.files import save_array
@@ -48,7 +48,7 @@ def _fit_all(run: Run, kmeans_k: float, verdicts: dict[str, Verdict], model: Mod
         facts[name] = fit_facts(run.held, router, k, run.config.percents)
     if "net" in verdicts:
         k = verdicts["net"].chosen.k
-        router = net_router(model, k, run.config.backend, run.config.gpu)
+        router = model_router(model, k, run.config.backend, run.config.gpu)
         facts["net"] = fit_facts(run.held, router, k, run.config.percents)
     return facts
 

@@ -19,6 +19,7 @@ class Router(NamedTuple):
     name: str
     nlist: int
     logits: Callable[[np.ndarray], np.ndarray]  # x (TILE, dim) float32 -> z (TILE, nlist) float32
+    crossing: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] | None = None  # see center_crossing
 
 
 def squared_distances(x: np.ndarray, centers: np.ndarray, metric: str) -> np.ndarray:
@@ -79,6 +80,28 @@ def center_logits(x: np.ndarray, centers: np.ndarray, metric: str, delta_floor: 
     return d2
 
 
+def center_crossing(x: np.ndarray, z: np.ndarray, buckets: np.ndarray, centers: np.ndarray) -> np.ndarray:
+    """How much of the way to one bucket's center runs along the way to another's, in logits.
+
+        crossing_ab = k <r_a, r_b>^2 / (|r_a|^2 delta)      r_b = x - c_b
+
+    Entry a, b is the share cos^2 of -z_b; queries that miss a because they lie on its far side
+    miss b too (orthogonality-amplified residuals of SOAR, Sun et al., NeurIPS 2023, between all
+    buckets). 0 where x lies on c_a.
+
+    x: (n, dim); z: (n, nlist) logits of the linear path; buckets: (n, width)
+    returns: (n, width, width) float32
+    """
+    r = x[:, None, :] - centers[buckets]
+    products = r @ r.transpose(0, 2, 1)
+    d2 = np.einsum("naa->na", products)
+    rows, far = np.arange(len(x)), d2.argmax(axis=1)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        unit = -z[rows, buckets[rows, far]] / d2[rows, far]  # k / delta
+        found = unit[:, None, None] * np.square(products) / d2[:, :, None]
+    return np.where(d2[:, :, None] > 0, found, np.float32(0))
+
+
 def centers_router(name: str, centers: np.ndarray, metric: str, delta_floor: float, k: float) -> Router:
     """A router that is a plain matrix of centers. centers: (nlist, dim) float32, inside."""
 
@@ -87,7 +110,21 @@ def centers_router(name: str, centers: np.ndarray, metric: str, delta_floor: flo
         z *= np.float32(k)
         return z
 
-    return Router(name, len(centers), logits)
+    def crossing(x: np.ndarray, z: np.ndarray, buckets: np.ndarray) -> np.ndarray:
+        return center_crossing(x, z, buckets, centers)
+
+    return Router(name, len(centers), logits, crossing)
+
+
+def net_router(logits: Callable[[np.ndarray], np.ndarray], linear: Router) -> Router:
+    """The whole network as a router. linear: its linear path, which has the geometry"""
+
+    def crossing(x: np.ndarray, z: np.ndarray, buckets: np.ndarray) -> np.ndarray:
+        del z
+        assert linear.crossing is not None
+        return linear.crossing(x, tile_logits(linear, x), buckets)
+
+    return Router("net", linear.nlist, logits, crossing)
 
 
 def measure_delta_floor(x: np.ndarray, centers: np.ndarray, metric: str) -> float:
@@ -128,6 +165,16 @@ class LogitTiles:
                 if self.keep:
                     self.kept.append(z)
                 yield start + at, z
+
+    def crossing(self, start: int, z: np.ndarray) -> Callable[[np.ndarray], np.ndarray] | None:
+        """The router's crossing of one tile's rows with buckets (rows, width); None where it has none."""
+        crossing = self.router.crossing
+        if crossing is None:
+            return None
+        rows = slice(start, start + len(z))
+        return lambda buckets: crossing(
+            self.vectors.take(self.space, rows if self.index is None else self.index[rows]), z, buckets
+        )
 
     def all(self) -> np.ndarray:
         """All rows at once: (n, nlist) float32."""

@@ -16,7 +16,7 @@ from ivfast.precision import advice, precision_name
 from ivfast.preparation import Prepared, make_setup, prepare
 from ivfast.progress import Progress
 from ivfast.resuming import refuse_others
-from ivfast.routers import Router, centers_router
+from ivfast.routers import Router, centers_router, net_router
 from ivfast.space import check_space
 from ivfast.validation import Curves, HeldOut, Judgement, judge, kmeans_share, make_held_out
 
@@ -88,7 +88,8 @@ def judge_router(run: Run, name: str, state: Any, k: float) -> Judgement:
     if name == "centers":
         router = router_of_centers(run, run.backend.export(state)["centers"], k)
     else:
-        router = Router("net", run.config.nlist, lambda x: run.backend.logits(state, "net", x, k))
+        linear = router_of_centers(run, run.backend.export(state)["centers"], k)
+        router = net_router(lambda x: run.backend.logits(state, "net", x, k), linear)
     return judge(run.held, router, run.config.percents, by_nearest=name == "centers")
 
 

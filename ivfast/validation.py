@@ -117,10 +117,10 @@ def _store(held: HeldOut, pool: LogitTiles, plans: list[Plan]) -> list[Stored]:
     buckets = [np.empty((len(held.pool), held.width), dtype=np.int32) for _ in plans]
     keys = [np.empty((len(held.pool), held.width), dtype=np.float32) for _ in plans]
     for start, z in pool:
-        known: dict[tuple[str, float], tuple[np.ndarray, np.ndarray]] = {}
+        known: dict[tuple[str, float, bool], tuple[np.ndarray, np.ndarray]] = {}
         for i, plan in enumerate(plans):
             if plan.keyed_by not in known:
-                known[plan.keyed_by] = candidates(z, plan, held.width)
+                known[plan.keyed_by] = candidates(z, plan, held.width, pool.crossing(start, z))
             buckets[i][start : start + len(z)], keys[i][start : start + len(z)] = known[plan.keyed_by]
     stored = []
     for plan, plan_buckets, plan_keys in zip(plans, buckets, keys, strict=True):

@@ -22,7 +22,7 @@ def meet(log_p: Array, log_q: Array, m: Array, valid: Array) -> Array:
 
 
 def border(z: Array, nprobe: Array) -> Array:
-    """The nprobe-th largest logit of each row, to 2^-16 of the row's range, by halving: no sorting.
+    """The nprobe-th largest logit of each row, to 2^-12 of the row's range, by halving: no sorting.
 
     z: (n, nlist); nprobe: () at least 1; returns (n, 1)
     """

@@ -1,11 +1,12 @@
 """One training step and a few, in float64: both backends against each other and against NumPy."""
 
+import numpy as np
 import pytest
 
 from parity_tests import comparisons
 from parity_tests.cases import CASES, Case, make_problem
 from parity_tests.comparator import Table
-from parity_tests.twins import JAX, TORCH, TWINS, Twin
+from parity_tests.twins import JAX, TORCH, TWINS, Twin, to_numpy
 
 pytestmark = [pytest.mark.parity, pytest.mark.usefixtures("x64")]
 
@@ -99,3 +100,15 @@ def test_step_is_adam_and_m_afterwards(case: Case, twin: Twin, table: Table) -> 
     table.check(
         what, case, "float64", comparisons.FLOAT64, lambda limit: comparisons.step_by_numpy(problem, twin, limit)
     )
+
+
+@each_twin
+@pytest.mark.parametrize("nprobe", [1.0, 4.6, 5.0, 24.0])
+def test_border_lies_where_nprobe_buckets_are_above(nprobe: float, twin: Twin) -> None:
+    z = np.random.default_rng(2).standard_normal((200, 24)) * 20
+    z[0] = 3.0  # all equal
+    found = to_numpy(twin.package.loss.border(twin.array(z, None), nprobe))
+    off = np.ptp(z, axis=1, keepdims=True) / 2**12
+    assert found.shape == (200, 1)
+    assert ((z >= found - off).sum(axis=1) >= nprobe).all()
+    assert ((z > found + off).sum(axis=1) < nprobe).all()

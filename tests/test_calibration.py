@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ivfast import calibration
-from ivfast.calibration import K_GRID, T_GRID, HeldOutLogits, fit_k, fit_temperature, least, meet, pair_logits
+from ivfast.calibration import K_GRID, T_GRID, HeldOutLogits, fit_goal, fit_k, fit_temperature, least, meet, pair_logits
 
 
 def log_softmax_by_hand(row: list[float]) -> list[float]:
@@ -155,3 +155,22 @@ def test_pair_logits_are_float64_at_k_1(metric: str, rng: np.random.Generator):
         delta = np.sort(d2, axis=1)[:, :4].mean(axis=1, keepdims=True)
         assert z.dtype == np.float64
         np.testing.assert_allclose(z, -d2 / delta, rtol=2e-6, atol=2e-6)  # under IP unit norm to float32 alone
+
+
+def test_goal_is_the_nprobe_that_reaches_90_percent_of_the_pairs():
+    """100 pairs whose other sides' nearest buckets are at places 1, 2, .. 100 of their own order."""
+    z = np.tile(-np.arange(100.0), (100, 1))
+    z_pair = np.where(np.eye(100, dtype=bool), 0.0, -5.0)
+    goal = fit_goal(HeldOutLogits(z, z_pair), np.full(100, 0.01))
+    assert goal.k == fit_k(HeldOutLogits(z, z_pair), np.full(100, 0.01))
+    assert goal.nprobe == pytest.approx(90, abs=0.5)
+    assert goal.slope == 2.0  # (log 92.5 - log 87.5) / 0.05 is 1.1, below what is let through
+
+
+def test_goal_s_slope_stays_within_its_bounds():
+    best = HeldOutLogits(10 * np.eye(8), 10 * np.eye(8))  # all are found at nprobe 1
+    assert fit_goal(best, np.full(8, 1 / 8))[1:] == (1.0, 2.0)
+    rng = np.random.default_rng(1)
+    z, z_pair = rng.standard_normal((400, 2000)), rng.standard_normal((400, 2000))
+    z_pair[:348] = z[:348]  # place 1 up to 87 %, then anywhere
+    assert fit_goal(HeldOutLogits(z, z_pair), np.full(2000, 1 / 2000)).slope == 30.0

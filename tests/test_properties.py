@@ -6,7 +6,7 @@ centers and empty buckets are the rule.
 """
 
 import math
-from itertools import pairwise, product
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -103,6 +103,36 @@ def log_keys(d2: list[float], drawn: Drawn) -> list[float]:
     return [p - math.log(max(m, 1e-9)) for p, m in zip(log_p, drawn.m, strict=True)]
 
 
+def crossings(x: list[float], drawn: Drawn) -> list[list[float]]:
+    """What bucket b loses under benefit where bucket a is taken: k <r_a, r_b>^2 / (2 T |r_a|^2 delta)."""
+    d2 = squares(x, drawn.centers)
+    near = sorted(d2)[:4]
+    delta = max(sum(near) / len(near), FLOOR)
+    r = [[a - b for a, b in zip(x, c, strict=True)] for c in drawn.centers]
+    return [
+        [
+            K * sum(u * v for u, v in zip(r_a, r_b, strict=True)) ** 2 / (2 * drawn.temperature * d_a * delta)
+            if d_a
+            else 0.0
+            for r_b in r
+        ]
+        for d_a, r_a in zip(d2, r, strict=True)
+    ]
+
+
+def worths(x: list[float], keys: list[float], buckets: list[int], drawn: Drawn) -> list[dict[int, float]]:
+    """What every candidate is worth beside the first 0, 1, .. of `buckets`; among the best `width` by key."""
+    least = sorted(keys)[-drawn.width]
+    crossing = crossings(x, drawn) if drawn.rule == "benefit" and drawn.percent > 0 else None
+    found = []
+    for n in range(len(buckets) + 1):
+        before = buckets[:n]
+        # at the border of the candidates, rounding says which of nearly equal ones is one
+        likely = [b for b in range(len(keys)) if b not in before and (b in buckets or keys[b] > least + 1e-3)]
+        found.append({b: keys[b] - (sum(crossing[a][b] for a in before) if crossing else 0.0) for b in likely})
+    return found
+
+
 def as_good(key: float, other: float) -> bool:
     """Whether a key is no worse than another, but for float32's rounding."""
     return key >= other - 2e-4 - 1e-6 * abs(other)
@@ -124,13 +154,12 @@ def test_no_other_buckets_are_better_than_those_assigned(drawn: Drawn) -> None:
     for x, buckets in zip(drawn.x, stored, strict=True):
         keys = log_keys(squares(x, drawn.centers), drawn)
         assert 1 <= len(set(buckets)) == len(buckets) <= drawn.width
-        ranked = [keys[b] for b in buckets]
-        others = [key for b, key in enumerate(keys) if b not in buckets]
-        assert as_good(ranked[0], max(keys))
-        assert all(as_good(better, worse) for better, worse in pairwise(ranked))
-        assert all(as_good(ranked[-1], key) for key in others)
-        taken += ranked[1:]
-        left += others if len(buckets) < drawn.width else []
+        assert as_good(keys[buckets[0]], max(keys))
+        worth = worths(x, keys, buckets, drawn)
+        for b, beside in zip(buckets[1:], worth[1:], strict=False):
+            assert as_good(beside[b], max(beside.values()))
+        taken += [beside[b] for b, beside in zip(buckets[1:], worth[1:], strict=False)]
+        left += worth[-1].values() if len(buckets) < drawn.width else []
     assert as_good(min(taken), max(left))
 
 

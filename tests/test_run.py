@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from ivfast import batches, running, training
-from ivfast.backends import Backend, Setup
+from ivfast.backends import Backend, Goal, Setup
 from ivfast.command_line import parse
 from ivfast.progress import silent
 from ivfast.synthetic import make_faces, save_set
@@ -161,7 +161,11 @@ def test_a_step_calls_nothing_on_the_host(data: Path, tmp_path: Path) -> None:
     backend: Any = run.backend
     chunk = next(batches.epoch_chunks(run.source, 1, 2))
     state = training.start_point(run).state
-    text = str(backend._chunk.trace(state, chunk.x, chunk.x_pair, chunk.valid, 12.0, constants=backend.constants).jaxpr)
+    text = str(
+        backend._chunk.trace(
+            state, chunk.x, chunk.x_pair, chunk.valid, Goal(12.0, 3.0, 9.0), constants=backend.constants
+        ).jaxpr
+    )
     assert "scan" in text
     assert "callback" not in text
     assert "float64" not in text

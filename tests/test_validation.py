@@ -78,15 +78,19 @@ def share_by_hand(case: Case, centers: np.ndarray, rule: str, percent: float, te
     """Scanned at recall 0.9 of the held-out vectors, by rule at percent."""
     z = logits_by_hand(case.x, centers)
     sample = case.held.pool[case.held.sample]
-    keys = -np.sqrt(z / z.max(axis=1, keepdims=True))
+    keys = np.log(z.max(axis=1, keepdims=True) / z) / 2
     if rule == "benefit":
         p = softmax_by_hand(z, temperature)
-        keys = p / p[sample].mean(axis=0)
-    ranked = np.argsort(-keys, axis=1)[:, :WIDTH]
-    extras = sorted(-keys[v, b] for v in sample for b in ranked[v, 1:])
+        keys = np.log(p / p[sample].mean(axis=0))
+    ranked = [np.argsort(-row)[:WIDTH].tolist() for row in keys]
+    worth = [[keys[v, b] for b in buckets] for v, buckets in enumerate(ranked)]
+    if rule == "benefit" and percent > 0:
+        pairs = [covered(case.x[v], z[v], centers, keys[v], ranked[v], temperature) for v in range(N)]
+        ranked, worth = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    extras = sorted(-w for v in sample for w in worth[v][1:])
     budget = round(percent * len(sample))
     border = -extras[budget - 1] if budget else math.inf
-    stored = [[b for i, b in enumerate(ranked[v]) if i == 0 or keys[v, b] >= border] for v in range(N)]
+    stored = [[b for i, b in enumerate(ranked[v]) if i == 0 or worth[v][i] >= border] for v in range(N)]
     sizes = np.bincount([b for v in sample for b in stored[v]], minlength=NLIST)
     points = []
     for nprobe in range(1, NLIST + 1):
@@ -97,6 +101,23 @@ def share_by_hand(case: Case, centers: np.ndarray, rule: str, percent: float, te
             scanned += sizes[list(probed)].sum() / len(sample)
         points.append((hits / case.neighbors.answers.size, scanned / len(case.neighbors.held_out)))
     return interpolate(points)
+
+
+def covered(
+    x: np.ndarray, z: np.ndarray, centers: np.ndarray, keys: np.ndarray, buckets: list[int], temperature: float
+) -> tuple[list[int], list[float]]:
+    """Buckets in the order in which each is worth most beside those before it, and what it is worth."""
+    r = x - centers.astype(np.float64)
+    unit = -z[0] / (r[0] @ r[0])  # k / delta
+    taken, left, worth = [buckets[0]], sorted(buckets[1:]), [float(keys[buckets[0]])]
+    while left:
+        beside = [
+            keys[b] - sum(unit * (r[a] @ r[b]) ** 2 / (r[a] @ r[a]) for a in taken) / (2 * temperature) for b in left
+        ]
+        best = int(np.argmax(beside))
+        worth.append(float(beside[best]))
+        taken.append(left.pop(best))
+    return taken, worth
 
 
 def interpolate(points: list[tuple[float, float]]) -> float:

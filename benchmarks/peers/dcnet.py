@@ -14,7 +14,7 @@ from benchmarks.peers.kmeans import Trained
 from benchmarks.peers.peer import PERCENTS, Peer, plan_rule
 from benchmarks.peers.task import FTOPK, Task
 from benchmarks.runs import main_job_flags, run_dcnet
-from ivfast.evaluating import net_router
+from ivfast.evaluating import model_router
 from ivfast.export import Model, load_model
 from ivfast.routers import centers_router
 
@@ -61,7 +61,7 @@ def make_net(task: Task, out: Path, seconds: float) -> Peer:
     """The whole DCNet under benefit."""
     model = read(out)
     facts = model.facts["net"]
-    router = net_router(model, facts.k, BACKEND, -1)
+    router = model_router(model, facts.k, BACKEND, -1)
     rules = {"benefit": plan_rule(task, router, "benefit", facts.storing)}
     size = sum(weight.nbytes for weight in model.net.values())
     return Peer("net", router, rules, seconds, size, {"k": facts.k, "T_s": facts.storing}, facts.temperature)

@@ -55,7 +55,7 @@ def plan_rule(task: Task, router: Router, rule: str, storing: dict[float, float]
         t = 1.0 if storing is None else storing[percent]
         plan = Plan(rule, percent, t, log_use(use[t]) if use else None)
         tiles = LogitTiles(router, vectors, task.space)
-        found = [candidates(z, plan, width) for _, z in tiles]
+        found = [candidates(z, plan, width, tiles.crossing(start, z)) for start, z in tiles]
         return Candidates(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
     return Rule(find)
