@@ -5,7 +5,7 @@
 Each set NAME needs DIR/learn_NAME.npy and DIR/NAME/{base,query,gt}.npy. Without --data_path
 the embedded faces are generated. Figures are shares scanned for 90 % recall over those of FAISS
 k-means at its better percent, fixed probing; `k-means' own` are k-means' centers stored by
-benefit with their own k and T_s.
+benefit with their own k and T_s. --setting in-sample trains on base itself.
 """
 
 import argparse
@@ -18,12 +18,14 @@ from ivfast.synthetic import NAME, make_faces, save_set
 PERCENTS = (0.0, 0.8, 1.5)
 
 
-def one_run(data: Path, name: str, metric: str, backend: str, out: Path, extra: list[str]) -> list[str]:
+def one_run(
+    data: Path, name: str, metric: str, backend: str, learn: str, out: Path, extra: list[str]
+) -> list[str]:  # fmt: skip
     """Train and evaluate one set on one backend; then evaluate k-means as centers of its own."""
     seconds, _ = run_dcnet(
-        "--backend", backend, "--save_path", str(out), *main_job_flags(data, name, metric, PERCENTS), *extra
+        "--backend", backend, "--save_path", str(out), *main_job_flags(data, name, metric, PERCENTS, learn), *extra
     )
-    common = ["--data_path", str(data), "--data_name", name, "--learn_name", f"learn_{name}", "--gpu", "-1"]
+    common = ["--data_path", str(data), "--data_name", name, "--learn_name", learn, "--gpu", "-1"]
     common += ["--percents", *map(str, PERCENTS), "--metric", metric]
     run_dcnet("--save_path", str(out / "own"), *common, "--eval", "True", "--ai_center", str(out / "kmeans.npy"))
     lines, own = results(out), results(out / "own")
@@ -46,6 +48,7 @@ def main() -> None:
     parser.add_argument("--data_path", type=Path)
     parser.add_argument("--sets", nargs="+", default=[f"{NAME}:IP"], metavar="NAME:METRIC")
     parser.add_argument("--backends", nargs="+", default=["jax", "torch"])
+    parser.add_argument("--setting", choices=["transfer", "in-sample"], default="transfer")
     parser.add_argument("--out", type=Path, help="keep the outputs here")
     parser.add_argument("--extra", nargs=argparse.REMAINDER, default=[], help="further flags of run_dcnet.py, last")
     options = parser.parse_args()
@@ -59,7 +62,8 @@ def main() -> None:
         for pair in options.sets:
             name, metric = pair.split(":")
             for backend in options.backends:
-                rows.append(one_run(data, name, metric, backend, out / f"{name}_{backend}", options.extra))
+                learn = f"{name}/base" if options.setting == "in-sample" else f"learn_{name}"
+                rows.append(one_run(data, name, metric, backend, learn, out / f"{name}_{backend}", options.extra))
     head = ["set", "k-means scans", "k-means' own 0 / 0.8 / 1.5", "centers, nearest", "centers", "net"]
     print_table([*head, "centers, adaptive", "time"], rows)
 

@@ -4,16 +4,16 @@ import math
 from collections.abc import Iterator
 from pathlib import Path
 
-import faiss
 import numpy as np
 import pytest
-import torch
 
 from ivfast import training
 from ivfast.batches import Chunk, PairSource, epoch_chunks
 from ivfast.health import ADVICE, collapse
 from ivfast.synthetic import make_faces, save_set
 from run_dcnet import main
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 CHANCE = math.log(64)
 
@@ -54,17 +54,6 @@ def test_one_bucket_is_never_at_chance() -> None:
 def test_advice_names_the_flags() -> None:
     assert "--lr" in ADVICE
     assert "--batch_size" in ADVICE
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that wait for each other over tiny arrays: 25 s instead of 3 for a run on a busy machine."""
-    before = torch.get_num_threads(), faiss.omp_get_max_threads()
-    torch.set_num_threads(1)
-    faiss.omp_set_num_threads(1)
-    yield
-    torch.set_num_threads(before[0])
-    faiss.omp_set_num_threads(before[1])
 
 
 @pytest.fixture(scope="module")

@@ -7,11 +7,9 @@ from pathlib import Path
 from shutil import copytree
 from typing import Any
 
-import faiss
 import jax
 import numpy as np
 import pytest
-import torch
 from jax.experimental.compilation_cache import compilation_cache
 from safetensors.numpy import load_file
 
@@ -21,6 +19,8 @@ from ivfast.command_line import parse
 from ivfast.progress import silent
 from ivfast.synthetic import make_faces, save_set
 from run_dcnet import main
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 FLAGS = (
     "--data_name faces --learn_name learn_faces --nlist 32 --param_list 24 48 32 --niter 10 --epochs 5 --warmup 1 "
@@ -33,17 +33,6 @@ Spoil = Callable[[int, np.ndarray], None]  # step from 0, x (batch, dim) changed
 Run = Callable[..., Path]
 
 each_backend = pytest.mark.parametrize("backend", ["jax", "torch"])
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Threads that wait for each other over tiny arrays: 25 s instead of 3 for a run on a busy machine."""
-    before = torch.get_num_threads(), faiss.omp_get_max_threads()
-    torch.set_num_threads(1)
-    faiss.omp_set_num_threads(1)
-    yield
-    torch.set_num_threads(before[0])
-    faiss.omp_set_num_threads(before[1])
 
 
 @pytest.fixture(autouse=True, scope="module")
