@@ -243,7 +243,8 @@ def _make_routers(config: Config, found: Found, space: Space, learn: Vectors | N
     for router, k in routers:
         facts = fitting.facts(router, k)
         plans = make_plans(router.name, facts, config.percents)
-        settings.append(RouterSetting(router, plans, facts.temperature, fitting.held_out_logits(router)))
+        held_out = fitting.held_out_logits(router)
+        settings.append(RouterSetting(router, plans, facts.temperature, held_out, facts.predicted))
     return settings
 
 

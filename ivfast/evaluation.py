@@ -6,6 +6,7 @@ import numpy as np
 
 from ivfast.assignment import Assignment, Plan, assign
 from ivfast.data import EvaluationSet, Space
+from ivfast.prediction import Predicted
 from ivfast.probing import (
     LEVELS,
     Answers,
@@ -34,6 +35,7 @@ class RouterSetting(NamedTuple):
     plans: list[Plan]
     temperature: float | None  # T; None: fixed probing alone
     held_out: np.ndarray | None  # (n, nlist) float32 logits of held-out learn vectors
+    predicted: dict[float, dict[str, Predicted]] | None = None  # by percent, under the default rule
 
 
 class Result(NamedTuple):
@@ -53,6 +55,16 @@ class Result(NamedTuple):
     empty: int
     entries: int
     curve: tuple[np.ndarray, np.ndarray]  # recall and scanned of the whole summary, for plots
+    predicted: dict[str, "Kept"]  # by level of recall; empty where nothing was predicted
+
+
+class Kept(NamedTuple):
+    """What was predicted for a level of recall, and what came of it."""
+
+    nprobe: float  # predicted for that level
+    scanned: float  # predicted
+    reached: float  # recall at that nprobe
+    took: float  # scanned at that nprobe
 
 
 def right_answers(gt: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -94,7 +106,7 @@ def evaluate_router(
             bar.advance(len(z))
     plans = setting.plans * (len(searches) // len(stored))
     return [
-        _result(setting.router.name, plan, search, assignment, int(valid.sum()))
+        _result(setting, plan, search, assignment, int(valid.sum()))
         for plan, search, assignment in zip(plans, searches, assignments * (len(searches) // len(stored)), strict=True)
     ]
 
@@ -173,8 +185,11 @@ class _Adaptive:
         return nprobe, self.found[self.report] / n_answers, scanned.mean(axis=0)[self.report], p99
 
 
-def _result(router: str, plan: Plan, search: _Fixed | _Adaptive, assignment: Assignment, n_answers: int) -> Result:
+def _result(
+    setting: RouterSetting, plan: Plan, search: _Fixed | _Adaptive, assignment: Assignment, n_answers: int
+) -> Result:
     curve = search.curve(n_answers)
+    router = setting.router.name
     return Result(
         router, plan.rule, plan.percent, search.probing,
         *(values.tolist() for values in search.points(n_answers)),
@@ -184,7 +199,22 @@ def _result(router: str, plan: Plan, search: _Fixed | _Adaptive, assignment: Ass
         empty=int((assignment.sizes == 0).sum()),
         entries=assignment.entries,
         curve=curve,
+        predicted=_kept(setting, plan, *curve) if isinstance(search, _Fixed) else {},
     )  # fmt: skip
+
+
+def _kept(setting: RouterSetting, plan: Plan, recall: np.ndarray, scanned: np.ndarray) -> dict[str, Kept]:
+    """recall, scanned: at every nprobe"""
+    rule = "ratio" if setting.router.name == "kmeans" else "benefit"
+    if plan.rule != rule or setting.predicted is None:
+        return {}
+    nprobes = np.arange(1, len(recall) + 1)
+    return {
+        level: Kept(
+            *told, float(np.interp(told.nprobe, nprobes, recall)), float(np.interp(told.nprobe, nprobes, scanned))
+        )
+        for level, told in setting.predicted.get(plan.percent, {}).items()
+    }
 
 
 def held_out_rows(n: int, nlist: int) -> int:

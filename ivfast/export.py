@@ -14,6 +14,7 @@ from ivfast.data import Space
 from ivfast.errors import UserError
 from ivfast.facts import Facts
 from ivfast.files import save_tensors
+from ivfast.prediction import Predicted
 
 SCHEMA = 1
 
@@ -54,7 +55,11 @@ def save_model(path: Path, model: Model, centers_path: Path) -> None:
         for t, m in facts.use.items():
             arrays[f"use.{name}.{t!r}"] = m
         storing = {repr(percent): t for percent, t in facts.storing.items()}
-        routers[name] = {"k": facts.k, "T": facts.temperature, "T_s": storing}
+        predicted = {repr(percent): levels for percent, levels in facts.predicted.items()}
+        routers[name] = {
+            "k": facts.k, "T": facts.temperature, "T_s": storing, "predicted": predicted,
+            "calibration_error": facts.calibration_error,
+        }  # fmt: skip
     metadata = {
         "schema": SCHEMA,
         "metric": model.space.metric,
@@ -140,6 +145,11 @@ def _as_model(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> Model:
             router["T"],
             {float(percent): t for percent, t in router["T_s"].items()},
             {float(t): m for t, m in _below(arrays, f"use.{name}.").items()},
+            {
+                float(percent): {level: Predicted(*map(float, pair)) for level, pair in levels.items()}
+                for percent, levels in router["predicted"].items()
+            },
+            float(router["calibration_error"]),
         )
         for name, router in about["routers"].items()
     }

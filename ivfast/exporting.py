@@ -33,9 +33,22 @@ def export(run: Run, choices: dict[str, Choice]) -> None:
         setup.delta_floor, config.param_list, _about(run, verdicts),
     )  # fmt: skip
     model = model._replace(facts=_fit_all(run, choices["centers"].start.k, verdicts, model))
+    for name, found in model.facts.items():
+        progress.note(f"{name}: {_expectation(found)}")
     save_model(folder / "dcnet.safetensors", model, folder / "ivfast.npy")
     names = ("ivfast.npy", "kmeans.npy", "dcnet.safetensors")
     progress.note(f"written: {', '.join(str(folder / name) for name in names)}")
+
+
+def _expectation(facts: Facts) -> str:
+    """What is known before any base is."""
+    percent = min(facts.predicted, key=lambda p: facts.predicted[p]["0.90"].scanned)
+    told = facts.predicted[percent]["0.90"]
+    return (
+        f"90 % recall is expected at nprobe {told.nprobe:.1f}, {100 * told.scanned:.2f} % scanned "
+        f"(percent {percent:g}); "
+        f"memberships at T {facts.temperature:.2f} are {100 * facts.calibration_error:.1f} % off as chances"
+    )
 
 
 def _fit_all(run: Run, kmeans_k: float, verdicts: dict[str, Verdict], model: Model) -> dict[str, Facts]:

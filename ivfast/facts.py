@@ -1,4 +1,4 @@
-"""What is fitted for a router once it is final: k, T, T_s for each percent, and m."""
+"""What is fitted for a router once it is final: k, T, T_s for each percent, m, and what it will scan."""
 
 from typing import NamedTuple
 
@@ -8,6 +8,7 @@ from ivfast.assignment import Plan, log_use, mean_membership
 from ivfast.calibration import fit_temperature
 from ivfast.data import Space, Vectors
 from ivfast.draws import generator
+from ivfast.prediction import Predicted, calibration_error, predict
 from ivfast.routers import LogitTiles, Router
 from ivfast.validation import TEMPERATURES, HeldOut, choose_temperatures
 
@@ -22,28 +23,35 @@ class Facts(NamedTuple):
     temperature: float  # T, of adaptive probing
     storing: dict[float, float]  # T_s by percent
     use: dict[float, np.ndarray]  # m by T_s, (nlist,) float64
+    predicted: dict[float, dict[str, Predicted]]  # by percent and level of recall, under the default rule
+    calibration_error: float  # of softmax(z / T), as chances that a right answer lies in a bucket
 
 
 def fit_facts(held: HeldOut, router: Router, k: float, percents: tuple[float, ...]) -> Facts:
     """Fit all of a final router on held-out learn vectors; m on a large sample of learn."""
-    if router.name == "kmeans":  # stored by ratio alone
-        return Facts(k, _temperature(held, router), {}, {})
-    return Facts(
-        k,
-        _temperature(held, router),
-        choose_temperatures(held, router, percents),
-        measure_use(held.learn, held.space, router, TEMPERATURES, held.seed),
-    )
+    temperature, error = _temperature(held, router)
+    facts = Facts(k, temperature, {}, {}, {}, error)
+    if router.name != "kmeans":  # which is stored by ratio alone
+        facts = facts._replace(
+            storing=choose_temperatures(held, router, percents),
+            use=measure_use(held.learn, held.space, router, TEMPERATURES, held.seed),
+        )
+    rule = "ratio" if router.name == "kmeans" else "benefit"
+    plans = [plan for plan in make_plans(router.name, facts, percents) if plan.rule == rule]
+    return facts._replace(predicted=predict(held, router, plans))
 
 
-def _temperature(held: HeldOut, router: Router) -> float:
+def _temperature(held: HeldOut, router: Router) -> tuple[float, float]:
+    """T, and the calibration error that it leaves."""
     rows = held.rows[:TEMPERATURE_ROWS]
     answers = held.pool[held.answers.at[:TEMPERATURE_ROWS]]
     distinct, at = np.unique(answers, return_inverse=True)
     tiles = LogitTiles(router, held.learn, held.space, distinct)
     best = np.concatenate([z.argmax(axis=1) for _, z in tiles])
     z = LogitTiles(router, held.learn, held.space, rows).all()
-    return fit_temperature(z, best[at.reshape(answers.shape)])
+    targets = best[at.reshape(answers.shape)]
+    temperature = fit_temperature(z, targets)
+    return temperature, calibration_error(z, targets, temperature)
 
 
 def measure_use(

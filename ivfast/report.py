@@ -46,6 +46,8 @@ def write(
     save_text(folder / "evaluation.csv", as_csv(results))
     write_beside(folder / "recall_scanned.png", lambda beside: draw(beside, data.name, results))
     progress.console.print(table(results))
+    if any(r.predicted for r in results):
+        progress.console.print(predictions(results))
     for warning in warnings(results):
         progress.note(warning)
     progress.note(verdict(results))
@@ -93,6 +95,7 @@ def as_json(result: Result) -> dict[str, Any]:
     """A result without its curve; levels of recall never reached are None."""
     record = result._asdict()
     del record["curve"]
+    record["predicted"] = {level: kept._asdict() for level, kept in result.predicted.items()}
     record["scanned_at"] = {level: None if np.isnan(share) else share for level, share in result.scanned_at.items()}
     return record
 
@@ -120,6 +123,23 @@ def table(results: list[Result]) -> Table:
         shown.add_row(
             r.router, r.rule, f"{r.percent:g}", r.probing, *shares, f"{r.imbalance:.2f}", str(r.empty), f"{r.entries:,}"
         )
+    return shown
+
+
+def predictions(results: list[Result]) -> Table:
+    """What was predicted from learn alone for each level of recall, beside what came of it."""
+    shown = Table(title="predicted from learn alone: nprobe, scanned -> recall, scanned", title_justify="left")
+    for name in ("router", "percent"):
+        shown.add_column(name)
+    for level in LEVELS:
+        shown.add_column(f"{level:.2f}", justify="right")
+    for r in results:
+        if r.predicted:
+            cells = (
+                f"{k.nprobe:.1f}, {_percent(k.scanned)} -> {k.reached:.3f}, {_percent(k.took)}" if k else "-"
+                for k in (r.predicted.get(f"{level:.2f}") for level in LEVELS)
+            )
+            shown.add_row(r.router, f"{r.percent:g}", *cells)
     return shown
 
 

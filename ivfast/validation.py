@@ -89,14 +89,18 @@ def sample_use(held: HeldOut, tiles: HeldOutTiles, temperatures: tuple[float, ..
     return mean_membership(chosen, temperatures)
 
 
+def nprobe_grid(nlist: int) -> np.ndarray:
+    """The nprobes of Curves: 1 to 32, then about 64 even in log. (points,) int"""
+    return np.unique(np.r_[1 : min(32, nlist) + 1, np.round(np.geomspace(1, nlist, 64)).astype(int)])
+
+
 def measure(held: HeldOut, tiles: HeldOutTiles, plans: list[Plan]) -> list[Curves]:
     """Store the pool under each plan and search for the held-out vectors.
 
     The budget's border is told from the sample: its round(percent n_sample) best extras.
     """
     stored = _store(held, tiles.pool, plans)
-    nlist = tiles.pool.router.nlist
-    grid = np.unique(np.r_[1 : min(32, nlist) + 1, np.round(np.geomspace(1, nlist, 64)).astype(int)])
+    grid = nprobe_grid(tiles.pool.router.nlist)
     found = [[] for _ in plans]
     scanned = [[] for _ in plans]
     for start, z in tiles.held_out:

@@ -12,13 +12,13 @@ import pytest
 
 from ivfast.config import Config
 from ivfast.data import EvaluationSet, open_evaluation_set, scan
-from ivfast.evaluation import Result
+from ivfast.evaluation import Kept, Result
 from ivfast.progress import silent
 from ivfast.report import as_csv, as_json, best, table, verdict, warnings, write
 
 FIELDS = [
     "router", "rule", "percent", "probing", "nprobe", "recall", "scanned", "scanned_p99", "scanned_at",
-    "imbalance", "largest", "empty", "entries",
+    "imbalance", "largest", "empty", "entries", "predicted",
 ]  # fmt: skip
 
 
@@ -29,7 +29,7 @@ def result(
     curve = np.array([0.5, 0.9, 1.0]), np.array([share / 3, share, 1.0])
     return Result(
         router, rule, percent, probing, [1, 2, 16], [0.5, 0.9, 1.0], [share / 3, share, 1.0], [0.1, 0.3, 1.1],
-        levels, imbalance, 70, 2, 540, curve,
+        levels, imbalance, 70, 2, 540, curve, {"0.90": Kept(2.5, share, 0.91, share * 1.1)} if percent else {},
     )  # fmt: skip
 
 
@@ -65,7 +65,8 @@ def test_json_has_the_documented_fields(config: Config, opened: EvaluationSet):
     for stored, expected in zip(record["results"], results, strict=True):
         assert list(stored) == FIELDS
         assert stored["scanned_at"] == expected.scanned_at | {"0.99": None}  # NaN is no JSON
-        assert all(stored[name] == getattr(expected, name) for name in FIELDS if name != "scanned_at")
+        assert all(stored[name] == getattr(expected, name) for name in FIELDS[:-1] if name != "scanned_at")
+        assert stored["predicted"] == {level: kept._asdict() for level, kept in expected.predicted.items()}
     assert record["verdict"] == verdict(results)
 
 

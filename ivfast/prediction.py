@@ -1,0 +1,52 @@
+"""What a search will scan and find, told from held-out learn vectors before there is a base."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ivfast.assignment import Plan
+from ivfast.probing import LEVELS, scanned_at
+from ivfast.routers import Router, log_softmax
+from ivfast.validation import HeldOut, held_out_tiles, measure, nprobe_grid
+
+BINS = 15
+
+
+class Predicted(NamedTuple):
+    """At one level of recall, fixed probing."""
+
+    nprobe: float  # linear between neighbouring whole ones
+    scanned: float  # share of the vectors stored, copies counted
+
+
+def predict(held: HeldOut, router: Router, plans: list[Plan]) -> dict[float, dict[str, Predicted]]:
+    """The nprobe that reaches each level of recall on held-out vectors, by percent. plans: of one rule"""
+    grid = nprobe_grid(router.nlist)
+    found = {}
+    for plan, curves in zip(plans, measure(held, held_out_tiles(held, router), plans), strict=True):
+        recall = curves.found.sum(axis=0) / (len(curves.found) * curves.n_answers)
+        scanned = curves.scanned.mean(axis=0)
+        found[plan.percent] = {
+            f"{level:.2f}": Predicted(scanned_at(recall, grid, level), scanned_at(recall, scanned, level))
+            for level in LEVELS
+        }
+    return found
+
+
+def calibration_error(z: np.ndarray, targets: np.ndarray, temperature: float) -> float:
+    """How far softmax(z / T) is from the chance that a right answer lies in a bucket.
+
+    Expected calibration error (Guo et al., ICML 2017), of all (vector, bucket) pairs weighted by
+    their membership, in 15 bins: sum over bins of |mean membership - share of answers| x weight.
+
+    z: (n, nlist) logits of held-out vectors; targets: (n, ftopk) best buckets of their answers
+    """
+    p = np.exp(log_softmax(z.astype(np.float64), temperature))
+    share = np.zeros_like(p)
+    np.add.at(share, (np.arange(len(z))[:, None], targets), 1 / targets.shape[1])
+    bins = np.minimum((p * BINS).astype(np.int64), BINS - 1).ravel()
+    weight = p.ravel()
+    mass = np.bincount(bins, weights=weight, minlength=BINS)
+    told = np.bincount(bins, weights=weight * p.ravel(), minlength=BINS)
+    true = np.bincount(bins, weights=weight * share.ravel(), minlength=BINS)
+    return float(np.abs(told - true).sum() / mass.sum())
