@@ -18,7 +18,7 @@ RECALL = 0.9  # of the search that training works for
 AROUND = 0.025  # recalls on either side of it, between which its slope is measured
 STEEPEST, FLATTEST = 30.0, 2.0
 SOFTNESS = 0.7  # of the border between probed and not, in logits
-HALVINGS = 12  # in which training finds that border
+HALVINGS = 20  # in which training finds that border; at 12 a flip by rounding parts the backends by 4e-5
 
 
 class HeldOutLogits(NamedTuple):

@@ -21,7 +21,7 @@ def meet(log_p: Tensor, log_q: Tensor, m: Tensor, valid: Tensor) -> Tensor:
 
 
 def border(z: Tensor, nprobe: Tensor) -> Tensor:
-    """The nprobe-th largest logit of each row, to 2^-12 of the row's range, by halving: no sorting.
+    """The nprobe-th largest logit of each row, to 2^-20 of the row's range, by halving: no sorting.
 
     z: (n, nlist); nprobe: () at least 1; returns (n, 1)
     """

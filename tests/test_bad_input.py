@@ -165,7 +165,6 @@ WORDS: list[tuple[str, str]] = [
     ("--epochs 100000", "--epochs 100000: expected at most 99999"),
     ("--checkpoint_minutes inf", "--checkpoint_minutes inf: expected a number above 0"),
     ("--batch_size 2049", "--batch_size 2049: learn has only 500 vectors"),
-    ("--resume True", "holds no whole checkpoint"),
     ("--start_epoch 1", "no checkpoint of the end of epoch 1"),
     ("--drop_prop 1.0", "--drop_prop 1: expected 0 <= drop_prop < 1"),
     ("--drop_prop -0.1", "--drop_prop -0.1: expected"),
