@@ -101,6 +101,22 @@ class Backend(Protocol):
         ...
 
 
+def check_names(groups: dict[str, dict[str, Any]], param_list: tuple[int, ...]) -> None:
+    """Whether a state holds what a network of these widths has, and nothing else.
+
+    groups: params, first, second and use, by name
+    raises: KeyError
+    """
+    weights = {"u"}
+    for i in range(len(param_list) - 1 if len(param_list) > 2 else 0):
+        weights |= {f"layers_{i}.weight", f"layers_{i}.bias"}
+        weights |= {f"norms_{i}.scale", f"norms_{i}.bias"} if i < len(param_list) - 2 else set()
+    routers = {"centers", "net"} if len(param_list) > 2 else {"centers"}
+    for group, expected in {"params": weights, "first": weights, "second": weights, "use": routers}.items():
+        if wrong := expected ^ groups[group].keys():
+            raise KeyError(f"absent or unknown: {', '.join(f'{group}/{name}' for name in sorted(wrong))}")
+
+
 def load_backend(name: str, setup: Setup, gpu: int, precision: str = "float32") -> Backend:
     """Import one backend.
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ivfast.backends import Goal, Metrics, Setup
+from ivfast.backends import Goal, Metrics, Setup, check_names
 from ivfast.batches import Chunk
 from ivfast.errors import UserError
 from ivfast_jax.model import Constants, DCNet, centers
@@ -100,6 +100,7 @@ class Backend:
         scale = LossScale(*(groups["scale"].pop(name) for name in LossScale._fields))
         if groups["scale"]:
             raise KeyError(f"unknown: {', '.join(groups['scale'])}")
+        check_names(groups, self.setup.param_list)
         return TrainState(
             groups["params"],
             Moments(groups["first"], groups["second"]),

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ivfast.backends import Goal, Metrics, Setup
+from ivfast.backends import Goal, Metrics, Setup, check_names
 from ivfast.batches import Chunk
 from ivfast.errors import UserError
 from ivfast_torch.model import Constants, DCNet, centers
@@ -97,6 +97,7 @@ class Backend:
         scale = LossScale(*(groups["scale"].pop(name) for name in LossScale._fields))
         if groups["scale"]:
             raise KeyError(f"unknown: {', '.join(groups['scale'])}")
+        check_names(groups, self.setup.param_list)
         return TrainState(
             groups["params"],
             Moments(groups["first"], groups["second"]),

@@ -157,10 +157,10 @@ def test_skip_touches_nothing_but_the_scale_and_counts(precision: str, backend: 
 def test_state_with_absent_or_unknown_names_is_refused(backend: str, rng: np.random.Generator) -> None:
     found, state = begin(backend, rng, "O2-float16", 2.0)
     arrays = found.state_dict(state)
-    for absent in ("scale/value", "scale/n_in_a_row", "step"):
+    for absent in ("scale/value", "scale/n_in_a_row", "step", "params/u", "second/layers_1.bias", "use/net"):
         with pytest.raises(KeyError):
             found.from_state_dict({name: value for name, value in arrays.items() if name != absent})
-    for unknown in ("scale/least", "other/u"):
+    for unknown in ("scale/least", "other/u", "params/v", "first/norms_1.scale", "use/kmeans"):
         with pytest.raises(KeyError):
             found.from_state_dict(arrays | {unknown: np.zeros((), np.float32)})
 
