@@ -102,7 +102,7 @@ def step_seconds(backend_name: str, precision: str, param_list: tuple[int, ...],
     times = []
     for _ in range(3):
         started = time.perf_counter()
-        state, metrics = backend.train_chunk(state, chunk, Goal(12.0, min(32.0, param_list[-1]), 10.0))
+        state, metrics = backend.train_chunk(state, chunk, Goal(12.0, min(32.0, param_list[-1]), 10.0, 0.3))
         float(metrics.loss_centers)
         times.append(time.perf_counter() - started)
     return [times[0], min(times[1:]) / steps]

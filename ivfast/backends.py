@@ -12,7 +12,6 @@ from ivfast.errors import UserError
 
 MOVE = 16.0  # centers move by so many root mean squares of their bucket per unit of u
 NET_WEIGHT = 0.3  # of the net's loss beside the centers'
-PROBING_WEIGHT = 0.3  # of what a search scans and finds, beside meet
 USE_MEMORY = 20  # m remembers about so many vectors a bucket
 
 INSTALL = {"jax": "pip install jax flax optax", "torch": "pip install torch"}
@@ -47,6 +46,7 @@ class Goal(NamedTuple):
     k: Any  # sharpness of the logits
     nprobe: Any  # buckets probed at 90 % recall
     slope: Any  # there, of log nprobe over recall
+    weight: Any  # of probing beside meet
 
 
 class Metrics(NamedTuple):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from ivfast.backends import NET_WEIGHT, PROBING_WEIGHT, Goal, Metrics
+from ivfast.backends import NET_WEIGHT, Goal, Metrics
 from ivfast_torch.loss import mean_use, meet, next_use, probing
 from ivfast_torch.model import Constants, DCNet, log_membership, net_logits
 from ivfast_torch.optimizer import Moments, adam_step
@@ -44,7 +44,7 @@ def batch_loss(
 ) -> tuple[Tensor, Losses]:  # fmt: skip
     """loss(z_centers) + 0.3 loss(z_net), mean over the valid pairs, times the loss scale.
 
-        loss = meet(x, x') + 0.3 (probing(x, x') + probing(x', x)) / 2
+        loss = meet(x, x') + weight (probing(x, x') + probing(x', x)) / 2
 
     x, x_pair: (batch, dim); valid: (batch,) bool
     """
@@ -57,7 +57,7 @@ def batch_loss(
         rest = use[router], valid, goal.nprobe, goal.slope
         sums[router] = meet(log_p, log_q, use[router], valid)
         both = probing(z_x, log_q, *rest) + probing(z_pair, log_p, *rest)
-        totals[router] = sums[router] + PROBING_WEIGHT * both / 2
+        totals[router] = sums[router] + goal.weight * both / 2
         mean_p[router] = mean_use(log_p.detach(), log_q.detach(), valid)
     none = torch.zeros_like(sums["centers"])
     total = (totals["centers"] + NET_WEIGHT * totals.get("net", none)) / torch.clamp(valid.sum(), min=1)

@@ -12,7 +12,7 @@ from parity_tests.twins import Arrays, Batch
 
 # The design's own numbers, not the package's: a changed constant must fail here.
 MOVE, NET_WEIGHT, NEAR, LAYER_EPSILON, LEAST_USE = 16.0, 0.3, 4, 1e-5, 1e-9
-PROBING_WEIGHT, SOFTNESS, HALVINGS = 0.3, 0.7, 20
+SOFTNESS, HALVINGS = 0.7, 20
 BETA_1, BETA_2, ADAM_EPSILON, DEEP_SHARE = 0.9, 0.999, 1e-8, 0.15
 STEP = 5e-4  # of a finite difference: twice as far its own error is 3e-8, half as far rounding's is 2e-9
 
@@ -144,7 +144,7 @@ def losses(problem: Problem, batch: Batch, params: Arrays | None = None, held: H
     for router, weight in {"centers": 1.0, "net": NET_WEIGHT}.items():
         if f"{router}.meet" in named:
             both = named.pop(f"{router}.probing") + named.pop(f"{router}.back")
-            total += weight * (named[f"{router}.meet"] + PROBING_WEIGHT * both / 2)
+            total += weight * (named[f"{router}.meet"] + GOAL.weight * both / 2)
     centers, net = named["centers.meet"], named.get("net.meet", np.array(0.0))
     return {"total": np.array(total / batch.valid.sum()), "centers": centers, "net": net}
 

@@ -164,12 +164,13 @@ def test_goal_is_the_nprobe_that_reaches_90_percent_of_the_pairs():
     goal = fit_goal(HeldOutLogits(z, z_pair), np.full(100, 0.01))
     assert goal.k == fit_k(HeldOutLogits(z, z_pair), np.full(100, 0.01))
     assert goal.nprobe == pytest.approx(90, abs=0.5)
+    assert goal.weight == 0.3
     assert goal.slope == 2.0  # (log 92.5 - log 87.5) / 0.05 is 1.1, below what is let through
 
 
 def test_goal_s_slope_stays_within_its_bounds():
     best = HeldOutLogits(10 * np.eye(8), 10 * np.eye(8))  # all are found at nprobe 1
-    assert fit_goal(best, np.full(8, 1 / 8))[1:] == (1.0, 2.0)
+    assert fit_goal(best, np.full(8, 1 / 8))[1:] == (1.0, 2.0, 0.0)
     rng = np.random.default_rng(1)
     z, z_pair = rng.standard_normal((400, 2000)), rng.standard_normal((400, 2000))
     z_pair[:348] = z[:348]  # place 1 up to 87 %, then anywhere

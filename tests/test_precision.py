@@ -27,7 +27,7 @@ from run_dcnet import main
 from tests.conftest import unit_rows
 
 REQUIRED = ["--save_path", "s", "--data_path", "d", "--data_name", "n", "--percents", "0", "--learn_name", "l"]
-GOAL = Goal(10.0, 3.0, 9.0)
+GOAL = Goal(10.0, 3.0, 9.0, 0.3)
 K = 40.0  # the sharpest that a data set wanted
 
 each_backend = pytest.mark.parametrize("backend", ["jax", "torch"])

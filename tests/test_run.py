@@ -163,7 +163,7 @@ def test_a_step_calls_nothing_on_the_host(data: Path, tmp_path: Path) -> None:
     state = training.start_point(run).state
     text = str(
         backend._chunk.trace(
-            state, chunk.x, chunk.x_pair, chunk.valid, Goal(12.0, 3.0, 9.0), constants=backend.constants
+            state, chunk.x, chunk.x_pair, chunk.valid, Goal(12.0, 3.0, 9.0, 0.3), constants=backend.constants
         ).jaxpr
     )
     assert "scan" in text
