@@ -1,7 +1,7 @@
 """Time of a training step by precision and backend, as ratios taken in one run.
 
     python -m benchmarks.step_time --param_list 256 512 1024 2048 --steps 8
-    python -m benchmarks.step_time --steps 2                  # the default param_list
+    python -m benchmarks.step_time --steps 1 --repeats 1 --precisions float32 O2-bfloat16   # the default param_list
     python -m benchmarks.step_time --steps 20 --gpu 0         # on a GPU
 
 Printed beside each other: the machine's own rate for a large product in each type and framework,
@@ -91,7 +91,9 @@ def make_setup(param_list: tuple[int, ...]) -> Setup:
     )  # fmt: skip
 
 
-def step_seconds(backend_name: str, precision: str, param_list: tuple[int, ...], steps: int, gpu: int) -> list[float]:
+def step_seconds(
+    backend_name: str, precision: str, param_list: tuple[int, ...], steps: int, repeats: int, gpu: int
+) -> list[float]:
     """Seconds of the first chunk (with compilation) and of one step after it."""
     rng = np.random.default_rng(1)
     x = rng.standard_normal((steps, BATCH, param_list[0])).astype(np.float32)
@@ -100,7 +102,7 @@ def step_seconds(backend_name: str, precision: str, param_list: tuple[int, ...],
     backend = load_backend(backend_name, make_setup(param_list), gpu, precision)
     state = backend.init_state(starting_weights(param_list, 1), np.full(param_list[-1], 1 / param_list[-1]))
     times = []
-    for _ in range(3):
+    for _ in range(1 + repeats):
         started = time.perf_counter()
         state, metrics = backend.train_chunk(state, chunk, Goal(12.0, min(32.0, param_list[-1]), 10.0, 0.3))
         float(metrics.loss_centers)
@@ -113,6 +115,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--param_list", type=int, nargs="+", default=DEFAULT_WIDTHS)
     parser.add_argument("--steps", type=int, default=8, help="steps a chunk")
+    parser.add_argument("--repeats", type=int, default=2, help="chunks timed, of which the fastest counts")
     parser.add_argument("--size", type=int, default=2048, help="rows of the product whose rate is shown")
     parser.add_argument("--gpu", type=int, default=-1)
     parser.add_argument("--backends", nargs="+", default=["jax", "torch"])
@@ -127,7 +130,7 @@ def main() -> None:
     rows, base = [], None
     for backend in options.backends:
         for precision in options.precisions:
-            first, seconds = step_seconds(backend, precision, param_list, options.steps, options.gpu)
+            first, seconds = step_seconds(backend, precision, param_list, options.steps, options.repeats, options.gpu)
             base = base or seconds
             half = precision.partition("-")[2] or precision
             share = work / seconds / rates.get((backend, half), float("nan"))
