@@ -13,9 +13,17 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.runs import kmeans_share, main_job_flags, print_table, results, run_dcnet, scaled_copy, scanned
+from benchmarks.runs import (
+    PERCENTS,
+    kmeans_share,
+    main_job_flags,
+    print_table,
+    results,
+    run_dcnet,
+    scaled_copy,
+    scanned,
+)
 
-PERCENTS = (0.0, 0.8, 1.5)
 FLOAT32 = "float32"
 
 
@@ -25,7 +33,7 @@ def one_run(data: Path, name: str, metric: str, backend: str, precision: str, ou
     if (out / "cache").exists():
         shutil.copytree(out / "cache", folder / "cache")
     amp = () if precision == FLOAT32 else ("--use_amp", "True", "--amp_dtype", precision)
-    run_dcnet("--backend", backend, "--save_path", str(folder), *main_job_flags(data, name, metric, PERCENTS), *amp)
+    run_dcnet("--backend", backend, "--save_path", str(folder), *main_job_flags(data, name, metric), *amp)
     if not (out / "cache").exists():
         shutil.copytree(folder / "cache", out / "cache")
     return folder

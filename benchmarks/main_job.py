@@ -12,10 +12,8 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from benchmarks.runs import kmeans_share, main_job_flags, print_table, results, run_dcnet, scanned
+from benchmarks.runs import PERCENTS, kmeans_share, main_job_flags, print_table, results, run_dcnet, scanned
 from ivfast.synthetic import NAME, make_faces, save_set
-
-PERCENTS = (0.0, 0.8, 1.5)
 
 
 def one_run(
@@ -23,7 +21,7 @@ def one_run(
 ) -> list[str]:  # fmt: skip
     """Train and evaluate one set on one backend; then evaluate k-means as centers of its own."""
     seconds, _ = run_dcnet(
-        "--backend", backend, "--save_path", str(out), *main_job_flags(data, name, metric, PERCENTS, learn), *extra
+        "--backend", backend, "--save_path", str(out), *main_job_flags(data, name, metric, learn), *extra
     )
     common = ["--data_path", str(data), "--data_name", name, "--learn_name", learn, "--gpu", "-1"]
     common += ["--percents", *map(str, PERCENTS), "--metric", metric]

@@ -15,19 +15,18 @@ from ivfast.synthetic import save_set
 ROOT = Path(__file__).resolve().parent.parent
 
 
+PERCENTS = (0.0, 0.8, 1.5)  # of the main job
 HIDDEN = {"L2": ("256", "512"), "IP": ("512", "1024")}  # layers of the main job's network
 
 
-def main_job_flags(
-    data: Path, name: str, metric: str, percents: tuple[float, ...], learn: str | None = None
-) -> tuple[str, ...]:
+def main_job_flags(data: Path, name: str, metric: str, learn: str | None = None) -> tuple[str, ...]:
     """The main job of a set in the documented layout, on the CPU: 256 buckets, 20 epochs. learn: None is learn_NAME"""
     learn = learn or f"learn_{name}"
     dim = str(np.load(data / f"{learn}.npy", mmap_mode="r").shape[1])
     return (
         "--data_path", str(data), "--data_name", name, "--learn_name", learn, "--metric", metric,
         "--nlist", "256", "--param_list", dim, *HIDDEN[metric], "256", "--niter", "25", "--epochs", "20",
-        "--warmup", "1", "--lr", "2e-3", "--percents", *map(str, percents), "--gpu", "-1",
+        "--warmup", "1", "--lr", "2e-3", "--percents", *map(str, PERCENTS), "--gpu", "-1",
     )  # fmt: skip
 
 

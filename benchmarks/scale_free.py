@@ -20,7 +20,7 @@ FACTORS = {"1": 1.0, "2^-10": 2.0**-10, "2^10": 2.0**10, "1e-3": 1e-3, "1e3": 1e
 def recall(data: Path, name: str, factor: float, scratch: Path) -> np.ndarray:
     """All recalls of a run on scaled vectors."""
     data = scaled_copy(data, name, scratch, factor)
-    run_dcnet("--save_path", str(scratch / "out"), *main_job_flags(data, name, "L2", (0.0, 0.8, 1.5)))
+    run_dcnet("--save_path", str(scratch / "out"), *main_job_flags(data, name, "L2"))
     return np.concatenate([line["recall"] for line in results(scratch / "out")])
 
 

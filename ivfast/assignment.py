@@ -1,16 +1,21 @@
 """Which buckets a vector is stored in."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
 
 from ivfast.progress import Bar
-from ivfast.routers import LogitTiles, group_candidates, log_softmax
+from ivfast.routers import Crossing, LogitTiles, group_candidates, log_softmax
 
 LEAST_USE = 1e-9  # m of a bucket counts as at least this
 COVER = 0.5  # of the crossing with a bucket taken counts against a copy
 RULES = ("ratio", "membership", "benefit")
+
+
+def default_rule(router: str) -> str:
+    """What a router's base is stored by unless another rule is asked for: all that k-means has is ratio."""
+    return "ratio" if router == "kmeans" else "benefit"
 
 
 class Plan(NamedTuple):
@@ -54,7 +59,7 @@ def mean_membership(tiles: Iterable[tuple[int, np.ndarray]], temperatures: Itera
 
 
 def candidates(
-    z: np.ndarray, plan: Plan, width: int, crossing: Callable[[np.ndarray], np.ndarray] | None = None
+    z: np.ndarray, plan: Plan, width: int, crossing: Crossing | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The best `width` buckets of each row by the plan's key; ties go to the smaller bucket.
 
@@ -157,10 +162,11 @@ def assign(
     for second in (False, True):
         for start, z in tiles:
             found: dict[tuple[str, float, bool], tuple[np.ndarray, np.ndarray]] = {}
+            crossing = tiles.crossing(start, z)
             for builder in builders:
                 key = builder.plan.keyed_by
                 if key not in found:
-                    found[key] = candidates(z, builder.plan, width, tiles.crossing(start, z))
+                    found[key] = candidates(z, builder.plan, width, crossing)
                 (builder.take if second else builder.count)(start, *found[key])
             if bar is not None:
                 bar.advance(len(z))

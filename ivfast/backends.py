@@ -101,17 +101,31 @@ class Backend(Protocol):
         ...
 
 
-def check_names(groups: dict[str, dict[str, Any]], param_list: tuple[int, ...]) -> None:
-    """Whether a state holds what a network of these widths has, and nothing else.
+def weight_shapes(param_list: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """Every weight of a network of these widths, in the order of the layers.
+
+    Names: u (nlist, dim), layers_I.weight (in, out), layers_I.bias, norms_I.scale, norms_I.bias (out,);
+    without a deep path u alone, and no norm behind the last layer.
+    """
+    shapes: dict[str, tuple[int, ...]] = {"u": (param_list[-1], param_list[0])}
+    if len(param_list) == 2:
+        return shapes
+    widths = list(pairwise(param_list))
+    for i, (n_in, n_out) in enumerate(widths):
+        shapes |= {f"layers_{i}.weight": (n_in, n_out), f"layers_{i}.bias": (n_out,)}
+        if i < len(widths) - 1:
+            shapes |= {f"norms_{i}.scale": (n_out,), f"norms_{i}.bias": (n_out,)}
+    return shapes
+
+
+def check_names(groups: dict[str, dict[str, Any]], setup: Setup) -> None:
+    """Whether a state holds what a network has, and nothing else.
 
     groups: params, first, second and use, by name
     raises: KeyError
     """
-    weights = {"u"}
-    for i in range(len(param_list) - 1 if len(param_list) > 2 else 0):
-        weights |= {f"layers_{i}.weight", f"layers_{i}.bias"}
-        weights |= {f"norms_{i}.scale", f"norms_{i}.bias"} if i < len(param_list) - 2 else set()
-    routers = {"centers", "net"} if len(param_list) > 2 else {"centers"}
+    weights = weight_shapes(setup.param_list).keys()
+    routers = {"centers", "net"} if setup.deep else {"centers"}
     for group, expected in {"params": weights, "first": weights, "second": weights, "use": routers}.items():
         if wrong := expected ^ groups[group].keys():
             raise KeyError(f"absent or unknown: {', '.join(f'{group}/{name}' for name in sorted(wrong))}")
@@ -144,22 +158,16 @@ def _import(name: str) -> Any:
 
 
 def starting_weights(param_list: tuple[int, ...], seed: int) -> dict[str, np.ndarray]:
-    """Weights before the first step, float32: u = 0, so training begins at k-means.
+    """Weights before the first step, float32, by the names of weight_shapes: u = 0, so training begins at k-means.
 
     Hidden layers are normal with standard deviation 1 / sqrt(fan in); the last layer is zero,
-    so the net too begins at k-means. Names: u, layers_I.weight (in, out), layers_I.bias,
-    norms_I.scale, norms_I.bias.
+    so the net too begins at k-means.
     """
-    weights: dict[str, np.ndarray] = {"u": np.zeros((param_list[-1], param_list[0]), dtype=np.float32)}
-    if len(param_list) == 2:
-        return weights
-    widths = list(pairwise(param_list))
-    for i, (n_in, n_out) in enumerate(widths):
-        last = i == len(widths) - 1
-        normal = generator(seed, 0, "network", i).standard_normal((n_in, n_out), dtype=np.float32)
-        weights[f"layers_{i}.weight"] = normal * np.float32(0 if last else n_in**-0.5)
-        weights[f"layers_{i}.bias"] = np.zeros(n_out, dtype=np.float32)
-        if not last:
-            weights[f"norms_{i}.scale"] = np.ones(n_out, dtype=np.float32)
-            weights[f"norms_{i}.bias"] = np.zeros(n_out, dtype=np.float32)
+    weights = {
+        name: (np.ones if name.endswith(".scale") else np.zeros)(shape, dtype=np.float32)
+        for name, shape in weight_shapes(param_list).items()
+    }
+    for i, shape in enumerate(list(pairwise(param_list))[:-1]):
+        normal = generator(seed, 0, "network", i).standard_normal(shape, dtype=np.float32)
+        weights[f"layers_{i}.weight"] = normal * np.float32(shape[0] ** -0.5)
     return weights

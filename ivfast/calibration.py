@@ -7,6 +7,7 @@ import numpy as np
 
 from ivfast.assignment import LEAST_USE
 from ivfast.backends import Goal
+from ivfast.probing import RECALL
 from ivfast.routers import center_logits, log_softmax
 
 K_GRID = np.geomspace(3, 100, 31)
@@ -14,8 +15,7 @@ T_GRID = np.geomspace(0.25, 8, 31)
 MOST_PAIRS, LEAST_PAIRS = 4000, 1000  # held-out pairs: the fewer, the more buckets
 PAIR_ENTRIES = 4000 * 1024
 BLOCK_ENTRIES = 1 << 22  # float64 logits worked on at once: 32 MiB
-RECALL = 0.9  # of the search that training works for
-AROUND = 0.025  # recalls on either side of it, between which its slope is measured
+AROUND = 0.025  # recalls on either side of 0.9, between which its slope is measured
 STEEPEST, FLATTEST = 30.0, 2.0
 PROBING_WEIGHT = 0.3  # of what a search scans and finds, beside meet
 FEW, MANY = 3, 9  # nprobes at which it begins to count, and counts in full

@@ -33,9 +33,8 @@ def checkpoint_folder(save_path: Path) -> Path:
 
 def save_state(path: Path, arrays: dict[str, np.ndarray], about: dict[str, Any]) -> None:
     """Write arrays, with JSON about them and a checksum of both under one metadata key."""
-    whole = {name: np.asarray(value, order="C") for name, value in arrays.items()}
-    body = {"about": about, "checksum": _checksum(whole, about)}
-    save_tensors(path, whole, {"ivfast": json.dumps(body, sort_keys=True)})
+    body = {"about": about, "checksum": _checksum(arrays, about)}
+    save_tensors(path, arrays, {"ivfast": json.dumps(body, sort_keys=True)})
 
 
 def save_checkpoint(save_path: Path, saved: Saved) -> Path:

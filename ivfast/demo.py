@@ -12,6 +12,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from ivfast.assignment import default_rule
 from ivfast.synthetic import NAME, make_faces, save_set
 from run_dcnet import main as run
 
@@ -49,11 +50,10 @@ def make_patches() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
 def share(evaluation: Path, router: str) -> float:
     """The least share of base scanned for 90 % recall, fixed probing, default rule."""
     results = json.loads(evaluation.read_text())["results"]
-    rule = "ratio" if router == "kmeans" else "benefit"
     shares = [
         r["scanned_at"]["0.90"]
         for r in results
-        if r["router"] == router and r["rule"] == rule and r["probing"] == "fixed"
+        if r["router"] == router and r["rule"] == default_rule(router) and r["probing"] == "fixed"
     ]
     return min((s for s in shares if s is not None), default=float("nan"))
 

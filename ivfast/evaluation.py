@@ -4,8 +4,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ivfast.assignment import Assignment, Plan, assign
+from ivfast.assignment import Assignment, Plan, assign, default_rule
 from ivfast.data import EvaluationSet, Space
+from ivfast.ground_truth import COUNTED
 from ivfast.prediction import Predicted
 from ivfast.probing import (
     LEVELS,
@@ -23,7 +24,6 @@ from ivfast.probing import (
 from ivfast.progress import Progress
 from ivfast.routers import LogitTiles, Router
 
-MOST_ANSWERS = 10  # columns of gt that count
 SUMMARY_POINTS = 200  # thresholds from which the adaptive summary is drawn
 HELD_OUT_ENTRIES = 1 << 26  # held-out logits that set thresholds at most: 256 MiB
 
@@ -73,7 +73,7 @@ def right_answers(gt: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     returns: ascending distinct base rows (w,), each answer's place among them
     (n_query, width) int64 (0 where there is none), and whether it counts (n_query, width) bool
     """
-    columns = np.asarray(gt[:, :MOST_ANSWERS]).astype(np.int64)
+    columns = np.asarray(gt[:, :COUNTED]).astype(np.int64)
     valid = columns >= 0
     wanted = np.unique(columns[valid])
     return wanted, np.searchsorted(wanted, np.where(valid, columns, wanted[0])), valid
@@ -205,8 +205,7 @@ def _result(
 
 def _kept(setting: RouterSetting, plan: Plan, recall: np.ndarray, scanned: np.ndarray) -> dict[str, Kept]:
     """recall, scanned: at every nprobe"""
-    rule = "ratio" if setting.router.name == "kmeans" else "benefit"
-    if plan.rule != rule or setting.predicted is None:
+    if plan.rule != default_rule(setting.router.name) or setting.predicted is None:
         return {}
     nprobes = np.arange(1, len(recall) + 1)
     return {

@@ -2,13 +2,13 @@
 
 import hashlib
 import json
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
+from ivfast.backends import weight_shapes
 from ivfast.config import METRICS
 from ivfast.data import Space
 from ivfast.errors import UserError
@@ -104,18 +104,15 @@ def load_model(path: Path, centers_path: Path) -> Model | None:
 
 def _check_arrays(param_list: list[int], arrays: dict[str, np.ndarray]) -> None:
     """raises: ValueError where an array is absent, of another shape than param_list says, or not finite"""
-    widths = list(pairwise(param_list))
     dim, nlist = param_list[0], param_list[-1]
     shapes: dict[str, tuple[int, ...]] = {
         "space.mean": (dim,), "space.scale": (), "input.mean": (dim,), "input.scale": (),
     }  # fmt: skip
     shapes |= {name: (nlist,) for name in arrays if name.startswith("use.")}
-    if len(widths) > 1:
-        shapes["net.centers"] = (nlist, dim)
-        for i, (n_in, n_out) in enumerate(widths):
-            shapes |= {f"net.layers_{i}.weight": (n_in, n_out), f"net.layers_{i}.bias": (n_out,)}
-        for i, (_, n_out) in enumerate(widths[:-1]):
-            shapes |= {f"net.norms_{i}.scale": (n_out,), f"net.norms_{i}.bias": (n_out,)}
+    if len(param_list) > 2:
+        weights = weight_shapes(tuple(param_list))
+        weights["centers"] = weights.pop("u")  # what u made of them
+        shapes |= {f"net.{name}": shape for name, shape in weights.items()}
     found = {name: array.shape for name, array in arrays.items()}
     for name in sorted(shapes.keys() | found.keys()):
         if found.get(name) != shapes.get(name):

@@ -10,6 +10,7 @@ from ivfast.export import Model, save_model
 from ivfast.facts import Facts, fit_facts
 from ivfast.files import save_array
 from ivfast.report import versions
+from ivfast.resuming import WHERE
 from ivfast.routers import centers_router
 from ivfast.running import Run, centers_of, state_of
 
@@ -64,11 +65,6 @@ def _fit_all(run: Run, kmeans_k: float, verdicts: dict[str, Verdict], model: Mod
         router = model_router(model, k, run.config.backend, run.config.gpu)
         facts["net"] = fit_facts(run.held, router, k, run.config.percents)
     return facts
-
-
-WHERE = (  # settings that say where and how fast, not what
-    "save_path", "data_path", "log_interval", "valid_batch_size", "gpu", "resume", "start_epoch", "checkpoint_minutes",
-)  # fmt: skip
 
 
 def _about(run: Run, verdicts: dict[str, Verdict]) -> dict[str, Any]:

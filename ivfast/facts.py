@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ivfast.assignment import Plan, log_use, mean_membership
+from ivfast.assignment import Plan, default_rule, log_use, mean_membership
 from ivfast.calibration import fit_temperature
 from ivfast.data import Space, Vectors
 from ivfast.draws import generator
@@ -36,8 +36,7 @@ def fit_facts(held: HeldOut, router: Router, k: float, percents: tuple[float, ..
             storing=choose_temperatures(held, router, percents),
             use=measure_use(held.learn, held.space, router, TEMPERATURES, held.seed),
         )
-    rule = "ratio" if router.name == "kmeans" else "benefit"
-    plans = [plan for plan in make_plans(router.name, facts, percents) if plan.rule == rule]
+    plans = [plan for plan in make_plans(router.name, facts, percents) if plan.rule == default_rule(router.name)]
     return facts._replace(predicted=predict(held, router, plans))
 
 

@@ -10,7 +10,6 @@ from ivfast.cache import cached, fingerprint
 from ivfast.config import Config
 from ivfast.data import Space, Vectors, measure_space, moments, rows_per_block
 from ivfast.draws import generator
-from ivfast.errors import UserError
 from ivfast.kmeans import ALL_POINTS, POINTS_PER_BUCKET, train_kmeans
 from ivfast.neighbors import Neighbors, find_neighbors
 from ivfast.progress import Progress
@@ -72,8 +71,6 @@ def _neighbors(config: Config, learn: Vectors, space: Space, facts: dict[str, ob
     key = fingerprint(**facts, ftopk=config.ftopk)
     found, old = cached(config.save_path / "cache", "neighbors", key, search)
     neighbors = Neighbors(**found)
-    if len(neighbors.train) <= config.ftopk or len(neighbors.held_out) == 0:
-        raise UserError(f"learn: {learn.path} has only {len(learn)} vectors, too few for --ftopk {config.ftopk}")
     progress.note(
         f"neighbours: {config.ftopk} of each of {len(neighbors.train):,} training and "
         f"{len(neighbors.held_out):,} held-out vectors{', from the cache' if old else ''}"

@@ -12,6 +12,7 @@ import numpy as np
 from rich.table import Table
 
 from ivfast import __version__
+from ivfast.assignment import default_rule
 from ivfast.config import Config
 from ivfast.data import EvaluationSet
 from ivfast.evaluation import Result
@@ -149,8 +150,7 @@ def _percent(share: float) -> str:
 
 def best(results: list[Result], router: str, probing: str = "fixed") -> Result | None:
     """The result of a router that scans least at recall 0.9, under its default rule."""
-    rule = "ratio" if router == "kmeans" else "benefit"
-    rows = [r for r in results if r.router == router and r.probing == probing and r.rule == rule]
+    rows = [r for r in results if (r.router, r.probing, r.rule) == (router, probing, default_rule(router))]
     if not rows and router == "centers":  # no learn at hand: ratio is all there is
         rows = [r for r in results if r.router == router and r.probing == probing]
     rows = [r for r in rows if not np.isnan(r.scanned_at["0.90"])]

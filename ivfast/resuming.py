@@ -10,10 +10,10 @@ from ivfast.choosing import Choice
 from ivfast.config import Config
 from ivfast.errors import UserError
 
-FREE = (  # settings that may differ on resume: where and how fast, not what
-    "save_path", "data_path", "data_name", "log_interval", "valid_batch_size", "gpu", "nprobes", "resume",
-    "start_epoch", "eval", "ai_center", "backend", "checkpoint_minutes",
+WHERE = (  # settings that say where and how fast, not what
+    "save_path", "data_path", "log_interval", "valid_batch_size", "gpu", "resume", "start_epoch", "checkpoint_minutes",
 )  # fmt: skip
+FREE = (*WHERE, "data_name", "nprobes", "eval", "ai_center", "backend")  # may differ on resume
 
 
 class Point(NamedTuple):

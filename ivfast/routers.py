@@ -1,6 +1,7 @@
 """What ranks buckets for a vector, as logits, in tiles whose bits never depend on block sizes."""
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -13,13 +14,16 @@ NEAR = 4  # distances that make up delta
 KEPT_BYTES = 1 << 30  # logits up to this size are kept for the second pass
 
 
+Crossing = Callable[[np.ndarray], np.ndarray]  # buckets (rows, width) -> (rows, width, width): see center_crossing
+
+
 class Router(NamedTuple):
     """One way to rank buckets: kmeans, centers or net."""
 
     name: str
     nlist: int
     logits: Callable[[np.ndarray], np.ndarray]  # x (TILE, dim) float32 -> z (TILE, nlist) float32
-    crossing: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] | None = None  # see center_crossing
+    crossing: Callable[[np.ndarray, np.ndarray], Crossing] | None = None  # of x (rows, dim) and their z
 
 
 def squared_distances(x: np.ndarray, centers: np.ndarray, metric: str) -> np.ndarray:
@@ -110,8 +114,8 @@ def centers_router(name: str, centers: np.ndarray, metric: str, delta_floor: flo
         z *= np.float32(k)
         return z
 
-    def crossing(x: np.ndarray, z: np.ndarray, buckets: np.ndarray) -> np.ndarray:
-        return center_crossing(x, z, buckets, centers)
+    def crossing(x: np.ndarray, z: np.ndarray) -> Crossing:
+        return lambda buckets: center_crossing(x, z, buckets, centers)
 
     return Router(name, len(centers), logits, crossing)
 
@@ -119,10 +123,10 @@ def centers_router(name: str, centers: np.ndarray, metric: str, delta_floor: flo
 def net_router(logits: Callable[[np.ndarray], np.ndarray], linear: Router) -> Router:
     """The whole network as a router. linear: its linear path, which has the geometry"""
 
-    def crossing(x: np.ndarray, z: np.ndarray, buckets: np.ndarray) -> np.ndarray:
+    def crossing(x: np.ndarray, z: np.ndarray) -> Crossing:
         del z
         assert linear.crossing is not None
-        return linear.crossing(x, tile_logits(linear, x), buckets)
+        return linear.crossing(x, tile_logits(linear, x))
 
     return Router("net", linear.nlist, logits, crossing)
 
@@ -166,15 +170,18 @@ class LogitTiles:
                     self.kept.append(z)
                 yield start + at, z
 
-    def crossing(self, start: int, z: np.ndarray) -> Callable[[np.ndarray], np.ndarray] | None:
-        """The router's crossing of one tile's rows with buckets (rows, width); None where it has none."""
+    def crossing(self, start: int, z: np.ndarray) -> Crossing | None:
+        """The router's crossing for one tile; None where it has none. Rows are read at the first call, once."""
         crossing = self.router.crossing
         if crossing is None:
             return None
         rows = slice(start, start + len(z))
-        return lambda buckets: crossing(
-            self.vectors.take(self.space, rows if self.index is None else self.index[rows]), z, buckets
-        )
+
+        @cache
+        def of_rows() -> Crossing:
+            return crossing(self.vectors.take(self.space, rows if self.index is None else self.index[rows]), z)
+
+        return lambda buckets: of_rows()(buckets)
 
     def all(self) -> np.ndarray:
         """All rows at once: (n, nlist) float32."""

@@ -9,10 +9,9 @@ from ivfast.calibration import n_pairs
 from ivfast.data import Space, Vectors
 from ivfast.draws import generator
 from ivfast.neighbors import Neighbors
-from ivfast.probing import Answers, Stored, first_found, router_order, scanned_at, scanned_shares
+from ivfast.probing import RECALL, Answers, Stored, first_found, router_order, scanned_at, scanned_shares
 from ivfast.routers import LogitTiles, Router
 
-RECALL = 0.9
 LEAST_GAIN = 0.005  # what a trained epoch must gain at least over k-means
 SAME = 0.005  # epochs this close to the best count as equal: the latest is taken
 RESAMPLES = 200
@@ -122,9 +121,10 @@ def _store(held: HeldOut, pool: LogitTiles, plans: list[Plan]) -> list[Stored]:
     keys = [np.empty((len(held.pool), held.width), dtype=np.float32) for _ in plans]
     for start, z in pool:
         known: dict[tuple[str, float, bool], tuple[np.ndarray, np.ndarray]] = {}
+        crossing = pool.crossing(start, z)
         for i, plan in enumerate(plans):
             if plan.keyed_by not in known:
-                known[plan.keyed_by] = candidates(z, plan, held.width, pool.crossing(start, z))
+                known[plan.keyed_by] = candidates(z, plan, held.width, crossing)
             buckets[i][start : start + len(z)], keys[i][start : start + len(z)] = known[plan.keyed_by]
     stored = []
     for plan, plan_buckets, plan_keys in zip(plans, buckets, keys, strict=True):

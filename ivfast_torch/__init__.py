@@ -97,7 +97,7 @@ class Backend:
         scale = LossScale(*(groups["scale"].pop(name) for name in LossScale._fields))
         if groups["scale"]:
             raise KeyError(f"unknown: {', '.join(groups['scale'])}")
-        check_names(groups, self.setup.param_list)
+        check_names(groups, self.setup)
         return TrainState(
             groups["params"],
             Moments(groups["first"], groups["second"]),

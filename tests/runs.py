@@ -15,9 +15,9 @@ FLAGS = (
 )
 
 
-def make_data(folder: Path) -> Path:
-    """4,000 learn vectors of 24 dims: 64 steps an epoch, the last batch short."""
-    save_set(folder, "faces", *make_faces(5, n_identities=400, images=10, dim=24, n_query=200))
+def make_data(folder: Path, n_identities: int = 400, n_query: int = 200) -> Path:
+    """Faces of 24 dims, ten an identity. 4,000 learn vectors: 64 steps an epoch, the last batch short."""
+    save_set(folder, "faces", *make_faces(5, n_identities=n_identities, images=10, dim=24, n_query=n_query))
     return folder
 
 

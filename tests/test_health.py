@@ -10,8 +10,8 @@ import pytest
 from ivfast import training
 from ivfast.batches import Chunk, PairSource, epoch_chunks
 from ivfast.health import ADVICE, collapse
-from ivfast.synthetic import make_faces, save_set
 from run_dcnet import main
+from tests.runs import make_data
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -58,9 +58,7 @@ def test_advice_names_the_flags() -> None:
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("data")
-    save_set(folder, "faces", *make_faces(5, n_identities=300, images=10, dim=24, n_query=100))
-    return folder
+    return make_data(tmp_path_factory.mktemp("data"), n_identities=300, n_query=100)
 
 
 def log_of(data: Path, out: Path, *more: str) -> list[str]:

@@ -8,13 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import torch
 from safetensors.numpy import load_file
 
 import ivfast_jax.model
 import ivfast_jax.precision
-import ivfast_torch.model
-import ivfast_torch.precision
+from benchmarks.logit_error import FLOOR, K, half_logits
 from ivfast.backends import Goal, Setup, load_backend, starting_weights
 from ivfast.batches import Chunk
 from ivfast.checkpoint import save_state
@@ -28,7 +26,6 @@ from tests.conftest import unit_rows
 
 REQUIRED = ["--save_path", "s", "--data_path", "d", "--data_name", "n", "--percents", "0", "--learn_name", "l"]
 GOAL = Goal(10.0, 3.0, 9.0, 0.3)
-K = 40.0  # the sharpest that a data set wanted
 
 each_backend = pytest.mark.parametrize("backend", ["jax", "torch"])
 
@@ -190,21 +187,7 @@ def ranking(request: pytest.FixtureRequest) -> Ranking:
     kmeans = faiss.Kmeans(256, 1024, niter=5, seed=1, spherical=request.param == "IP", max_points_per_centroid=64)
     kmeans.train(learn)
     centers = np.asarray(kmeans.centroids)
-    return Ranking(request.param, x, centers, K * center_logits(x.astype(np.float64), centers, request.param, 1e-6))
-
-
-def half_logits(backend: str, ranking: Ranking, mode: str) -> np.ndarray:
-    """K times the linear path's logits as training computes them."""
-    if backend == "torch":
-        policy = ivfast_torch.precision.make_policy(mode)
-        x, c, floor = (torch.tensor(v, dtype=torch.float32) for v in (ranking.x, ranking.centers, 1e-6))
-        return K * ivfast_torch.model.center_logits(x, c, floor, ranking.metric, policy).numpy()
-    policy = ivfast_jax.precision.make_policy(mode)
-    compiled = jax.jit(
-        lambda x, c: ivfast_jax.model.center_logits(x, c, jnp.float32(1e-6), ranking.metric, policy),
-        compiler_options={"xla_allow_excess_precision": False},
-    )
-    return K * np.asarray(compiled(ranking.x, ranking.centers))
+    return Ranking(request.param, x, centers, K * center_logits(x.astype(np.float64), centers, request.param, FLOOR))
 
 
 @each_backend
@@ -220,7 +203,7 @@ def test_half_products_keep_the_ranking_of_buckets_at_k_40(
 ) -> None:
     """moved: share of vectors with another best bucket; error: of the 4 best logits, 99th percentile."""
     for mode in (f"O1-{dtype}", f"O2-{dtype}"):
-        z = half_logits(backend, ranking, mode)
+        z = half_logits(backend, ranking.x, ranking.centers, ranking.metric, mode)
         assert z.dtype == np.float32
         off = np.abs(z - ranking.z)
         near = np.take_along_axis(off, np.argsort(-ranking.z, axis=1)[:, :4], axis=1)

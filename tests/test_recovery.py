@@ -17,8 +17,8 @@ from ivfast import training
 from ivfast.batches import Chunk, PairSource, epoch_chunks
 from ivfast.command_line import parse
 from ivfast.progress import silent
-from ivfast.synthetic import make_faces, save_set
 from run_dcnet import main
+from tests.runs import make_data
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -55,9 +55,7 @@ def compiled_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Faces of 24 dims; 4,500 right answers."""
-    folder = tmp_path_factory.mktemp("data")
-    save_set(folder, "faces", *make_faces(5, n_identities=500, images=10, dim=24, n_query=500))
-    return folder
+    return make_data(tmp_path_factory.mktemp("data"), n_identities=500, n_query=500)
 
 
 @pytest.fixture(scope="module")

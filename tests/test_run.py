@@ -16,8 +16,9 @@ from ivfast import batches, running, training
 from ivfast.backends import Backend, Goal, Setup
 from ivfast.command_line import parse
 from ivfast.progress import silent
-from ivfast.synthetic import make_faces, save_set
+from ivfast.synthetic import save_set
 from run_dcnet import main
+from tests.runs import make_data, outputs
 
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = (
@@ -29,22 +30,11 @@ FLAGS = (
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Faces of 24 dims: 2,600 learn vectors, so that the last batch is short."""
-    folder = tmp_path_factory.mktemp("data")
-    save_set(folder, "faces", *make_faces(5, n_identities=260, images=10, dim=24, n_query=200))
-    return folder
+    return make_data(tmp_path_factory.mktemp("data"), n_identities=260, n_query=200)
 
 
 def start(data: Path, out: Path, *more: str) -> list[str]:
     return ["--data_path", str(data), "--save_path", str(out), *FLAGS.split(), *more]
-
-
-def outputs(out: Path) -> dict[str, Any]:
-    evaluation = json.loads((out / "evaluation.json").read_text())
-    return {
-        "centers": (out / "ivfast.npy").read_bytes(),
-        "network": (out / "dcnet.safetensors").read_bytes(),
-        "results": evaluation["results"],
-    }
 
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])

@@ -5,10 +5,8 @@ import numpy as np
 from benchmarks.peers.evaluator import cut, search, store
 from benchmarks.peers.peer import Rule
 from benchmarks.peers.task import Task
-from ivfast.probing import Answers, scanned_at
+from ivfast.probing import RECALL, Answers, scanned_at
 from ivfast.routers import LogitTiles, Router
-
-RECALL = 0.9
 
 
 def held_out_share(task: Task, router: Router, rule: Rule, percent: float) -> float:

@@ -18,8 +18,9 @@ import numpy as np
 
 from benchmarks.peers.choosing import choose, held_out_share
 from benchmarks.peers.kmeans import Trained
-from benchmarks.peers.peer import PERCENTS, Candidates, Rule, plan_rule
+from benchmarks.peers.peer import Candidates, Rule, plan_rule
 from benchmarks.peers.task import Task
+from benchmarks.runs import PERCENTS
 from ivfast.assignment import top
 from ivfast.data import Vectors
 from ivfast.draws import generator

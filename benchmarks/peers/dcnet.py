@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.peers.copies import all_rules
 from benchmarks.peers.kmeans import Trained
-from benchmarks.peers.peer import PERCENTS, Peer, plan_rule
+from benchmarks.peers.peer import Peer, plan_rule
 from benchmarks.peers.task import FTOPK, Task
 from benchmarks.runs import main_job_flags, run_dcnet
 from ivfast.evaluating import model_router
@@ -25,8 +25,8 @@ def train(task: Task, param_list: tuple[int, ...], out: Path, extra: tuple[str, 
     """Run run_dcnet.py into `out`; returns seconds until the network is saved."""
     started = time.time()
     run_dcnet(
-        "--save_path", str(out), *main_job_flags(task.folder, task.name, task.metric, PERCENTS),
-        "--learn_name", task.learn_name, "--seed", str(task.seed), "--nlist", str(task.nlist),
+        "--save_path", str(out), *main_job_flags(task.folder, task.name, task.metric, task.learn_name),
+        "--seed", str(task.seed), "--nlist", str(task.nlist),
         "--ftopk", str(FTOPK), "--param_list", *map(str, param_list), "--backend", BACKEND, *extra,
     )  # fmt: skip
     return (out / "dcnet.safetensors").stat().st_mtime - started

@@ -7,10 +7,11 @@ import numpy as np
 from benchmarks.peers.peer import Candidates, Peer, Rule
 from benchmarks.peers.task import Task
 from ivfast.calibration import fit_temperature
-from ivfast.evaluation import right_answers
+from ivfast.evaluation import SUMMARY_POINTS, right_answers
 from ivfast.facts import TEMPERATURE_ROWS
 from ivfast.probing import (
     LEVELS,
+    RECALL,
     Answers,
     Stored,
     count_adaptive,
@@ -25,7 +26,6 @@ from ivfast.probing import (
 from ivfast.routers import LogitTiles, Router
 
 SHARES = (0.005, 0.01, 0.02, 0.05)  # scanned shares at which recall is told
-THRESHOLDS = 200
 
 
 class Curve(NamedTuple):
@@ -72,8 +72,8 @@ def search(queries: LogitTiles, stored: Stored, answers: Answers, adaptive: Adap
     thresholds = np.empty(0, dtype=np.float32)
     if adaptive is not None:
         gains = log_gains(adaptive.held_out, adaptive.temperature, stored)
-        thresholds = thresholds_for(gains, np.geomspace(1, nlist, THRESHOLDS))
-    found = np.zeros(nlist if adaptive is None else THRESHOLDS, dtype=np.int64)
+        thresholds = thresholds_for(gains, np.geomspace(1, nlist, SUMMARY_POINTS))
+    found = np.zeros(nlist if adaptive is None else SUMMARY_POINTS, dtype=np.int64)
     scanned = []
     for start, z in queries:
         block = Answers(answers.at[start : start + len(z)], answers.valid[start : start + len(z)])
@@ -93,7 +93,7 @@ def search(queries: LogitTiles, stored: Stored, answers: Answers, adaptive: Adap
 def figures(curve: Curve, stored: Stored) -> dict[str, Any]:
     """Numbers of one curve; recall at a share is linear between points, and from the origin to the first."""
     scanned, recall = np.r_[0, curve.scanned], np.r_[0, curve.recall]
-    reached = np.flatnonzero(curve.recall >= 0.9)
+    reached = np.flatnonzero(curve.recall >= RECALL)
     return {
         "recall_at": {f"{share:g}": float(np.interp(share, scanned, recall)) for share in SHARES},
         "scanned_at": {f"{level:.2f}": scanned_at(curve.recall, curve.scanned, level) for level in LEVELS},

@@ -6,13 +6,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.peers.task import Task
+from benchmarks.runs import PERCENTS
 from ivfast.assignment import Plan, candidates, log_use, top
 from ivfast.data import Vectors
 from ivfast.facts import measure_use
 from ivfast.routers import LogitTiles, Router
 from ivfast.validation import TEMPERATURES, choose_temperatures
-
-PERCENTS = (0.0, 0.8, 1.5)
 
 
 class Candidates(NamedTuple):

@@ -1,0 +1,1 @@
+"""The comparison with other methods: evaluator and command, copies, each method."""

@@ -1,0 +1,27 @@
+"""How records are read, and a method that knows nothing."""
+
+import numpy as np
+
+from benchmarks.peers.peer import Peer, plan_rule
+from benchmarks.peers.task import Task
+from ivfast.routers import Router
+
+NLIST = 16
+PARAM_LIST = (24, 64, NLIST)
+
+
+def at_90(records: list[dict], probing: str = "fixed", percent: float = 0.0, rule: str | None = None) -> float:
+    return next(
+        r["scanned_at"]["0.90"]
+        for r in records
+        if r["probing"] == probing and r["percent"] == percent and rule in (None, r["rule"])
+    )
+
+
+def hashed(task: Task) -> Peer:
+    """Locality-sensitive hashing: buckets by random products, ranked by the same."""
+    rng = np.random.default_rng(0)
+    w = rng.standard_normal((task.base.dim, NLIST)).astype(np.float32)
+    router = Router("hashed", NLIST, lambda x: x @ w)
+    rule = plan_rule(task, router, "membership", {0.0: 1.0})._replace(percents=(0.0,))
+    return Peer("hashed", router, {"own": rule}, 0.0, 0, {})

@@ -1,0 +1,115 @@
+"""Every peer learns what its paper says it learns."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.peers import balanced, kmeans, linear_router, neural_lsh, scann_tree, usp
+from benchmarks.peers.choosing import choose, held_out_share
+from benchmarks.peers.evaluator import cut, evaluate, search, store
+from benchmarks.peers.mlp import make_network, n_bytes
+from benchmarks.peers.peer import Candidates
+from benchmarks.peers.task import Task, exact
+from ivfast.probing import Answers
+from ivfast.routers import LogitTiles
+from tests import independent
+from tests.peers.conftest import NLIST, PARAM_LIST, task_of
+from tests.peers.reading import at_90, hashed
+
+
+def test_balanced_buckets_are_more_even_than_kmeans(in_sample: Task) -> None:
+    start = kmeans.train(in_sample, 10)
+    plain = evaluate(in_sample, kmeans.make(in_sample, 10, start))[0]
+    peer = balanced.make(in_sample, start)
+    even = evaluate(in_sample, peer)[0]
+    assert even["imbalance"] < plain["imbalance"]
+    assert even["scanned_at"]["0.90"] < at_90(evaluate(in_sample, hashed(in_sample)))
+    assert peer.settings["alpha"] == choose(peer.settings["held-out shares"])
+
+
+def test_linear_router_ranks_better_than_kmeans_on_held_out_text_like_data(topics_task: Task) -> None:
+    start = kmeans.train(topics_task, 10)
+    peer = linear_router.make(topics_task, start)
+    assert peer.settings["held-out loss"] < peer.settings["at the start"]
+    own = held_out_share(topics_task, start.router, peer.rules["ratio"], 0.0)
+    assert held_out_share(topics_task, peer.router, peer.rules["ratio"], 0.0) < own
+
+
+def test_linear_router_starts_as_kmeans(transfer: Task) -> None:
+    start = kmeans.train(transfer, 10)
+    peer = linear_router.make(transfer, start, epochs=0)
+    z, own = (LogitTiles(r, transfer.query, transfer.space).all() for r in (peer.router, start.router))
+    assert (z.argmax(axis=1) == own.argmax(axis=1)).mean() > 0.99  # spherical k-means: unit up to float32
+
+
+def test_usp_loss_is_the_papers(rng: np.random.Generator) -> None:
+    z = rng.standard_normal((64, NLIST))
+    majority = rng.integers(0, NLIST, 64)
+    p = independent.softmax(z)
+    expected = -np.log(p[np.arange(64), majority]).mean() - 7 / 64 * np.sort(p, axis=0)[-4:].sum()
+    found = usp.usp_loss(torch.from_numpy(z), torch.from_numpy(majority), 7.0)
+    assert float(found) == pytest.approx(expected, rel=1e-12)
+
+
+def test_usp_learns(transfer: Task) -> None:
+    untrained = usp.make(transfer, PARAM_LIST, epochs=0, etas=(30.0,))
+    peer = usp.make(transfer, PARAM_LIST, epochs=80, etas=(7.0, 30.0))
+    assert peer.settings["eta"] == choose(peer.settings["held-out shares"])
+    found = evaluate(transfer, peer)
+    assert at_90(found) < 0.7 * at_90(evaluate(transfer, untrained))
+    assert found[0]["imbalance"] < 1.2
+    assert peer.model_bytes == n_bytes(make_network(PARAM_LIST, 1)) == 4 * (24 * 64 + 64 * 3 + 64 * NLIST + NLIST)
+
+
+def test_neural_lsh_parts_are_even_and_its_network_finds_them(in_sample: Task) -> None:
+    pytest.importorskip("pymetis")
+    peer = neural_lsh.make(in_sample, PARAM_LIST)
+    assert peer.settings["largest part over mean"] < 1.1
+    found = evaluate(in_sample, peer)
+    assert found[0]["imbalance"] < 1.01
+    untrained = neural_lsh.make(in_sample, PARAM_LIST, epochs=0)  # looks into parts by chance
+    assert at_90(found) < 0.6 * at_90(evaluate(in_sample, untrained))
+
+
+def test_neural_lsh_routes_vectors_it_never_saw(transfer: Task) -> None:
+    pytest.importorskip("pymetis")
+    found = evaluate(transfer, neural_lsh.make(transfer, PARAM_LIST))
+    assert at_90(found) < 0.7 * at_90(evaluate(transfer, neural_lsh.make(transfer, PARAM_LIST, epochs=0)))
+
+
+def test_partition_keeps_the_parts_of_a_graph_that_falls_apart() -> None:
+    pytest.importorskip("pymetis")
+    near = np.array([[j for j in range(8) if j != i % 8] for i in range(32)]) + 8 * (np.arange(32) // 8)[:, None]
+    parts = neural_lsh.partition(near, 4, 1).reshape(4, 8)
+    assert (parts == parts[:, :1]).all()
+    assert len(np.unique(parts[:, 0])) == 4
+
+
+def test_part_comes_first_and_the_old_primary_keeps_a_place() -> None:
+    found = Candidates(np.array([[3, 5, 7], [3, 5, 7], [3, 5, 7]], np.int32), np.array([[0, -1, -2]] * 3, np.float32))
+    first = neural_lsh.part_first(found, np.array([3, 7, 9]))
+    assert first.buckets.tolist() == [[3, 5, 7], [7, 5, 3], [9, 5, 3]]
+    assert first.keys[:, 1:].tolist() == [[-1, -2], [-1, 0], [-1, 0]]
+
+
+@pytest.mark.skipif(find_spec("scann") is None, reason="scann is not installed")
+@pytest.mark.parametrize(("metric", "soar"), [("IP", False), ("IP", True), ("L2", False)])
+def test_scann_lists_and_order_give_its_own_recall(folder: Path, metric: str, soar: bool) -> None:
+    in_sample = task_of(folder, metric, "in-sample")
+    tree = scann_tree.build(in_sample, soar=soar)
+    peer = scann_tree.as_peer(in_sample, tree, 0.0)
+    rule = peer.rules["own"]
+    lists = cut(rule.candidates(in_sample.base, 0.0), rule.percents[0])
+    assert (lists >= 0).sum() == (tree.tokens >= 0).sum()
+    query = in_sample.inside(in_sample.query)
+    gt = exact(query, in_sample.inside(in_sample.base), in_sample.metric)
+    answers = Answers(gt, np.ones(gt.shape, dtype=bool))
+    queries = LogitTiles(peer.router, in_sample.query, in_sample.space)
+    curve = search(queries, store(lists, np.arange(len(lists)), NLIST), answers)
+    for leaves in (1, 2, 4, 8):
+        # ties of the tenth neighbour, and of leaves in float32: 3,000 answers
+        assert curve.recall[leaves - 1] == pytest.approx(scann_tree.own_recall(tree, query, gt, leaves), abs=1e-3)
+    assert at_90(evaluate(in_sample, peer), percent=rule.percents[0]) < at_90(evaluate(in_sample, hashed(in_sample)))
