@@ -32,7 +32,7 @@ from ivfast.npy import open_array
 from ivfast.preparation import measure_buckets
 from ivfast.progress import Progress, silent
 from ivfast.routers import LogitTiles, Router, centers_router, net_router
-from ivfast.validation import HeldOut, choose_temperatures, make_held_out
+from ivfast.validation import HeldOut, choose_temperatures, held_out_tiles, make_held_out
 
 MOST_LEARN = 60_000  # learn vectors on which facts are fitted where dcnet.safetensors has none
 
@@ -207,7 +207,8 @@ class _Fitting:
         new = tuple(percent for percent in self.percents if percent not in facts.storing)
         if router.name == "kmeans" or not new:
             return facts
-        return facts._replace(storing=facts.storing | choose_temperatures(self.held, router, new))
+        tiles = held_out_tiles(self.held, router)
+        return facts._replace(storing=facts.storing | choose_temperatures(self.held, tiles, new))
 
     def held_out_logits(self, router: Router) -> np.ndarray:
         """Logits of the held-out vectors that set thresholds, (n, nlist) float32."""

@@ -10,7 +10,7 @@ from ivfast.data import Space, Vectors
 from ivfast.draws import generator
 from ivfast.prediction import Predicted, calibration_error, predict
 from ivfast.routers import LogitTiles, Router
-from ivfast.validation import TEMPERATURES, HeldOut, choose_temperatures
+from ivfast.validation import TEMPERATURES, HeldOut, choose_temperatures, held_out_tiles
 
 USE_PER_BUCKET = 200  # learn vectors from which m is told
 TEMPERATURE_ROWS = 4000  # held-out vectors on which T is fitted
@@ -30,14 +30,15 @@ class Facts(NamedTuple):
 def fit_facts(held: HeldOut, router: Router, k: float, percents: tuple[float, ...]) -> Facts:
     """Fit all of a final router on held-out learn vectors; m on a large sample of learn."""
     temperature, error = _temperature(held, router)
+    tiles = held_out_tiles(held, router)
     facts = Facts(k, temperature, {}, {}, {}, error)
     if router.name != "kmeans":  # which is stored by ratio alone
         facts = facts._replace(
-            storing=choose_temperatures(held, router, percents),
+            storing=choose_temperatures(held, tiles, percents),
             use=measure_use(held.learn, held.space, router, TEMPERATURES, held.seed),
         )
     plans = [plan for plan in make_plans(router.name, facts, percents) if plan.rule == default_rule(router.name)]
-    return facts._replace(predicted=predict(held, router, plans))
+    return facts._replace(predicted=predict(held, tiles, plans))
 
 
 def _temperature(held: HeldOut, router: Router) -> tuple[float, float]:

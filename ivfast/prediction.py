@@ -6,8 +6,8 @@ import numpy as np
 
 from ivfast.assignment import Plan
 from ivfast.probing import LEVELS, scanned_at
-from ivfast.routers import Router, log_softmax
-from ivfast.validation import HeldOut, held_out_tiles, measure, nprobe_grid
+from ivfast.routers import log_softmax
+from ivfast.validation import HeldOut, HeldOutTiles, measure, nprobe_grid
 
 BINS = 15
 
@@ -19,11 +19,11 @@ class Predicted(NamedTuple):
     scanned: float  # share of the vectors stored, copies counted
 
 
-def predict(held: HeldOut, router: Router, plans: list[Plan]) -> dict[float, dict[str, Predicted]]:
+def predict(held: HeldOut, tiles: HeldOutTiles, plans: list[Plan]) -> dict[float, dict[str, Predicted]]:
     """The nprobe that reaches each level of recall on held-out vectors, by percent. plans: of one rule"""
-    grid = nprobe_grid(router.nlist)
+    grid = nprobe_grid(tiles.pool.router.nlist)
     found = {}
-    for plan, curves in zip(plans, measure(held, held_out_tiles(held, router), plans), strict=True):
+    for plan, curves in zip(plans, measure(held, tiles, plans), strict=True):
         recall = curves.found.sum(axis=0) / (len(curves.found) * curves.n_answers)
         scanned = curves.scanned.mean(axis=0)
         found[plan.percent] = {

@@ -215,13 +215,12 @@ def is_gain(judgement: Judgement, start: Judgement, kmeans: list[Curves], seed: 
     return gain > max(LEAST_GAIN, 2 * error), gain, error
 
 
-def choose_temperatures(held: HeldOut, router: Router, percents: tuple[float, ...]) -> dict[float, float]:
+def choose_temperatures(held: HeldOut, tiles: HeldOutTiles, percents: tuple[float, ...]) -> dict[float, float]:
     """T_s for each percent, under benefit: of the values within 2 % of the least the one nearest 1."""
     extra = [percent for percent in percents if percent > 0]
     chosen = dict.fromkeys(percents, 1.0)
     if not extra:
         return chosen
-    tiles = held_out_tiles(held, router)
     use = sample_use(held, tiles, TEMPERATURES)
     plans = [Plan("benefit", percent, t, log_use(use[t])) for percent in extra for t in TEMPERATURES]
     shares = np.array([scanned_share(c) for c in measure(held, tiles, plans)]).reshape(len(extra), -1)

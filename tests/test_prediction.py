@@ -11,7 +11,7 @@ from ivfast.draws import generator
 from ivfast.neighbors import Neighbors
 from ivfast.prediction import BINS, calibration_error, predict
 from ivfast.routers import Router
-from ivfast.validation import make_held_out
+from ivfast.validation import held_out_tiles, make_held_out
 from run_dcnet import main
 from tests.runs import flags, make_data
 
@@ -32,7 +32,8 @@ def test_prediction_is_where_held_out_vectors_reach_each_level(as_vectors, plain
     neighbors = Neighbors(np.arange(1), np.zeros((1, FTOPK), int), held_out, answers)
     held = make_held_out(as_vectors(z), plain_space(NLIST), neighbors, NLIST, 3, 1)
     m = softmax(z).mean(axis=0)
-    found = predict(held, Router("table", NLIST, lambda x: x), [Plan("benefit", 0.0, 1.0, log_use(m))])[0.0]
+    tiles = held_out_tiles(held, Router("table", NLIST, lambda x: x))
+    found = predict(held, tiles, [Plan("benefit", 0.0, 1.0, log_use(m))])[0.0]
 
     bucket = (softmax(z.astype(np.float64)) / m).argmax(axis=1)
     sizes = np.bincount(bucket, minlength=NLIST)

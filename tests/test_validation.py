@@ -18,6 +18,7 @@ from ivfast.validation import (
     Judgement,
     choose_temperatures,
     eligible,
+    held_out_tiles,
     is_gain,
     judge,
     kmeans_share,
@@ -162,7 +163,7 @@ def test_kmeans_is_measured_at_percent_0_even_where_it_is_not_asked_for(case: Ca
 
 def test_storing_temperature_is_the_one_nearest_1_within_2_percent_of_the_least(case: Case):
     percents = (0.0, 0.2, 0.5, 0.8)  # at 0.2 and 0.5 the least is not the one to take
-    found = choose_temperatures(case.held, router_of(case.trained), percents)
+    found = choose_temperatures(case.held, held_out_tiles(case.held, router_of(case.trained)), percents)
     assert found[0.0] == 1.0
     for percent in percents[1:]:
         shares = {t: share_by_hand(case, case.trained, "benefit", percent, t) for t in TEMPERATURES}

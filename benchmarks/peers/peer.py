@@ -11,7 +11,7 @@ from ivfast.assignment import Plan, candidates, log_use, top
 from ivfast.data import Vectors
 from ivfast.facts import measure_use
 from ivfast.routers import LogitTiles, Router
-from ivfast.validation import TEMPERATURES, choose_temperatures
+from ivfast.validation import TEMPERATURES, choose_temperatures, held_out_tiles
 
 
 class Candidates(NamedTuple):
@@ -47,7 +47,7 @@ def plan_rule(task: Task, router: Router, rule: str, storing: dict[float, float]
     """
     width = min(task.held.width, router.nlist)
     if rule != "ratio" and storing is None:
-        storing = choose_temperatures(task.held, router, PERCENTS)
+        storing = choose_temperatures(task.held, held_out_tiles(task.held, router), PERCENTS)
     use = measure_use(task.learn, task.space, router, TEMPERATURES, task.seed) if rule == "benefit" else {}
 
     def find(vectors: Vectors, percent: float) -> Candidates:
