@@ -133,10 +133,11 @@ def main() -> None:
             first, seconds = step_seconds(backend, precision, param_list, options.steps, options.repeats, options.gpu)
             base = base or seconds
             half = precision.partition("-")[2] or precision
-            share = work / seconds / rates.get((backend, half), float("nan"))
+            rate = rates.get((backend, half))  # torch on the CPU has none in float16
+            share = "" if rate is None else f"{100 * work / seconds / rate:.0f} %"
             rows.append(
                 [backend, precision, f"{first:.1f}", f"{1e3 * seconds:.0f}", f"{work / seconds / 1e9:.0f}",
-                 f"{100 * share:.0f} %", f"{base / seconds:.2f}"]
+                 share, f"{base / seconds:.2f}"]
             )  # fmt: skip
     print()
     head = [

@@ -6,6 +6,8 @@ import numpy as np
 
 from ivfast.validation import SAME, Curves, Judgement, eligible, is_gain, value
 
+WAYS = (0.7, 0.5, 0.35, 0.2)  # parts of the way from k-means that are tried once training is over
+
 
 class Candidate(NamedTuple):
     """One router at the end of one epoch."""
@@ -14,6 +16,7 @@ class Candidate(NamedTuple):
     k: float
     judgement: Judgement
     arrays: dict[str, np.ndarray]  # weights by name; u alone for centers; none for k-means
+    way: float = 1.0  # how much of the way from k-means to the epoch's weights
 
 
 class Choice(NamedTuple):
@@ -50,14 +53,45 @@ def seen(choice: Choice, candidate: Candidate, kmeans: list[Curves]) -> Choice:
     return choice._replace(best=best, least=least)
 
 
+def part_of_the_way(candidate: Candidate, kmeans_k: float, way: float) -> tuple[dict[str, np.ndarray], float]:
+    """Weights and k between k-means and an epoch: u and the last layer, which are 0 at the start, shrunk; k in log.
+
+    Where learn has few vectors a bucket, the whole way fits them by heart, a part of it less.
+    """
+    layers = [name for name in candidate.arrays if name.startswith("layers_")]
+    last = max(layers, key=_layer).split(".")[0] if layers else ""
+    arrays = {
+        name: array * np.float32(way) if name == "u" or name.split(".")[0] == last else array
+        for name, array in candidate.arrays.items()
+    }
+    return arrays, kmeans_k ** (1 - way) * candidate.k**way
+
+
+def _layer(name: str) -> int:
+    return int(name.split(".")[0].removeprefix("layers_"))
+
+
+def shortened(choice: Choice, shorter: list[Candidate], kmeans: list[Curves]) -> Choice:
+    """Of the best epoch and parts of its way the longest eligible one within 0.5 % of the least value.
+
+    shorter: by falling way
+    """
+    assert choice.best is not None
+    ways = [choice.best, *(c for c in shorter if eligible(c.judgement, choice.start.judgement))]
+    found = [value(candidate.judgement, kmeans) for candidate in ways]
+    best = next(c for c, v in zip(ways, found, strict=True) if v <= (1 + SAME) * min(found))
+    return choice._replace(best=best, least=min(choice.least, *found))
+
+
 def decide(choice: Choice, kmeans: list[Curves], seed: int) -> Verdict:
     """The best epoch where it gains for sure, else k-means."""
     if choice.best is None:
         return Verdict(choice.start, 0.0, 0.0, "no epoch was as good as k-means on held-out vectors")
     sure, gain, error = is_gain(choice.best.judgement, choice.start.judgement, kmeans, seed)
     told = f"{100 * gain:.1f} % less scanned than k-means on held-out vectors (standard error {100 * error:.1f} %)"
+    epoch = f"epoch {choice.best.epoch}"
+    if choice.best.way < 1:
+        epoch += f", {choice.best.way:g} of its way from k-means"
     if sure:
-        return Verdict(choice.best, gain, error, f"epoch {choice.best.epoch}: {told}")
-    return Verdict(
-        choice.start, gain, error, f"no sure gain on held-out vectors (best epoch {choice.best.epoch}: {told})"
-    )
+        return Verdict(choice.best, gain, error, f"{epoch}: {told}")
+    return Verdict(choice.start, gain, error, f"no sure gain on held-out vectors (best {epoch}: {told})")

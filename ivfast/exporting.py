@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ivfast.choosing import Choice, Verdict, decide
+from ivfast.choosing import WAYS, Choice, Verdict, decide, part_of_the_way, shortened
 from ivfast.evaluating import model_router
 from ivfast.export import Model, save_model
 from ivfast.facts import Facts, fit_facts
@@ -12,13 +12,15 @@ from ivfast.files import save_array
 from ivfast.report import versions
 from ivfast.resuming import WHERE
 from ivfast.routers import centers_router
-from ivfast.running import Run, centers_of, state_of
+from ivfast.running import Run, centers_of, judge_router, state_of
+from ivfast.validation import value
 
 
 def export(run: Run, choices: dict[str, Choice]) -> None:
     """Choose, say what was chosen, and write kmeans.npy, ivfast.npy and dcnet.safetensors."""
     config, prepared, progress = run.config, run.prepared, run.progress
     folder, space = config.save_path, prepared.space
+    choices = {router: _shorten(run, router, choice) for router, choice in choices.items()}
     verdicts = {router: decide(choice, run.kmeans, config.seed) for router, choice in choices.items()}
     for router, verdict in verdicts.items():
         progress.note(f"{router}: {verdict.text}")
@@ -39,6 +41,20 @@ def export(run: Run, choices: dict[str, Choice]) -> None:
     save_model(folder / "dcnet.safetensors", model, folder / "ivfast.npy")
     names = ("ivfast.npy", "kmeans.npy", "dcnet.safetensors")
     progress.note(f"written: {', '.join(str(folder / name) for name in names)}")
+
+
+def _shorten(run: Run, router: str, choice: Choice) -> Choice:
+    """Try parts of the best epoch's way from k-means."""
+    if choice.best is None:
+        return choice
+    shorter = []
+    for way in WAYS:
+        arrays, k = part_of_the_way(choice.best, choice.start.k, way)
+        candidate = choice.best._replace(arrays=arrays, k=k, way=way)
+        shorter.append(candidate._replace(judgement=judge_router(run, router, state_of(run, candidate), k)))
+    values = ", ".join(f"{c.way:g} {value(c.judgement, run.kmeans):.3f}" for c in (choice.best, *shorter))
+    run.progress.note(f"{router}: held-out scanned over k-means at parts of the way from it: {values}")
+    return shortened(choice, shorter, run.kmeans)
 
 
 def _expectation(facts: Facts) -> str:
@@ -73,6 +89,7 @@ def _about(run: Run, verdicts: dict[str, Verdict]) -> dict[str, Any]:
         "settings": settings,
         "learn": {"shape": [len(run.prepared.learn), run.prepared.learn.dim], "hash": run.prepared.learn.digest},
         "chosen_epochs": {router: verdict.chosen.epoch for router, verdict in verdicts.items()},
+        "chosen_ways": {router: verdict.chosen.way for router, verdict in verdicts.items()},
         "held_out_gain": {router: [verdict.gain, verdict.error] for router, verdict in verdicts.items()},
         "versions": versions(),
     }

@@ -8,7 +8,7 @@ from ivfast.assignment import Plan, default_rule, log_use, mean_membership
 from ivfast.calibration import fit_temperature
 from ivfast.data import Space, Vectors
 from ivfast.draws import generator
-from ivfast.prediction import Predicted, calibration_error, predict
+from ivfast.prediction import Predicted, calibration_error, predict, reliability
 from ivfast.routers import LogitTiles, Router
 from ivfast.validation import TEMPERATURES, HeldOut, choose_temperatures, held_out_tiles
 
@@ -29,7 +29,9 @@ class Facts(NamedTuple):
 
 def fit_facts(held: HeldOut, router: Router, k: float, percents: tuple[float, ...]) -> Facts:
     """Fit all of a final router on held-out learn vectors; m on a large sample of learn."""
-    temperature, error = _temperature(held, router)
+    z, targets = held_out_answers(held, router)
+    temperature = fit_temperature(z, targets)
+    error = calibration_error(reliability(z, targets, temperature))
     tiles = held_out_tiles(held, router)
     facts = Facts(k, temperature, {}, {}, {}, error)
     if router.name != "kmeans":  # which is stored by ratio alone
@@ -41,17 +43,15 @@ def fit_facts(held: HeldOut, router: Router, k: float, percents: tuple[float, ..
     return facts._replace(predicted=predict(held, tiles, plans))
 
 
-def _temperature(held: HeldOut, router: Router) -> tuple[float, float]:
-    """T, and the calibration error that it leaves."""
+def held_out_answers(held: HeldOut, router: Router) -> tuple[np.ndarray, np.ndarray]:
+    """Logits of up to 4,000 held-out vectors, (n, nlist), and the best buckets of their answers, (n, ftopk)."""
     rows = held.rows[:TEMPERATURE_ROWS]
     answers = held.pool[held.answers.at[:TEMPERATURE_ROWS]]
     distinct, at = np.unique(answers, return_inverse=True)
     tiles = LogitTiles(router, held.learn, held.space, distinct)
     best = np.concatenate([z.argmax(axis=1) for _, z in tiles])
     z = LogitTiles(router, held.learn, held.space, rows).all()
-    targets = best[at.reshape(answers.shape)]
-    temperature = fit_temperature(z, targets)
-    return temperature, calibration_error(z, targets, temperature)
+    return z, best[at.reshape(answers.shape)]
 
 
 def measure_use(

@@ -33,11 +33,16 @@ def predict(held: HeldOut, tiles: HeldOutTiles, plans: list[Plan]) -> dict[float
     return found
 
 
-def calibration_error(z: np.ndarray, targets: np.ndarray, temperature: float) -> float:
-    """How far softmax(z / T) is from the chance that a right answer lies in a bucket.
+class Reliability(NamedTuple):
+    """Memberships beside the chances that they stand for, in 15 even bins of membership."""
 
-    Expected calibration error (Guo et al., ICML 2017), of all (vector, bucket) pairs weighted by
-    their membership, in 15 bins: sum over bins of |mean membership - share of answers| x weight.
+    weight: np.ndarray  # (15,) share of all membership that lies in the bin
+    told: np.ndarray  # (15,) mean membership, each weighted by itself; 0 where a bin is empty
+    true: np.ndarray  # (15,) share of right answers, weighted likewise
+
+
+def reliability(z: np.ndarray, targets: np.ndarray, temperature: float) -> Reliability:
+    """Compare softmax(z / T) with where the right answers lie, over all (vector, bucket) pairs.
 
     z: (n, nlist) logits of held-out vectors; targets: (n, ftopk) best buckets of their answers
     """
@@ -47,6 +52,12 @@ def calibration_error(z: np.ndarray, targets: np.ndarray, temperature: float) ->
     bins = np.minimum((p * BINS).astype(np.int64), BINS - 1).ravel()
     weight = p.ravel()
     mass = np.bincount(bins, weights=weight, minlength=BINS)
-    told = np.bincount(bins, weights=weight * p.ravel(), minlength=BINS)
-    true = np.bincount(bins, weights=weight * share.ravel(), minlength=BINS)
-    return float(np.abs(told - true).sum() / mass.sum())
+    full = np.where(mass > 0, mass, 1)
+    told = np.bincount(bins, weights=weight * p.ravel(), minlength=BINS) / full
+    true = np.bincount(bins, weights=weight * share.ravel(), minlength=BINS) / full
+    return Reliability(mass / mass.sum(), told, true)
+
+
+def calibration_error(found: Reliability) -> float:
+    """Expected calibration error (Guo et al., ICML 2017): sum over bins of weight x |told - true|."""
+    return float((found.weight * np.abs(found.told - found.true)).sum())

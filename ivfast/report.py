@@ -38,6 +38,7 @@ def write(
         "settings": config.as_dict(),
         "trained_with": about.get("settings"),
         "chosen_epochs": about.get("chosen_epochs"),
+        "chosen_ways": about.get("chosen_ways"),
         "data": data_fingerprint(data),
         "versions": versions(),
         "results": [as_json(result) for result in results],

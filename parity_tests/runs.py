@@ -33,6 +33,7 @@ class Outcome(NamedTuple):
     states: list[Arrays]  # before the first epoch and after each, as Backend.state_dict
     k: np.ndarray  # (epochs,)
     chosen: dict[str, int]
+    ways: dict[str, float]
     assignments: list[Assignment]  # of base, by router and plan
     results: list[dict[str, Any]]  # of evaluation.json
     ivfast: np.ndarray  # (nlist, dim)
@@ -64,8 +65,8 @@ class Outcome(NamedTuple):
         return {"log k": np.log(self.k)}
 
     def choices(self) -> Arrays:
-        """The chosen epochs."""
-        return {router: np.array(epoch) for router, epoch in self.chosen.items()}
+        """The chosen epochs, and how much of the way to them."""
+        return {router: np.array([epoch, self.ways[router]]) for router, epoch in self.chosen.items()}
 
 
 def write_data(folder: Path, length: float = 1.0) -> None:
@@ -153,6 +154,6 @@ def _outcome(folder: Path, setup: Setup, states: list[Arrays], assignments: list
     kept = {state["step"].item(): state for state in states}
     kept.pop(0, None)  # states that hold the weights of a chosen epoch, for export alone
     return Outcome(
-        setup, [kept[step] for step in sorted(kept)], k, record["chosen_epochs"], assignments, record["results"],
-        np.load(folder / "ivfast.npy"),
+        setup, [kept[step] for step in sorted(kept)], k, record["chosen_epochs"], record["chosen_ways"], assignments,
+        record["results"], np.load(folder / "ivfast.npy"),
     )  # fmt: skip

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ivfast.choosing import Candidate, Choice, decide, first_choice, seen
+from ivfast.choosing import Candidate, Choice, decide, first_choice, part_of_the_way, seen, shortened
 from ivfast.validation import Curves, Judgement
 
 KMEANS = 0.2  # share that k-means scans under ratio
@@ -109,3 +109,40 @@ def test_seen_changes_nothing_it_was_handed():
     before = choice.values, choice.best, choice.least
     seen(choice, candidate(2, 0.1, 0.1), [flat(KMEANS)])
     assert (choice.values, choice.best, choice.least) == before
+
+
+def test_part_of_the_way_shrinks_what_is_0_at_the_start_and_k_in_log():
+    names = ["u", "layers_0.weight", "layers_9.weight", "layers_9.bias", "layers_10.weight", "layers_10.bias"]
+    arrays = {name: np.full(2, 3, dtype=np.float32) for name in names}
+    found, k = part_of_the_way(Candidate(4, 20.0, Judgement([flat(0.1)], None), arrays), 5.0, 0.5)
+    assert {name: float(a[0]) for name, a in found.items()} == {
+        **dict.fromkeys(names, 3.0), "u": 1.5, "layers_10.weight": 1.5, "layers_10.bias": 1.5,
+    }  # fmt: skip
+    assert all(a.dtype == np.float32 for a in found.values())
+    assert k == pytest.approx(10)
+    assert float(arrays["u"][0]) == 3
+
+
+@given(st.lists(st.tuples(BENEFIT, NEAREST), min_size=4, max_size=4), BENEFIT)
+@settings(derandomize=True, deadline=None, max_examples=200)
+def test_shortened_takes_the_longest_eligible_way_near_the_least(shares: list, whole: float):
+    choice = seen(first_choice(candidate(0, *START)), candidate(1, whole, 0.2), [flat(KMEANS)])
+    ways = (0.7, 0.5, 0.35, 0.2)
+    shorter = [candidate(1, *s)._replace(way=way) for way, s in zip(ways, shares, strict=True)]
+    good = {1.0: value_by_hand(whole, 0.2)}
+    good |= {way: value_by_hand(*s) for way, s in zip(ways, shares, strict=True) if s[1] <= 0.2}
+    found = shortened(choice, shorter, [flat(KMEANS)])
+    assert found.best is not None
+    assert found.best.way == max(way for way, v in good.items() if v <= 1.005 * min(good.values()))
+    assert found.start == choice.start
+    assert choice.best is not None
+    assert choice.best.way == 1
+
+
+def test_verdict_tells_a_part_of_the_way():
+    choice = seen(first_choice(candidate(0, *START)), candidate(3, 0.19, 0.2), [flat(KMEANS)])
+    verdict = decide(
+        shortened(choice, [candidate(3, 0.15, 0.18)._replace(way=0.35)], [flat(KMEANS)]), [flat(KMEANS)], 1
+    )
+    assert verdict.chosen.way == 0.35
+    assert verdict.text.startswith("epoch 3, 0.35 of its way from k-means: 17.5 % less")

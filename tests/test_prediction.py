@@ -9,7 +9,7 @@ import pytest
 from ivfast.assignment import Plan, log_use
 from ivfast.draws import generator
 from ivfast.neighbors import Neighbors
-from ivfast.prediction import BINS, calibration_error, predict
+from ivfast.prediction import BINS, calibration_error, predict, reliability
 from ivfast.routers import Router
 from ivfast.validation import held_out_tiles, make_held_out
 from run_dcnet import main
@@ -59,14 +59,14 @@ def test_calibration_error_by_hand() -> None:
             i = min(int(p[row, b] * BINS), BINS - 1)
             told[i] += p[row, b] ** 2
             true[i] += p[row, b] * (targets[row] == b).mean()
-    assert calibration_error(z, targets, 1.3) == pytest.approx(np.abs(told - true).sum() / 40)
+    assert calibration_error(reliability(z, targets, 1.3)) == pytest.approx(np.abs(told - true).sum() / 40)
 
 
 def test_calibration_error_is_0_for_chances_and_large_for_overconfidence() -> None:
     z = np.log(np.tile([0.75, 0.25], (100, 1)))
     targets = np.tile([0, 0, 0, 1], (100, 1))
-    assert calibration_error(z, targets, 1.0) == pytest.approx(0, abs=1e-12)
-    assert calibration_error(z, targets, 0.1) == pytest.approx(0.25, abs=1e-3)
+    assert calibration_error(reliability(z, targets, 1.0)) == pytest.approx(0, abs=1e-12)
+    assert calibration_error(reliability(z, targets, 0.1)) == pytest.approx(0.25, abs=1e-3)
 
 
 def test_a_run_tells_what_it_then_reaches(tmp_path: Path) -> None:

@@ -1,0 +1,75 @@
+"""How the advantage over k-means grows or shrinks with nlist and with the size of learn; one plot.
+
+    python -m benchmarks.growth --data_path DIR --sets text:IP sift:L2 --rows 12000 25000 50000 --plot growth.png
+    python -m benchmarks.growth --sets faces:IP --rows 15000 60000
+
+The main job without a deep path on a drawn part of learn, all of base; k-means is trained on the same
+part. Figures as in benchmarks.never_worse, by learn vectors a bucket.
+"""
+
+import argparse
+import tempfile
+from pathlib import Path
+
+import matplotlib
+from matplotlib.figure import Figure
+
+from benchmarks.never_worse import Found, case
+from benchmarks.peers.task import SETTINGS, write_set
+from benchmarks.runs import PERCENTS, print_table
+
+matplotlib.use("Agg")
+Points = dict[tuple[str, int], list[tuple[int, Found]]]  # by set and nlist: rows of learn, and what was found
+
+
+def draw(path: Path, points: Points) -> None:
+    """Scanned over k-means against learn vectors a bucket: percent 0 dashed, 0.8 solid."""
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for i, ((name, nlist), found) in enumerate(points.items()):
+        per_bucket = [rows / nlist for rows, _ in found]
+        for place, style in ((1, "--"), (2, "-")):
+            label = f"{name}, nlist {nlist}" if place == 2 else None
+            shares = [f.exported[place] for _, f in found]
+            axes.plot(per_bucket, shares, style, marker="o", color=f"C{i}", label=label)
+    axes.axhline(1, color="grey", linewidth=0.8)
+    axes.set_xscale("log")
+    axes.set_xlabel("learn vectors a bucket")
+    axes.set_ylabel("scanned at 90 % recall over k-means")
+    axes.set_title("AI centers by benefit: percent 0 dashed, 0.8 solid")
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print one table, draw one plot."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_path", type=Path, help="folder of the sets; made sets need none")
+    parser.add_argument("--sets", nargs="+", default=["faces:IP"], metavar="NAME:METRIC")
+    parser.add_argument("--setting", choices=SETTINGS, default="transfer")
+    parser.add_argument("--nlist", type=int, nargs="+", default=[64, 256, 1024])
+    parser.add_argument("--rows", type=int, nargs="+", required=True, help="of learn; more than there are means all")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--plot", type=Path, default=Path("growth.png"))
+    options = parser.parse_args(argv)
+    points: Points = {}
+    rows = []
+    for entry in options.sets:
+        name, metric = entry.split(":")
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = write_set(Path(scratch), name, metric, options.data_path, None)
+            for nlist in options.nlist:
+                for n in options.rows:
+                    changed = {"nlist": nlist, "rows": n}
+                    found = case(folder, Path(scratch), name, metric, options.setting, options.seed, changed)
+                    points.setdefault((name, nlist), []).append((n, found))
+                    told = " / ".join(f"{share:.3f}" for share in found.exported[1:])
+                    rows.append([name, str(nlist), str(n), f"{n / nlist:.0f}", f"{found.exported[0]:.3f}", told])
+                    print(rows[-1], flush=True)
+    head = ["set", "nlist", "learn", "a bucket", "nearest", "benefit " + " / ".join(f"{p:g}" for p in PERCENTS)]
+    print_table(head, rows)
+    draw(options.plot, points)
+
+
+if __name__ == "__main__":
+    main()

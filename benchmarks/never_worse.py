@@ -1,0 +1,169 @@
+"""Is ivfast.npy ever worse than k-means, or much worse than its best epoch, on queries that training never saw?
+
+    python -m benchmarks.never_worse --data_path DIR --sets text:IP words:IP sift:L2 --seeds 1 2 3
+    python -m benchmarks.never_worse --sets faces:IP faces_noisy:IP patches:L2 --settings transfer in-sample
+
+The main job without a deep path, and each setting of GRID on its own. Figures are shares of base scanned for
+90 % recall over those of FAISS k-means at its better percent, means over seeds: of the exported centers
+under nearest assignment, and under benefit (T_s = 1) at percents 0 / 0.8 / 1.5; of k-means' own centers
+likewise. `lost` is the mean of these four less that of the best epoch in hindsight, k-means counted.
+"""
+
+import argparse
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks.peers.task import SETTINGS, write_set
+from benchmarks.runs import PERCENTS, print_table
+from ivfast.assignment import Plan, log_use
+from ivfast.checkpoint import checkpoint_folder
+from ivfast.config import Config
+from ivfast.evaluation import RouterSetting, evaluate_router
+from ivfast.export import load_model
+from ivfast.exporting import export
+from ivfast.facts import measure_use
+from ivfast.progress import silent
+from ivfast.routers import Router, centers_router
+from ivfast.running import Run, router_of_centers, start_run
+from ivfast.training import start_point, train_epoch
+
+GRID: dict[str, dict[str, Any]] = {
+    "main job": {},
+    "lr 1e-4": {"lr": 1e-4},
+    "lr 1e-2": {"lr": 1e-2},
+    "batch 256": {"batch_size": 256},
+    "batch 4096": {"batch_size": 4096},
+    "nlist 64": {"nlist": 64},
+    "nlist 1024": {"nlist": 1024},
+    "39 learn a bucket": {"rows": 39 * 256},
+}
+EVERY = 2  # epochs between two that are looked at in hindsight
+BLOCK = 65_536
+
+
+class Found(NamedTuple):
+    """One run; shares over k-means', nearest first, then benefit at each percent."""
+
+    exported: np.ndarray  # (4,)
+    kmeans: np.ndarray  # (4,), its own centers
+    lost: float
+    chosen: str
+
+
+def shares(run: Run, router: Router) -> np.ndarray:
+    """Scanned at 90 % recall of the evaluation's queries, (1 + percents,)"""
+    use = measure_use(run.prepared.learn, run.prepared.space, router, (1.0,), run.config.seed)[1.0]
+    plans = [Plan("ratio", 0.0), *(Plan("benefit", percent, 1.0, log_use(use)) for percent in PERCENTS)]
+    setting = RouterSetting(router, plans, None, None)
+    found = evaluate_router(setting, run.data, run.prepared.space, run.config.ftopk, (1,), BLOCK, silent())
+    return np.array([result.scanned_at["0.90"] for result in found])
+
+
+def over_kmeans(run: Run) -> float:
+    """What k-means scans at its better percent."""
+    router = router_of_centers(run, run.prepared.kmeans, 1.0)
+    plans = [Plan("ratio", percent) for percent in PERCENTS]
+    setting = RouterSetting(router, plans, None, None)
+    found = evaluate_router(setting, run.data, run.prepared.space, run.config.ftopk, (1,), BLOCK, silent())
+    return min(result.scanned_at["0.90"] for result in found)
+
+
+def one_run(config: Config) -> Found:
+    """Train, and look at every second epoch as well as at what is exported."""
+    shutil.rmtree(checkpoint_folder(config.save_path), ignore_errors=True)
+    run = start_run(config, silent())
+    point = start_point(run)
+    base = over_kmeans(run)
+    kmeans = shares(run, router_of_centers(run, run.prepared.kmeans, point.goal.k)) / base
+    means = [kmeans.mean()]
+    while point.epoch < config.epochs:
+        point = train_epoch(run, point)
+        if point.epoch % EVERY == 0:
+            centers = run.backend.export(point.state)["centers"]
+            means.append((shares(run, router_of_centers(run, centers, point.goal.k)) / base).mean())
+    export(run, point.choices)
+    path = config.save_path / "ivfast.npy"
+    model = load_model(config.save_path / "dcnet.safetensors", path)
+    if model is None:
+        raise SystemExit(f"{config.save_path} holds no finished run")
+    centers, k = run.prepared.space.inside(np.load(path)), model.facts["centers"].k
+    exported = shares(run, centers_router("centers", centers, config.metric, model.delta_floor, k)) / base
+    epoch, way = model.about["chosen_epochs"]["centers"], model.about["chosen_ways"]["centers"]
+    chosen = "k-means" if epoch == 0 else f"{epoch}" if way == 1 else f"{epoch} at {way:g}"
+    return Found(exported, kmeans, exported.mean() - min(means), chosen)
+
+
+def learn_file(folder: Path, scratch: Path, name: str, setting: str, rows: int | None, seed: int) -> tuple[Path, str]:
+    """data_path and learn_name of a case. rows: of learn, drawn; None: all"""
+    learn_name = f"{name}/base" if setting == "in-sample" else f"learn_{name}"
+    if rows is None:
+        return folder, learn_name
+    learn = np.load(folder / f"{learn_name}.npy")
+    drawn = np.sort(np.random.default_rng(seed).choice(len(learn), min(rows, len(learn)), replace=False))
+    small = scratch / f"{setting}_{rows}_{seed}"
+    small.mkdir(exist_ok=True)
+    if not (small / name).exists():
+        (small / name).symlink_to((folder / name).resolve())
+    np.save(small / "learn_small.npy", learn[drawn])
+    return small, "learn_small"
+
+
+def case(
+    folder: Path, scratch: Path, name: str, metric: str, setting: str, seed: int, changed: dict[str, Any]
+) -> Found:
+    """One cell of the grid at one seed; k-means and neighbours of equal nlist and learn are reused."""
+    nlist, rows = changed.get("nlist", 256), changed.get("rows")
+    data, learn_name = learn_file(folder, scratch, name, setting, rows, seed)
+    dim = np.load(data / f"{learn_name}.npy", mmap_mode="r").shape[1]
+    config = Config(
+        save_path=scratch / f"{name}_{setting}_{nlist}_{rows}_{seed}", data_path=data, data_name=name,
+        percents=PERCENTS, learn_name=learn_name, metric=metric, nlist=nlist, param_list=(dim, nlist), niter=25,
+        warmup=1, lr=changed.get("lr", 2e-3), batch_size=changed.get("batch_size", 2048), seed=seed, gpu=-1,
+    )  # fmt: skip
+    config.save_path.mkdir(exist_ok=True)
+    return one_run(config)
+
+
+def row(label: list[str], found: list[Found]) -> list[str]:
+    """Means over seeds."""
+
+    def told(values: np.ndarray) -> str:
+        return f"{values[0]:.3f}; " + " / ".join(f"{value:.3f}" for value in values[1:])
+
+    exported = np.mean([f.exported for f in found], axis=0)
+    kmeans = np.mean([f.kmeans for f in found], axis=0)
+    lost = float(np.mean([f.lost for f in found]))
+    return [*label, told(exported), told(kmeans), f"{lost:.3f}", ", ".join(f.chosen for f in found)]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print one table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_path", type=Path, help="folder of the sets; made sets need none")
+    parser.add_argument("--sets", nargs="+", default=["faces:IP", "patches:L2"], metavar="NAME:METRIC")
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=["transfer"])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1])
+    parser.add_argument("--cases", nargs="+", choices=list(GRID), default=list(GRID))
+    options = parser.parse_args(argv)
+    print_head = ["set", "setting", "case", "exported: nearest; benefit", "k-means' own", "lost", "chosen"]
+    rows = []
+    for entry in options.sets:
+        name, metric = entry.split(":")
+        for setting in options.settings:
+            with tempfile.TemporaryDirectory() as scratch:
+                folder = write_set(Path(scratch), name, metric, options.data_path, None)
+                for label in options.cases:
+                    found = [
+                        case(folder, Path(scratch), name, metric, setting, seed, GRID[label]) for seed in options.seeds
+                    ]
+                    rows.append(row([name, setting, label], found))
+                    print(rows[-1], flush=True)
+    print_table(print_head, rows)
+
+
+if __name__ == "__main__":
+    main()
