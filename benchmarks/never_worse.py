@@ -85,7 +85,7 @@ def one_run(config: Config) -> Found:
         if point.epoch % EVERY == 0:
             centers = run.backend.export(point.state)["centers"]
             means.append((shares(run, router_of_centers(run, centers, point.goal.k)) / base).mean())
-    export(run, point.choices)
+    export(run, point)
     path = config.save_path / "ivfast.npy"
     model = load_model(config.save_path / "dcnet.safetensors", path)
     if model is None:

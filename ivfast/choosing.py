@@ -53,7 +53,7 @@ def seen(choice: Choice, candidate: Candidate, kmeans: list[Curves]) -> Choice:
     return choice._replace(best=best, least=least)
 
 
-def part_of_the_way(candidate: Candidate, kmeans_k: float, way: float) -> tuple[dict[str, np.ndarray], float]:
+def part_of_the_way(candidate: Candidate, kmeans_k: float, way: float) -> Candidate:
     """Weights and k between k-means and an epoch: u and the last layer, which are 0 at the start, shrunk; k in log.
 
     Where learn has few vectors a bucket, the whole way fits them by heart, a part of it less.
@@ -64,34 +64,41 @@ def part_of_the_way(candidate: Candidate, kmeans_k: float, way: float) -> tuple[
         name: array * np.float32(way) if name == "u" or name.split(".")[0] == last else array
         for name, array in candidate.arrays.items()
     }
-    return arrays, kmeans_k ** (1 - way) * candidate.k**way
+    return candidate._replace(arrays=arrays, k=kmeans_k ** (1 - way) * candidate.k**way, way=way)
 
 
 def _layer(name: str) -> int:
     return int(name.split(".")[0].removeprefix("layers_"))
 
 
-def shortened(choice: Choice, shorter: list[Candidate], kmeans: list[Curves]) -> Choice:
-    """Of the best epoch and parts of its way the longest eligible one within 0.5 % of the least value.
+def near_the_least(choice: Choice, shorter: list[Candidate], kmeans: list[Curves]) -> list[Candidate]:
+    """Of the best epoch and the eligible parts of the way to the last those within 0.5 % of the least value.
 
-    shorter: by falling way
+    shorter: by falling way, as is what returns
     """
-    assert choice.best is not None
-    ways = [choice.best, *(c for c in shorter if eligible(c.judgement, choice.start.judgement))]
+    ways = [choice.best] if choice.best else []
+    ways += [candidate for candidate in shorter if eligible(candidate.judgement, choice.start.judgement)]
     found = [value(candidate.judgement, kmeans) for candidate in ways]
-    best = next(c for c, v in zip(ways, found, strict=True) if v <= (1 + SAME) * min(found))
-    return choice._replace(best=best, least=min(choice.least, *found))
+    return [c for c, v in zip(ways, found, strict=True) if v <= (1 + SAME) * min(found)]
 
 
-def decide(choice: Choice, kmeans: list[Curves], seed: int) -> Verdict:
-    """The best epoch where it gains for sure, else k-means."""
-    if choice.best is None:
-        return Verdict(choice.start, 0.0, 0.0, "no epoch was as good as k-means on held-out vectors")
-    sure, gain, error = is_gain(choice.best.judgement, choice.start.judgement, kmeans, seed)
+def decide(choice: Choice, shorter: list[Candidate], kmeans: list[Curves], seed: int) -> Verdict:
+    """The longest way near the least that gains for sure (shorter ones are surer), else k-means."""
+    unsure = None
+    for candidate in near_the_least(choice, shorter, kmeans):
+        verdict = _judge(choice.start, candidate, kmeans, seed)
+        if verdict.chosen is candidate:
+            return verdict
+        unsure = unsure or verdict
+    return unsure or Verdict(choice.start, 0.0, 0.0, "no epoch was as good as k-means on held-out vectors")
+
+
+def _judge(start: Candidate, candidate: Candidate, kmeans: list[Curves], seed: int) -> Verdict:
+    sure, gain, error = is_gain(candidate.judgement, start.judgement, kmeans, seed)
     told = f"{100 * gain:.1f} % less scanned than k-means on held-out vectors (standard error {100 * error:.1f} %)"
-    epoch = f"epoch {choice.best.epoch}"
-    if choice.best.way < 1:
-        epoch += f", {choice.best.way:g} of its way from k-means"
+    epoch = f"epoch {candidate.epoch}"
+    if candidate.way < 1:
+        epoch += f", {candidate.way:g} of its way from k-means"
     if sure:
-        return Verdict(choice.best, gain, error, f"{epoch}: {told}")
-    return Verdict(choice.start, gain, error, f"no sure gain on held-out vectors (best {epoch}: {told})")
+        return Verdict(candidate, gain, error, f"{epoch}: {told}")
+    return Verdict(start, gain, error, f"no sure gain on held-out vectors (best {epoch}: {told})")

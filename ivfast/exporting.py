@@ -4,24 +4,23 @@ from typing import Any
 
 import numpy as np
 
-from ivfast.choosing import WAYS, Choice, Verdict, decide, part_of_the_way, shortened
+from ivfast.choosing import WAYS, Verdict, decide, part_of_the_way
 from ivfast.evaluating import model_router
 from ivfast.export import Model, save_model
 from ivfast.facts import Facts, fit_facts
 from ivfast.files import save_array
 from ivfast.report import versions
-from ivfast.resuming import WHERE
+from ivfast.resuming import WHERE, Point
 from ivfast.routers import centers_router
 from ivfast.running import Run, centers_of, judge_router, state_of
 from ivfast.validation import value
 
 
-def export(run: Run, choices: dict[str, Choice]) -> None:
-    """Choose, say what was chosen, and write kmeans.npy, ivfast.npy and dcnet.safetensors."""
+def export(run: Run, point: Point) -> None:
+    """Choose among all epochs, say what was chosen, and write kmeans.npy, ivfast.npy and dcnet.safetensors."""
     config, prepared, progress = run.config, run.prepared, run.progress
     folder, space = config.save_path, prepared.space
-    choices = {router: _shorten(run, router, choice) for router, choice in choices.items()}
-    verdicts = {router: decide(choice, run.kmeans, config.seed) for router, choice in choices.items()}
+    verdicts = {router: _decide(run, router, point) for router in point.choices}
     for router, verdict in verdicts.items():
         progress.note(f"{router}: {verdict.text}")
     chosen = verdicts["centers"].chosen
@@ -35,7 +34,7 @@ def export(run: Run, choices: dict[str, Choice]) -> None:
         setup.scale, space,
         setup.delta_floor, config.param_list, _about(run, verdicts),
     )  # fmt: skip
-    model = model._replace(facts=_fit_all(run, choices["centers"].start.k, verdicts, model))
+    model = model._replace(facts=_fit_all(run, point.choices["centers"].start.k, verdicts, model))
     for name, found in model.facts.items():
         progress.note(f"{name}: {_expectation(found)}")
     save_model(folder / "dcnet.safetensors", model, folder / "ivfast.npy")
@@ -43,18 +42,20 @@ def export(run: Run, choices: dict[str, Choice]) -> None:
     progress.note(f"written: {', '.join(str(folder / name) for name in names)}")
 
 
-def _shorten(run: Run, router: str, choice: Choice) -> Choice:
-    """Try parts of the best epoch's way from k-means."""
-    if choice.best is None:
-        return choice
+def _decide(run: Run, router: str, point: Point) -> Verdict:
+    """Beside the best epoch, try parts of the last one's way: it has settled, however good the others were."""
+    choice, weights = point.choices[router], run.backend.weights(point.state)
+    last = choice.start._replace(
+        epoch=point.epoch, k=point.goal.k, arrays=weights if router == "net" else {"u": weights["u"]}
+    )
     shorter = []
     for way in WAYS:
-        arrays, k = part_of_the_way(choice.best, choice.start.k, way)
-        candidate = choice.best._replace(arrays=arrays, k=k, way=way)
-        shorter.append(candidate._replace(judgement=judge_router(run, router, state_of(run, candidate), k)))
-    values = ", ".join(f"{c.way:g} {value(c.judgement, run.kmeans):.3f}" for c in (choice.best, *shorter))
-    run.progress.note(f"{router}: held-out scanned over k-means at parts of the way from it: {values}")
-    return shortened(choice, shorter, run.kmeans)
+        candidate = part_of_the_way(last, choice.start.k, way)
+        state = state_of(run, candidate)
+        shorter.append(candidate._replace(judgement=judge_router(run, router, state, candidate.k)))
+    values = ", ".join(f"{c.way:g} {value(c.judgement, run.kmeans):.3f}" for c in shorter)
+    run.progress.note(f"{router}: held-out scanned over k-means at parts of the last epoch's way from it: {values}")
+    return decide(choice, shorter, run.kmeans, run.config.seed)
 
 
 def _expectation(facts: Facts) -> str:

@@ -47,7 +47,7 @@ def train(config: Config, progress: Progress) -> None:
         point = resume(run, point, saved)
     while point.epoch < config.epochs:
         point = train_epoch(run, point)
-    export(run, point.choices)
+    export(run, point)
     found = find_model(replace(config, eval=True, ai_center=config.save_path / "ivfast.npy"), set())
     evaluate(config, found, progress, run.prepared.learn, run.data)
     progress.note(f"done in {time.monotonic() - started:.0f} s; centers: {config.save_path / 'ivfast.npy'}")

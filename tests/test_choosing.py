@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ivfast.choosing import Candidate, Choice, decide, first_choice, part_of_the_way, seen, shortened
+from ivfast.choosing import Candidate, Choice, decide, first_choice, near_the_least, part_of_the_way, seen
 from ivfast.validation import Curves, Judgement
 
 KMEANS = 0.2  # share that k-means scans under ratio
@@ -68,12 +68,12 @@ def test_every_epoch_of_a_net_is_eligible(benefits: list):
 
 def test_epoch_that_is_worse_under_nearest_is_passed_over_however_good():
     choice = after([(0.15, 0.2), (0.01, 0.201), (0.16, 0.2)])
-    assert decide(choice, [flat(KMEANS)], 1).chosen.epoch == 1
+    assert decide(choice, [], [flat(KMEANS)], 1).chosen.epoch == 1
 
 
 def test_scripted_run_ends_with_its_latest_good_epoch():
     choice = after([(0.19, 0.2), (0.17, 0.19), (0.1501, 0.19), (0.15, 0.19), (0.1505, 0.19), (0.18, 0.19)])
-    verdict = decide(choice, [flat(KMEANS)], 1)
+    verdict = decide(choice, [], [flat(KMEANS)], 1)
     assert verdict.chosen.epoch == 5
     assert verdict.chosen.k == 17.0
     assert verdict.chosen.arrays["centers"].tolist() == [5]
@@ -82,14 +82,14 @@ def test_scripted_run_ends_with_its_latest_good_epoch():
 
 
 def test_kmeans_stays_where_no_epoch_is_eligible():
-    verdict = decide(after([(0.1, 0.21), (0.1, 0.22)]), [flat(KMEANS)], 1)
+    verdict = decide(after([(0.1, 0.21), (0.1, 0.22)]), [], [flat(KMEANS)], 1)
     assert verdict.chosen.epoch == 0
     assert verdict.chosen.arrays["centers"].tolist() == [0]
 
 
 @pytest.mark.parametrize("epochs", [[], [(0.3, 0.2)], [(0.199, 0.2)]])  # the last: 0.25 % better
 def test_kmeans_stays_where_the_gain_is_under_half_a_percent(epochs: list):
-    assert decide(after(epochs), [flat(KMEANS)], 1).chosen.epoch == 0
+    assert decide(after(epochs), [], [flat(KMEANS)], 1).chosen.epoch == 0
 
 
 @pytest.mark.parametrize(("spread", "chosen"), [(0.3, 1), (0.5, 0)])
@@ -99,7 +99,7 @@ def test_kmeans_stays_where_the_gain_is_under_twice_its_standard_error(spread: f
     noise = spread * (noise - noise.mean()) / noise.std()
     choice = first_choice(candidate(0, 0.2, None))
     choice = seen(choice, candidate(1, 0.2 * (0.96 + noise), None), [flat(KMEANS)])
-    verdict = decide(choice, [flat(KMEANS)], 1)
+    verdict = decide(choice, [], [flat(KMEANS)], 1)
     assert verdict.gain == pytest.approx(0.04)
     assert verdict.chosen.epoch == chosen
 
@@ -114,35 +114,46 @@ def test_seen_changes_nothing_it_was_handed():
 def test_part_of_the_way_shrinks_what_is_0_at_the_start_and_k_in_log():
     names = ["u", "layers_0.weight", "layers_9.weight", "layers_9.bias", "layers_10.weight", "layers_10.bias"]
     arrays = {name: np.full(2, 3, dtype=np.float32) for name in names}
-    found, k = part_of_the_way(Candidate(4, 20.0, Judgement([flat(0.1)], None), arrays), 5.0, 0.5)
-    assert {name: float(a[0]) for name, a in found.items()} == {
+    part = part_of_the_way(Candidate(4, 20.0, Judgement([flat(0.1)], None), arrays), 5.0, 0.5)
+    assert {name: float(a[0]) for name, a in part.arrays.items()} == {
         **dict.fromkeys(names, 3.0), "u": 1.5, "layers_10.weight": 1.5, "layers_10.bias": 1.5,
     }  # fmt: skip
-    assert all(a.dtype == np.float32 for a in found.values())
-    assert k == pytest.approx(10)
+    assert all(a.dtype == np.float32 for a in part.arrays.values())
+    assert (part.epoch, part.way) == (4, 0.5)
+    assert part.k == pytest.approx(10)
     assert float(arrays["u"][0]) == 3
 
 
-@given(st.lists(st.tuples(BENEFIT, NEAREST), min_size=4, max_size=4), BENEFIT)
+@given(st.lists(st.tuples(BENEFIT, NEAREST), min_size=4, max_size=4), BENEFIT, NEAREST)
 @settings(derandomize=True, deadline=None, max_examples=200)
-def test_shortened_takes_the_longest_eligible_way_near_the_least(shares: list, whole: float):
-    choice = seen(first_choice(candidate(0, *START)), candidate(1, whole, 0.2), [flat(KMEANS)])
+def test_eligible_ways_near_the_least_are_kept_longest_first(shares: list, whole: float, nearest: float):
+    choice = seen(first_choice(candidate(0, *START)), candidate(1, whole, nearest), [flat(KMEANS)])
     ways = (0.7, 0.5, 0.35, 0.2)
-    shorter = [candidate(1, *s)._replace(way=way) for way, s in zip(ways, shares, strict=True)]
-    good = {1.0: value_by_hand(whole, 0.2)}
+    shorter = [candidate(2, *s)._replace(way=way) for way, s in zip(ways, shares, strict=True)]
+    good = {1.0: value_by_hand(whole, nearest)} if nearest <= 0.2 else {}
     good |= {way: value_by_hand(*s) for way, s in zip(ways, shares, strict=True) if s[1] <= 0.2}
-    found = shortened(choice, shorter, [flat(KMEANS)])
-    assert found.best is not None
-    assert found.best.way == max(way for way, v in good.items() if v <= 1.005 * min(good.values()))
-    assert found.start == choice.start
-    assert choice.best is not None
-    assert choice.best.way == 1
+    found = [c.way for c in near_the_least(choice, shorter, [flat(KMEANS)])]
+    wanted = [way for way, v in good.items() if v <= 1.005 * min(good.values())]
+    assert found == sorted(wanted, reverse=True)
+
+
+def test_of_ways_as_good_the_longest_that_gains_for_sure_is_taken():
+    noise = np.random.default_rng(0).standard_normal(300)
+    noise = (noise - noise.mean()) / noise.std()
+    choice = seen(first_choice(candidate(0, 0.2, None)), candidate(1, 0.2 * (0.96 + 0.5 * noise), None), [flat(KMEANS)])
+    shorter = [
+        candidate(2, 0.2 * (0.96 + spread * noise), None)._replace(way=way)
+        for way, spread in ((0.7, 0.4), (0.5, 0.3), (0.35, 0.1))
+    ]
+    verdict = decide(choice, shorter, [flat(KMEANS)], 1)
+    assert (verdict.chosen.epoch, verdict.chosen.way) == (2, 0.5)
+    assert decide(choice, shorter[:1], [flat(KMEANS)], 1).text.startswith(
+        "no sure gain on held-out vectors (best epoch 1:"
+    )
 
 
 def test_verdict_tells_a_part_of_the_way():
     choice = seen(first_choice(candidate(0, *START)), candidate(3, 0.19, 0.2), [flat(KMEANS)])
-    verdict = decide(
-        shortened(choice, [candidate(3, 0.15, 0.18)._replace(way=0.35)], [flat(KMEANS)]), [flat(KMEANS)], 1
-    )
+    verdict = decide(choice, [candidate(4, 0.15, 0.18)._replace(way=0.35)], [flat(KMEANS)], 1)
     assert verdict.chosen.way == 0.35
-    assert verdict.text.startswith("epoch 3, 0.35 of its way from k-means: 17.5 % less")
+    assert verdict.text.startswith("epoch 4, 0.35 of its way from k-means: 17.5 % less")
