@@ -1,12 +1,18 @@
 """Whole runs, from the same files to the evaluation, by both backends."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
+from ivfast import exporting
+from ivfast.choosing import WAYS, Candidate, Choice, Verdict
+from ivfast.export import load_model
 from parity_tests.cases import CASES, Case
 from parity_tests.comparator import Named, Table, compare
+from parity_tests.reference import move_centers
 from parity_tests.runs import Outcome, make_config, run, write_data
 
 pytestmark = pytest.mark.parity
@@ -66,3 +72,33 @@ def test_float32_runs_agree(case: Case, data: Path, table: Table, monkeypatch: p
     check("k", K, (left.log_k(), right.log_k()))
     check("chosen epoch", IDENTICAL, (left.choices(), right.choices()))
     check("recall", RECALL, (left.reported("recall"), right.reported("recall")))
+
+
+@pytest.mark.parametrize("name", ["jax", "torch"])
+def test_what_is_exported_lies_part_of_the_way_to_the_last_epoch(
+    name: str, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = next(case for case in CASES if case.metric == "IP" and case.deep and not case.drop)
+
+    def half(choice: Choice, shorter: list[Candidate], kmeans: object, seed: int) -> Verdict:
+        del choice, kmeans, seed
+        return Verdict(shorter[WAYS.index(0.5)], 0.1, 0.01, "half")
+
+    monkeypatch.setattr(exporting, "decide", half)
+    config = replace(make_config(case, data), save_path=data / "part of the way")
+    found = run(config, name, "float32", monkeypatch)
+    assert found.ways == {"centers": 0.5, "net": 0.5}
+    last, start = found.states[-1], found.setup.start.astype(np.float64)
+    wanted = move_centers(0.5 * last["params/u"].astype(np.float64), found.setup)
+    whole = move_centers(last["params/u"].astype(np.float64), found.setup)
+    np.testing.assert_allclose(found.ivfast, wanted, atol=1e-6)
+    assert np.abs(wanted - whole).max() > 1e-3 < np.abs(wanted - start).max()
+    folder = config.save_path / f"{name} float32"
+    model = load_model(folder / "dcnet.safetensors", folder / "ivfast.npy")
+    assert model is not None
+    for layer, part in (("layers_0", 1.0), (f"layers_{len(config.param_list) - 2}", 0.5)):
+        for array in ("weight", "bias"):
+            trained = last[f"params/{layer}.{array}"]
+            np.testing.assert_array_equal(model.net[f"{layer}.{array}"], np.float32(part) * trained)
+    k = model.facts["centers"].k
+    assert k == pytest.approx((model.facts["kmeans"].k * found.k[-1]) ** 0.5)
