@@ -8,12 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ivfast import exporting
+from ivfast.choosing import Candidate, Choice, Verdict
 from parity_tests.cases import Case
-from parity_tests.runs import Outcome, make_config, run, write_data
+from parity_tests.runs import EPOCHS, Outcome, make_config, run, write_data
 
 pytestmark = pytest.mark.parity
 
-RECALL = 0.005  # largest gap seen: 0.0029, of bfloat16; of float16 0.0004
+RECALL = 0.005  # largest gap seen: 0.0014, of bfloat16; of float16 0.0002
 LENGTH = {"IP": 1.0, "L2": 300.0}  # of all rows; a thousand times the latter is beyond float16
 
 # Each mode, type and metric with each other once; test_precision compares steps of the other four.
@@ -40,16 +42,20 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
             apex_mode, amp_dtype = mode.split("-")
             config = replace(config, use_amp=True, apex_mode=apex_mode, amp_dtype=amp_dtype)
         with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(exporting, "decide", last_epoch)
             return run(config, backend, "float32", patch)
 
     return outcome
 
 
-def gap(left: Outcome, right: Outcome) -> float:
-    """Largest difference of recall, mean over nprobes, of all routers, rules and percents.
+def last_epoch(choice: Choice, shorter: list[Candidate], kmeans: object, seed: int) -> Verdict:
+    """The same for all: of epochs and ways as good as each other, the choice is rounding's."""
+    del choice, kmeans, seed
+    return Verdict(shorter[0], 0.1, 0.01, "the last epoch")
 
-    A mean: where another epoch is chosen, single nprobes of the net move by up to 0.0048.
-    """
+
+def gap(left: Outcome, right: Outcome) -> float:
+    """Largest difference of recall, mean over nprobes, of all routers, rules and percents."""
     mine, other = left.reported("recall"), right.reported("recall")
     assert mine.keys() == other.keys()
     return max(abs(float((mine[line] - other[line]).mean())) for line in mine if "fixed" in line)
@@ -61,7 +67,7 @@ def test_half_precision_reaches_float32_s_recall(mode: str, metric: str, backend
     half, whole = (runs(backend, name, metric, LENGTH[metric]) for name in (mode, "float32"))
     assert half.states[-1]["scale/n_skipped"] == 0
     assert half.states[-1]["scale/value"] == 1024
-    assert half.chosen["centers"] > 0
+    assert half.chosen == whole.chosen == {"centers": EPOCHS, "net": EPOCHS}
     assert gap(half, whole) <= RECALL
 
 
