@@ -12,7 +12,7 @@ from ivfast.files import save_array
 from ivfast.report import versions
 from ivfast.resuming import WHERE, Point
 from ivfast.routers import centers_router
-from ivfast.running import Run, centers_of, judge_router, state_of
+from ivfast.running import Run, centers_of, judge_router, state_of, weights_of
 from ivfast.validation import value
 
 
@@ -44,10 +44,8 @@ def export(run: Run, point: Point) -> None:
 
 def _decide(run: Run, router: str, point: Point) -> Verdict:
     """Beside the best epoch, try parts of the last one's way: it has settled, however good the others were."""
-    choice, weights = point.choices[router], run.backend.weights(point.state)
-    last = choice.start._replace(
-        epoch=point.epoch, k=point.goal.k, arrays=weights if router == "net" else {"u": weights["u"]}
-    )
+    choice = point.choices[router]
+    last = choice.start._replace(epoch=point.epoch, k=point.goal.k, arrays=weights_of(run, router, point.state))
     shorter = []
     for way in WAYS:
         candidate = part_of_the_way(last, choice.start.k, way)

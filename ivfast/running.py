@@ -93,6 +93,12 @@ def judge_router(run: Run, name: str, state: Any, k: float) -> Judgement:
     return judge(run.held, router, run.config.percents, by_nearest=name == "centers")
 
 
+def weights_of(run: Run, router: str, state: Any) -> dict[str, np.ndarray]:
+    """What a candidate keeps of a state."""
+    weights = run.backend.weights(state)
+    return weights if router == "net" else {"u": weights["u"]}
+
+
 def state_of(run: Run, candidate: Candidate) -> Any:
     """A state that holds a candidate's weights, for logits and export alone."""
     nlist = run.config.nlist

@@ -26,7 +26,16 @@ from ivfast.health import collapse
 from ivfast.progress import Progress
 from ivfast.resuming import Point, best_params, pack, refuse_others, state_arrays
 from ivfast.routers import LogitTiles
-from ivfast.running import Run, judge_all, judge_router, refit_goal, router_of_centers, start_run, state_of
+from ivfast.running import (
+    Run,
+    judge_all,
+    judge_router,
+    refit_goal,
+    router_of_centers,
+    start_run,
+    state_of,
+    weights_of,
+)
 from ivfast.signals import asked, finishing_chunks, stop_if_asked
 from ivfast.stepping import Sums, TooManySkipsError, run_chunks
 
@@ -123,9 +132,8 @@ def train_epoch(run: Run, point: Point) -> Point:
     goal = refit_goal(run, centers, run.backend.use(state)["centers"])
     k = goal.k
     choices, used = dict(point.choices), {}
-    weights = run.backend.weights(state)
     for name, judgement in judge_all(run, state, centers, k).items():
-        arrays = weights if name == "net" else {"u": weights["u"]}
+        arrays = weights_of(run, name, state)
         choices[name] = seen(choices[name], Candidate(epoch, k, judgement, arrays), run.kmeans)
         used[name] = judgement.used
     values = {name: choice.values[-1] for name, choice in choices.items()}
