@@ -54,22 +54,24 @@ class Found(NamedTuple):
     chosen: str
 
 
-def shares(run: Run, router: Router) -> np.ndarray:
-    """Scanned at 90 % recall of the evaluation's queries, (1 + percents,)"""
-    use = measure_use(run.prepared.learn, run.prepared.space, router, (1.0,), run.config.seed)[1.0]
-    plans = [Plan("ratio", 0.0), *(Plan("benefit", percent, 1.0, log_use(use)) for percent in PERCENTS)]
+def scanned(run: Run, router: Router, plans: list[Plan]) -> np.ndarray:
+    """At 90 % recall of the evaluation's queries, (plans,)"""
     setting = RouterSetting(router, plans, None, None)
     found = evaluate_router(setting, run.data, run.prepared.space, run.config.ftopk, (1,), BLOCK, silent())
     return np.array([result.scanned_at["0.90"] for result in found])
 
 
+def shares(run: Run, router: Router) -> np.ndarray:
+    """Scanned under nearest, then under benefit at each percent, (1 + percents,)"""
+    use = measure_use(run.prepared.learn, run.prepared.space, router, (1.0,), run.config.seed)[1.0]
+    plans = [Plan("benefit", percent, 1.0, log_use(use)) for percent in PERCENTS]
+    return scanned(run, router, [Plan("ratio", 0.0), *plans])
+
+
 def over_kmeans(run: Run) -> float:
     """What k-means scans at its better percent."""
     router = router_of_centers(run, run.prepared.kmeans, 1.0)
-    plans = [Plan("ratio", percent) for percent in PERCENTS]
-    setting = RouterSetting(router, plans, None, None)
-    found = evaluate_router(setting, run.data, run.prepared.space, run.config.ftopk, (1,), BLOCK, silent())
-    return min(result.scanned_at["0.90"] for result in found)
+    return scanned(run, router, [Plan("ratio", percent) for percent in PERCENTS]).min()
 
 
 def one_run(config: Config) -> Found:
@@ -149,7 +151,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--cases", nargs="+", choices=list(GRID), default=list(GRID))
     options = parser.parse_args(argv)
-    print_head = ["set", "setting", "case", "exported: nearest; benefit", "k-means' own", "lost", "chosen"]
+    head = ["set", "setting", "case", "exported: nearest; benefit", "k-means' own", "lost", "chosen"]
     rows = []
     for entry in options.sets:
         name, metric = entry.split(":")
@@ -162,7 +164,7 @@ def main(argv: list[str] | None = None) -> None:
                     ]
                     rows.append(row([name, setting, label], found))
                     print(rows[-1], flush=True)
-    print_table(print_head, rows)
+    print_table(head, rows)
 
 
 if __name__ == "__main__":

@@ -5,11 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.peers.task import Task, exact, open_task
+from benchmarks.peers.task import Task, exact
 from ivfast.synthetic import save_set
-
-NLIST = 16
-PARAM_LIST = (24, 64, NLIST)
+from tests.peers.reading import task_of
 
 
 def topics(rng: np.random.Generator, n: int, mixing: np.ndarray) -> np.ndarray:
@@ -31,10 +29,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     learn, base, query = ((topics(rng, n, mixing) * stretch * 50).astype(np.float32) for n in (4000, 3000, 300))
     save_set(folder, "spread", learn, base, query, exact(query, base, "L2"))
     return folder
-
-
-def task_of(folder: Path, metric: str, setting: str) -> Task:
-    return open_task(folder, "topics" if metric == "IP" else "spread", metric, setting, NLIST, 1)
 
 
 @pytest.fixture(scope="module", params=["IP", "L2"])

@@ -1,13 +1,19 @@
-"""How records are read, and a method that knows nothing."""
+"""How sets and records are read, and a method that knows nothing."""
+
+from pathlib import Path
 
 import numpy as np
 
 from benchmarks.peers.peer import Peer, plan_rule
-from benchmarks.peers.task import Task
+from benchmarks.peers.task import Task, open_task
 from ivfast.routers import Router
 
 NLIST = 16
 PARAM_LIST = (24, 64, NLIST)
+
+
+def task_of(folder: Path, metric: str, setting: str) -> Task:
+    return open_task(folder, "topics" if metric == "IP" else "spread", metric, setting, NLIST, 1)
 
 
 def at_90(records: list[dict], probing: str = "fixed", percent: float = 0.0, rule: str | None = None) -> float:

@@ -7,8 +7,7 @@ from benchmarks.peers import copies, kmeans
 from benchmarks.peers.evaluator import evaluate
 from benchmarks.peers.peer import nearest_with
 from benchmarks.peers.task import Task
-from tests.peers.conftest import NLIST
-from tests.peers.reading import at_90
+from tests.peers.reading import NLIST, at_90
 
 
 @pytest.mark.parametrize("squared", [True, False])

@@ -17,8 +17,7 @@ from ivfast.probing import Answers, imbalance, log_gains, thresholds_for
 from ivfast.routers import LogitTiles, Router
 from tests import independent
 from tests.conftest import unit_rows
-from tests.peers.conftest import NLIST
-from tests.peers.reading import at_90
+from tests.peers.reading import NLIST, at_90
 
 
 def brute_force(lists: np.ndarray, gt: np.ndarray, probes: list[np.ndarray]) -> tuple[float, np.ndarray]:

@@ -16,8 +16,7 @@ from benchmarks.peers.task import Task, exact
 from ivfast.probing import Answers
 from ivfast.routers import LogitTiles
 from tests import independent
-from tests.peers.conftest import NLIST, PARAM_LIST, task_of
-from tests.peers.reading import at_90, hashed
+from tests.peers.reading import NLIST, PARAM_LIST, at_90, hashed, task_of
 
 
 def test_balanced_buckets_are_more_even_than_kmeans(in_sample: Task) -> None:
