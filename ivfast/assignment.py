@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ivfast.demand import Demand, TileDemand
 from ivfast.progress import Bar
-from ivfast.routers import Crossing, LogitTiles, group_candidates, log_softmax
+from ivfast.routers import Crossing, LogitTiles, log_softmax, top
 
 LEAST_USE = 1e-9  # m of a bucket counts as at least this
 COVER = 0.5  # of the crossing with a bucket taken counts against a copy
@@ -59,15 +60,16 @@ def mean_membership(tiles: Iterable[tuple[int, np.ndarray]], temperatures: Itera
 
 
 def candidates(
-    z: np.ndarray, plan: Plan, width: int, crossing: Crossing | None = None
+    z: np.ndarray, plan: Plan, width: int, crossing: Crossing | None = None, demand: TileDemand | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """The best `width` buckets of each row by the plan's key; ties go to the smaller bucket.
 
         ratio       log d_1 - log d_j = (log z_1 - log z_j) / 2 for z = -k d^2 / delta
         membership  log p_b
-        benefit     log p_b - log m_b, less for copies what the buckets taken cover (see cover)
+        benefit     log p_b - log m_b; of copies what the buckets taken leave of it (see cover)
 
     z: (n, nlist) float32; crossing: of the router, for (n, width) buckets (None: it has none)
+    demand: who asks for these rows (None: not known)
     returns: buckets (n, width) int32 and keys (n, width) float32, falling along each row
     """
     if plan.rule == "ratio":
@@ -80,17 +82,27 @@ def candidates(
     buckets = top(keys, width)
     keys = np.take_along_axis(keys, buckets, axis=1)
     if plan.rule == "benefit" and plan.percent > 0 and width > 1 and crossing is not None:
-        return cover(buckets, keys, crossing(buckets) * np.float32(COVER / plan.temperature))
+        return cover(buckets, keys, crossing(buckets) * np.float32(COVER / plan.temperature), demand)
     return buckets, keys
 
 
-def cover(buckets: np.ndarray, keys: np.ndarray, crossing: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def cover(
+    buckets: np.ndarray, keys: np.ndarray, crossing: np.ndarray, demand: TileDemand | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Order a row's buckets so that each is worth most beside those before it.
 
-        key_b = log p_b - log m_b - 1 / (2 T) sum of crossing_ab over the buckets a before it
+    Two estimates of a copy's gain over its cost, A the buckets before it. By the vector's own memberships:
+
+        own_b = log p_b - log m_b - 1 / (2 T) sum of crossing_ab over A
+
+    by those that ask for it, y with weight w_y, each of which probes b with chance c_b(y):
+
+        asked_b = log sum_y w_y max(0, c_b(y) - max of c_a(y) over A) - log mean c_b
+
+    The key is their mean, (own_b + log sum_y w_y + asked_b) / 2; own_b alone where no demand is known.
 
     buckets, keys: (n, width), the first stays; crossing: (n, width, width), times 1 / (2 T)
-    returns: both, reordered; keys fall along each row; ties go to the smaller bucket
+    returns: both, reordered; keys fall along each row after the first; ties go to the smaller bucket
     """
     n, width = buckets.shape
     rows = np.arange(n)
@@ -98,11 +110,14 @@ def cover(buckets: np.ndarray, keys: np.ndarray, crossing: np.ndarray) -> tuple[
     order = np.concatenate([np.zeros((n, 1), order.dtype), order[order > 0].reshape(n, width - 1)], axis=1)
     worth = np.take_along_axis(keys, order, axis=1)
     worth[:, 0] = -np.inf  # taken
+    asked = None if demand is None else demand.asked(np.take_along_axis(buckets, order, axis=1))
+    best = np.zeros(n, dtype=np.int64)
     chosen, found = np.zeros((n, width), dtype=np.int64), keys.copy()
     for place in range(1, width):
         worth -= np.take_along_axis(crossing[rows, chosen[:, place - 1]], order, axis=1)
-        best = worth.argmax(axis=1)
-        chosen[:, place], found[:, place] = order[rows, best], worth[rows, best]
+        key = worth if asked is None else (worth + asked.after(best)) / 2
+        best = key.argmax(axis=1)
+        chosen[:, place], found[:, place] = order[rows, best], key[rows, best]
         worth[rows, best] = -np.inf
     return np.take_along_axis(buckets, chosen, axis=1), found
 
@@ -114,41 +129,10 @@ def _ratio_keys(z: np.ndarray) -> np.ndarray:
     return np.where(z == z[:, :1], np.float32(0), keys)
 
 
-def top(keys: np.ndarray, width: int) -> np.ndarray:
-    """Columns of the `width` largest of each row, largest first, ties to the smaller column.
-
-    keys: (n, columns) float; returns (n, width) int32
-    """
-    if width == 1:
-        return keys.argmax(axis=1)[:, None].astype(np.int32)
-    few, at = group_candidates(keys, width)
-    if at is None:
-        return _top_of_all(keys, width)
-    found = np.take_along_axis(at, _top_of_all(few, width).astype(np.int64), axis=1).astype(np.int32)
-    # a group left out may hold a key equal to the least one taken: look at all of such a row
-    least = np.take_along_axis(keys, found[:, -1:], axis=1)
-    tied = np.flatnonzero((keys >= least).sum(axis=1) > width)
-    found[tied] = _top_of_all(keys[tied], width)
-    return found
-
-
-def _top_of_all(keys: np.ndarray, width: int) -> np.ndarray:
-    n, columns = keys.shape
-    least = np.partition(keys, columns - width, axis=1)[:, columns - width, None]
-    chosen = keys >= least
-    many = np.flatnonzero(chosen.sum(axis=1) > width)  # ties at the border
-    for row in many:
-        tied = np.flatnonzero(keys[row] == least[row])
-        spare = int(chosen[row].sum()) - width
-        chosen[row, tied[len(tied) - spare :]] = False
-    found = np.nonzero(chosen)[1].reshape(n, width)
-    order = np.argsort(-np.take_along_axis(keys, found, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(found, order, axis=1).astype(np.int32)
-
-
 def assign(
-    tiles: LogitTiles, plans: list[Plan], width: int, wanted: np.ndarray | None = None, bar: Bar | None = None
-) -> list[Assignment]:
+    tiles: LogitTiles, plans: list[Plan], width: int, wanted: np.ndarray | None = None, bar: Bar | None = None,
+    demand: Demand | None = None,
+) -> list[Assignment]:  # fmt: skip
     """Store every vector once, then the round(percent n) best extras over all of them.
 
     Two passes over the logits: the first counts keys in a histogram, the second takes what lies
@@ -157,16 +141,18 @@ def assign(
 
     width: buckets a vector can be in at most, min(ftopk, nlist)
     wanted: ascending vector numbers whose buckets are returned; None: all
+    demand: who asks for the vectors, for copies by benefit (None: not known)
     """
     builders = [_Builder(plan, tiles.router.nlist, tiles.n, width, wanted) for plan in plans]
     for second in (False, True):
         for start, z in tiles:
             found: dict[tuple[str, float, bool], tuple[np.ndarray, np.ndarray]] = {}
             crossing = tiles.crossing(start, z)
+            asked = None if demand is None else demand.of(start, len(z))
             for builder in builders:
                 key = builder.plan.keyed_by
                 if key not in found:
-                    found[key] = candidates(z, builder.plan, width, crossing)
+                    found[key] = candidates(z, builder.plan, width, crossing, asked)
                 (builder.take if second else builder.count)(start, *found[key])
             if bar is not None:
                 bar.advance(len(z))

@@ -6,6 +6,7 @@ import numpy as np
 
 from ivfast.assignment import Assignment, Plan, assign, default_rule
 from ivfast.data import EvaluationSet, Space
+from ivfast.demand import Demand, ReverseNeighbors, find_probes
 from ivfast.ground_truth import COUNTED
 from ivfast.prediction import Predicted
 from ivfast.probing import (
@@ -36,6 +37,12 @@ class RouterSetting(NamedTuple):
     temperature: float | None  # T; None: fixed probing alone
     held_out: np.ndarray | None  # (n, nlist) float32 logits of held-out learn vectors
     predicted: dict[float, dict[str, Predicted]] | None = None  # by percent, under the default rule
+    nprobe: float = 1.0  # at which those that stand for queries look, for copies by benefit
+
+    @property
+    def needs_demand(self) -> bool:
+        """Whether it matters who asks for base."""
+        return any(plan.rule == "benefit" and plan.percent > 0 for plan in self.plans)
 
 
 class Result(NamedTuple):
@@ -81,16 +88,20 @@ def right_answers(gt: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def evaluate_router(
     setting: RouterSetting, data: EvaluationSet, space: Space, width: int, nprobes: tuple[int, ...],
-    read_rows: int, progress: Progress,
+    read_rows: int, progress: Progress, reverse: ReverseNeighbors | None = None,
 ) -> list[Result]:  # fmt: skip
     """Assign base under every plan, then search all queries both ways.
 
     width: buckets a vector is in at most; nprobes: those reported, each at most nlist
+    reverse: who has which vector of base among its nearest, for copies by benefit
     """
     wanted, at, valid = right_answers(data.gt)
     tiles = LogitTiles(setting.router, data.base, space, read_rows=read_rows)
+    demand = None
+    if reverse is not None and setting.needs_demand:
+        demand = Demand(reverse, find_probes(tiles, setting.nprobe))
     with progress.bar(f"assigning base, {setting.router.name}", 2 * len(data.base)) as bar:
-        assignments = assign(tiles, setting.plans, width, wanted, bar)
+        assignments = assign(tiles, setting.plans, width, wanted, bar, demand)
     stored = [Stored(a.sizes, len(data.base), a.buckets) for a in assignments]
     queries = LogitTiles(setting.router, data.query, space, read_rows=read_rows)
     with progress.bar(f"searching, {setting.router.name}", len(data.query)) as bar:

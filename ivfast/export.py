@@ -16,7 +16,7 @@ from ivfast.facts import Facts
 from ivfast.files import save_tensors
 from ivfast.prediction import Predicted
 
-SCHEMA = 1
+SCHEMA = 2
 
 
 class Model(NamedTuple):
@@ -57,7 +57,7 @@ def save_model(path: Path, model: Model, centers_path: Path) -> None:
         storing = {repr(percent): t for percent, t in facts.storing.items()}
         predicted = {repr(percent): levels for percent, levels in facts.predicted.items()}
         routers[name] = {
-            "k": facts.k, "T": facts.temperature, "T_s": storing, "predicted": predicted,
+            "k": facts.k, "T": facts.temperature, "nprobe": facts.nprobe, "T_s": storing, "predicted": predicted,
             "calibration_error": facts.calibration_error,
         }  # fmt: skip
     metadata = {
@@ -128,9 +128,11 @@ def _check_facts(model: Model) -> None:
         raise ValueError(f"metric {model.space.metric!r}")
     for name in ("kmeans", "centers", "net") if model.net else ("kmeans", "centers"):
         facts = model.facts[name]
-        for number in (facts.k, facts.temperature, model.delta_floor, *facts.storing.values()):
+        for number in (facts.k, facts.temperature, facts.nprobe, model.delta_floor, *facts.storing.values()):
             if not 0 < number < float("inf"):
-                raise ValueError(f"{name} has {number!r} among k, T, T_s, delta_floor, expected numbers above 0")
+                raise ValueError(
+                    f"{name} has {number!r} among k, T, nprobe, T_s, delta_floor, expected numbers above 0"
+                )
         if absent := set(facts.storing.values()) - facts.use.keys():
             raise ValueError(f"{name} lacks m at T_s {absent}")
 
@@ -140,6 +142,7 @@ def _as_model(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> Model:
         name: Facts(
             router["k"],
             router["T"],
+            router["nprobe"],
             {float(percent): t for percent, t in router["T_s"].items()},
             {float(t): m for t, m in _below(arrays, f"use.{name}.").items()},
             {

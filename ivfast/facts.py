@@ -9,8 +9,9 @@ from ivfast.calibration import fit_temperature
 from ivfast.data import Space, Vectors
 from ivfast.draws import generator
 from ivfast.prediction import Predicted, calibration_error, predict, reliability
+from ivfast.probing import RECALL
 from ivfast.routers import LogitTiles, Router
-from ivfast.validation import TEMPERATURES, HeldOut, choose_temperatures, held_out_tiles
+from ivfast.validation import TEMPERATURES, HeldOut, choose_temperatures, held_out_demand, held_out_tiles
 
 USE_PER_BUCKET = 200  # learn vectors from which m is told
 TEMPERATURE_ROWS = 4000  # held-out vectors on which T is fitted
@@ -21,6 +22,7 @@ class Facts(NamedTuple):
 
     k: float
     temperature: float  # T, of adaptive probing
+    nprobe: float  # at which the best buckets of 90 % of held-out answers are probed
     storing: dict[float, float]  # T_s by percent
     use: dict[float, np.ndarray]  # m by T_s, (nlist,) float64
     predicted: dict[float, dict[str, Predicted]]  # by percent and level of recall, under the default rule
@@ -32,15 +34,17 @@ def fit_facts(held: HeldOut, router: Router, k: float, percents: tuple[float, ..
     z, targets = held_out_answers(held, router)
     temperature = fit_temperature(z, targets)
     error = calibration_error(reliability(z, targets, temperature))
-    tiles = held_out_tiles(held, router)
-    facts = Facts(k, temperature, {}, {}, {}, error)
+    tiles, demand = held_out_tiles(held, router), None
+    facts = Facts(k, temperature, nprobe_of_answers(z, targets), {}, {}, {}, error)
     if router.name != "kmeans":  # which is stored by ratio alone
+        if max(percents) > 0:
+            demand = held_out_demand(held, router, facts.nprobe)
         facts = facts._replace(
-            storing=choose_temperatures(held, tiles, percents),
+            storing=choose_temperatures(held, tiles, percents, demand),
             use=measure_use(held.learn, held.space, router, TEMPERATURES, held.seed),
         )
     plans = [plan for plan in make_plans(router.name, facts, percents) if plan.rule == default_rule(router.name)]
-    return facts._replace(predicted=predict(held, tiles, plans))
+    return facts._replace(predicted=predict(held, tiles, plans, demand))
 
 
 def held_out_answers(held: HeldOut, router: Router) -> tuple[np.ndarray, np.ndarray]:
@@ -52,6 +56,12 @@ def held_out_answers(held: HeldOut, router: Router) -> tuple[np.ndarray, np.ndar
     best = np.concatenate([z.argmax(axis=1) for _, z in tiles])
     z = LogitTiles(router, held.learn, held.space, rows).all()
     return z, best[at.reshape(answers.shape)]
+
+
+def nprobe_of_answers(z: np.ndarray, targets: np.ndarray) -> float:
+    """The 90 % quantile of the places of answers' best buckets. z: (n, nlist); targets: (n, ftopk) buckets"""
+    at = np.take_along_axis(z, targets, axis=1)
+    return float(np.quantile([(z > column[:, None]).sum(axis=1) + 1 for column in at.T], RECALL))
 
 
 def measure_use(

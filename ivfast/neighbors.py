@@ -50,6 +50,15 @@ def find_neighbors(learn: Vectors, space: Space, ftopk: int, seed: int, progress
     return _approximate(learn, space, train, held_out, ftopk, progress)
 
 
+def nearest_of_all(vectors: Vectors, space: Space, ftopk: int, progress: Progress) -> np.ndarray:
+    """The ftopk nearest of every vector among the others, nearest first, (n, ftopk) int64; ftopk below n."""
+    rows = np.arange(len(vectors))
+    if len(vectors) <= EXACT_LEARN:
+        x = vectors.take(space, slice(None))
+        return _exact(x, x, rows, rows, ftopk, space.metric, progress)
+    return _search_all(_ivf(vectors, space, rows, progress), vectors, space, rows, ftopk, progress)
+
+
 def _exact(
     x: np.ndarray, base: np.ndarray, ids: np.ndarray, base_ids: np.ndarray,
     ftopk: int, metric: str, progress: Progress,
@@ -85,6 +94,14 @@ def _approximate(
     learn: Vectors, space: Space, train: np.ndarray, held_out: np.ndarray, ftopk: int, progress: Progress
 ) -> Neighbors:
     index = _ivf(learn, space, train, progress)
+    nearest = _search_all(index, learn, space, train, ftopk, progress)
+    return Neighbors(train, nearest, held_out, _answers(index, learn, space, held_out, ftopk, progress))
+
+
+def _search_all(
+    index: faiss.IndexIVFFlat, learn: Vectors, space: Space, train: np.ndarray, ftopk: int, progress: Progress
+) -> np.ndarray:
+    """Neighbours of what the index holds; leaves its nprobe as found good."""
     nprobe, recall = _choose_nprobe(index, learn, space, train, ftopk)
     progress.note(f"neighbours: IVF search, nprobe {nprobe} of {index.nlist}, measured recall {recall:.3f}")
     index.nprobe = nprobe
@@ -95,7 +112,7 @@ def _approximate(
             ids = train[start : start + step]
             nearest[start : start + step] = _search(index, learn.take(space, ids), ids, ftopk)
             bar.advance(len(ids))
-    return Neighbors(train, nearest, held_out, _answers(index, learn, space, held_out, ftopk, progress))
+    return nearest
 
 
 def _answers(

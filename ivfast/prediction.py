@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ivfast.assignment import Plan
+from ivfast.demand import Demand
 from ivfast.probing import LEVELS, scanned_at
 from ivfast.routers import log_softmax
 from ivfast.validation import HeldOut, HeldOutTiles, measure, nprobe_grid
@@ -19,11 +20,13 @@ class Predicted(NamedTuple):
     scanned: float  # share of the vectors stored, copies counted
 
 
-def predict(held: HeldOut, tiles: HeldOutTiles, plans: list[Plan]) -> dict[float, dict[str, Predicted]]:
+def predict(
+    held: HeldOut, tiles: HeldOutTiles, plans: list[Plan], demand: Demand | None = None
+) -> dict[float, dict[str, Predicted]]:
     """The nprobe that reaches each level of recall on held-out vectors, by percent. plans: of one rule"""
     grid = nprobe_grid(tiles.pool.router.nlist)
     found = {}
-    for plan, curves in zip(plans, measure(held, tiles, plans), strict=True):
+    for plan, curves in zip(plans, measure(held, tiles, plans, demand), strict=True):
         recall = curves.found.sum(axis=0) / (len(curves.found) * curves.n_answers)
         scanned = curves.scanned.mean(axis=0)
         found[plan.percent] = {

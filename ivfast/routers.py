@@ -72,6 +72,38 @@ def group_candidates(keys: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarr
     return np.concatenate([np.take_along_axis(keys, at, axis=1), rest], axis=1), np.concatenate([at, ends], axis=1)
 
 
+def top(keys: np.ndarray, width: int) -> np.ndarray:
+    """Columns of the `width` largest of each row, largest first, ties to the smaller column.
+
+    keys: (n, columns) float; returns (n, width) int32
+    """
+    if width == 1:
+        return keys.argmax(axis=1)[:, None].astype(np.int32)
+    few, at = group_candidates(keys, width)
+    if at is None:
+        return _top_of_all(keys, width)
+    found = np.take_along_axis(at, _top_of_all(few, width).astype(np.int64), axis=1).astype(np.int32)
+    # a group left out may hold a key equal to the least one taken: look at all of such a row
+    least = np.take_along_axis(keys, found[:, -1:], axis=1)
+    tied = np.flatnonzero((keys >= least).sum(axis=1) > width)
+    found[tied] = _top_of_all(keys[tied], width)
+    return found
+
+
+def _top_of_all(keys: np.ndarray, width: int) -> np.ndarray:
+    n, columns = keys.shape
+    least = np.partition(keys, columns - width, axis=1)[:, columns - width, None]
+    chosen = keys >= least
+    many = np.flatnonzero(chosen.sum(axis=1) > width)  # ties at the border
+    for row in many:
+        tied = np.flatnonzero(keys[row] == least[row])
+        spare = int(chosen[row].sum()) - width
+        chosen[row, tied[len(tied) - spare :]] = False
+    found = np.nonzero(chosen)[1].reshape(n, width)
+    order = np.argsort(-np.take_along_axis(keys, found, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(found, order, axis=1).astype(np.int32)
+
+
 def center_logits(x: np.ndarray, centers: np.ndarray, metric: str, delta_floor: float) -> np.ndarray:
     """Scale-free logits of the linear path at k = 1.
 

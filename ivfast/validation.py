@@ -7,6 +7,7 @@ import numpy as np
 from ivfast.assignment import Plan, candidates, log_use, mean_membership
 from ivfast.calibration import n_pairs
 from ivfast.data import Space, Vectors
+from ivfast.demand import Demand, find_probes, reverse_neighbors
 from ivfast.draws import generator
 from ivfast.neighbors import Neighbors
 from ivfast.probing import RECALL, Answers, Stored, first_found, router_order, scanned_at, scanned_shares
@@ -18,6 +19,7 @@ RESAMPLES = 200
 SAMPLE_PER_BUCKET, SAMPLE_LEAST = 40, 20_000  # learn vectors from which bucket sizes are told
 TEMPERATURES = (0.5, 0.7, 1.0, 1.5, 2.0, 3.0)  # of which T_s is chosen
 SAME_TEMPERATURE = 0.02
+MOST_ASKERS = 300_000  # training vectors that stand for queries of the pool at most
 
 
 class HeldOut(NamedTuple):
@@ -25,6 +27,7 @@ class HeldOut(NamedTuple):
 
     learn: Vectors
     space: Space
+    neighbors: Neighbors
     rows: np.ndarray  # (n_held_out,) learn rows searched for
     pool: np.ndarray  # (n_pool,) learn rows that are stored: their answers, and a sample
     sample: np.ndarray  # (n_sample,) places in pool that stand for all of learn
@@ -60,7 +63,7 @@ def make_held_out(learn: Vectors, space: Space, neighbors: Neighbors, nlist: int
     drawn = generator(seed, 0, "calibration").permutation(n * ftopk)[: n_pairs(nlist)]
     pairs = neighbors.held_out[drawn // ftopk], neighbors.answers[drawn // ftopk, drawn % ftopk]
     return HeldOut(
-        learn, space, neighbors.held_out, pool, np.searchsorted(pool, sample),
+        learn, space, neighbors, neighbors.held_out, pool, np.searchsorted(pool, sample),
         Answers(at, np.ones(at.shape, dtype=bool)), pairs, width, seed,
     )  # fmt: skip
 
@@ -93,12 +96,28 @@ def nprobe_grid(nlist: int) -> np.ndarray:
     return np.unique(np.r_[1 : min(32, nlist) + 1, np.round(np.geomspace(1, nlist, 64)).astype(int)])
 
 
-def measure(held: HeldOut, tiles: HeldOutTiles, plans: list[Plan]) -> list[Curves]:
+def held_out_demand(held: HeldOut, router: Router, nprobe: float) -> Demand:
+    """Who asks for the pool: training vectors (above 300,000 of them: a draw) by their neighbours, and itself."""
+    neighbors, pool = held.neighbors, held.pool
+    at = np.minimum(np.searchsorted(pool, neighbors.train_neighbors), len(pool) - 1)
+    at[pool[at] != neighbors.train_neighbors] = -1
+    asking = np.flatnonzero((at >= 0).any(axis=1))
+    if len(asking) > MOST_ASKERS:
+        asking = np.sort(generator(held.seed, 0, "sample", 4).choice(asking, MOST_ASKERS, replace=False))
+    rows = np.union1d(pool, neighbors.train[asking])
+    nearest = np.full((len(rows), at.shape[1]), -1)
+    nearest[np.searchsorted(rows, neighbors.train[asking])] = at[asking]
+    reverse = reverse_neighbors(nearest, np.searchsorted(rows, pool))
+    return Demand(reverse, find_probes(LogitTiles(router, held.learn, held.space, rows), nprobe))
+
+
+def measure(held: HeldOut, tiles: HeldOutTiles, plans: list[Plan], demand: Demand | None = None) -> list[Curves]:
     """Store the pool under each plan and search for the held-out vectors.
 
     The budget's border is told from the sample: its round(percent n_sample) best extras.
+    demand: of the pool, for copies by benefit
     """
-    stored = _store(held, tiles.pool, plans)
+    stored = _store(held, tiles.pool, plans, demand)
     grid = nprobe_grid(tiles.pool.router.nlist)
     found = [[] for _ in plans]
     scanned = [[] for _ in plans]
@@ -116,15 +135,16 @@ def measure(held: HeldOut, tiles: HeldOutTiles, plans: list[Plan]) -> list[Curve
     ]
 
 
-def _store(held: HeldOut, pool: LogitTiles, plans: list[Plan]) -> list[Stored]:
+def _store(held: HeldOut, pool: LogitTiles, plans: list[Plan], demand: Demand | None) -> list[Stored]:
     buckets = [np.empty((len(held.pool), held.width), dtype=np.int32) for _ in plans]
     keys = [np.empty((len(held.pool), held.width), dtype=np.float32) for _ in plans]
     for start, z in pool:
         known: dict[tuple[str, float, bool], tuple[np.ndarray, np.ndarray]] = {}
         crossing = pool.crossing(start, z)
+        asked = None if demand is None else demand.of(start, len(z))
         for i, plan in enumerate(plans):
             if plan.keyed_by not in known:
-                known[plan.keyed_by] = candidates(z, plan, held.width, crossing)
+                known[plan.keyed_by] = candidates(z, plan, held.width, crossing, asked)
             buckets[i][start : start + len(z)], keys[i][start : start + len(z)] = known[plan.keyed_by]
     stored = []
     for plan, plan_buckets, plan_keys in zip(plans, buckets, keys, strict=True):
@@ -215,7 +235,9 @@ def is_gain(judgement: Judgement, start: Judgement, kmeans: list[Curves], seed: 
     return gain > max(LEAST_GAIN, 2 * error), gain, error
 
 
-def choose_temperatures(held: HeldOut, tiles: HeldOutTiles, percents: tuple[float, ...]) -> dict[float, float]:
+def choose_temperatures(
+    held: HeldOut, tiles: HeldOutTiles, percents: tuple[float, ...], demand: Demand | None = None
+) -> dict[float, float]:
     """T_s for each percent, under benefit: of the values within 2 % of the least the one nearest 1."""
     extra = [percent for percent in percents if percent > 0]
     chosen = dict.fromkeys(percents, 1.0)
@@ -223,7 +245,7 @@ def choose_temperatures(held: HeldOut, tiles: HeldOutTiles, percents: tuple[floa
         return chosen
     use = sample_use(held, tiles, TEMPERATURES)
     plans = [Plan("benefit", percent, t, log_use(use[t])) for percent in extra for t in TEMPERATURES]
-    shares = np.array([scanned_share(c) for c in measure(held, tiles, plans)]).reshape(len(extra), -1)
+    shares = np.array([scanned_share(c) for c in measure(held, tiles, plans, demand)]).reshape(len(extra), -1)
     for percent, row in zip(extra, shares, strict=True):
         good = np.flatnonzero(row <= (1 + SAME_TEMPERATURE) * row.min())
         chosen[percent] = TEMPERATURES[min(good, key=lambda i: abs(np.log(TEMPERATURES[i])))]
