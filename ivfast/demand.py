@@ -54,8 +54,11 @@ class TileDemand(NamedTuple):
     def asked(self, buckets: np.ndarray) -> "Asked":
         """Start to fill buckets, (n, width) int32; the first of each row is taken first."""
         row = np.repeat(np.arange(len(self.first)), np.diff(np.r_[self.first, len(self.asker)]))
-        found = self.probes.buckets[self.asker][:, :, None] == buckets[row][:, None, :]
-        chances = np.where(found, self.probes.chances[self.asker][:, :, None], np.float32(0)).sum(axis=1)
+        wanted = buckets[row]
+        chances = np.zeros(wanted.shape, dtype=np.float32)
+        looks, likely = self.probes.buckets[self.asker].T, self.probes.chances[self.asker].T
+        for look, chance in zip(looks, likely, strict=True):  # one at a time: all at once would not fit the cache
+            np.copyto(chances, chance[:, None], where=wanted == look[:, None])
         total = np.log(np.add.reduceat(self.weight, self.first))
         return Asked(self, row, chances, total[:, None] - self.probes.log_use[buckets])
 

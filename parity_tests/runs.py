@@ -120,9 +120,9 @@ def run(config: Config, name: str, precision: str, patch: pytest.MonkeyPatch) ->
         setups.append(setup)
         return _watched(load(name, setup, gpu, asked), states)
 
-    def assign(tiles: Any, plans: Any, width: int, wanted: np.ndarray, bar: Any) -> list[Assignment]:
-        assignments.extend(whole_assign(tiles, plans, width))
-        return whole_assign(tiles, plans, width, wanted, bar)
+    def assign(tiles: Any, plans: Any, width: int, wanted: np.ndarray, bar: Any, demand: Any) -> list[Assignment]:
+        assignments.extend(whole_assign(tiles, plans, width, demand=demand))
+        return whole_assign(tiles, plans, width, wanted, bar, demand)
 
     whole_assign = evaluation.assign
     with patch.context() as scoped:

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ivfast import routers
-from ivfast.assignment import Assignment, Plan, assign, log_use, mean_membership, top
+from ivfast.assignment import Assignment, Plan, assign, log_use, mean_membership
 from ivfast.data import Space
-from ivfast.routers import LogitTiles, centers_router
+from ivfast.routers import LogitTiles, centers_router, top
 
 RULES = ("ratio", "membership", "benefit")
 Table = Callable[[np.ndarray], LogitTiles]

@@ -30,10 +30,13 @@ def make_model(metric: str = "L2", *, deep: bool = True, percents: tuple[float, 
     use = {t: rng.dirichlet(np.ones(5)) for t in (0.5, 0.7, 1.0, 1.5, 2.0, 3.0)}
     storing = dict(zip(percents, (1.0, 1.5, 0.7, 2.0), strict=False))
     told = {0.8: {"0.90": Predicted(7.5, 1 / 7), "0.99": Predicted(31.0, 0.4)}}
-    facts = {"kmeans": Facts(11.25, 1 / 3, {}, {}, {}, 0.02), "centers": Facts(12.1, 1.7, storing, use, told, 0.03)}
+    facts = {
+        "kmeans": Facts(11.25, 1 / 3, 2.0, {}, {}, {}, 0.02),
+        "centers": Facts(12.1, 1.7, 3.5, storing, use, told, 0.03),
+    }
     net = {}
     if deep:
-        facts["net"] = Facts(13.0, 0.9, storing, {t: m[::-1] for t, m in use.items()}, told, 0.01)
+        facts["net"] = Facts(13.0, 0.9, 1.0, storing, {t: m[::-1] for t, m in use.items()}, told, 0.01)
         shapes = {
             "centers": (5, 4), "layers_0.weight": (4, 3), "layers_0.bias": (3,), "norms_0.scale": (3,),
             "norms_0.bias": (3,), "layers_1.weight": (3, 5), "layers_1.bias": (5,),

@@ -21,10 +21,9 @@ from benchmarks.peers.kmeans import Trained
 from benchmarks.peers.peer import Candidates, Rule, plan_rule
 from benchmarks.peers.task import Task
 from benchmarks.runs import PERCENTS
-from ivfast.assignment import top
 from ivfast.data import Vectors
 from ivfast.draws import generator
-from ivfast.routers import squared_distances
+from ivfast.routers import squared_distances, top
 
 LAMBDAS = (0.5, 1.0, 1.5, 3.0)  # SOAR's paper has 1, ScaNN's documentation 1.5
 CHOSEN_AT = 0.8  # percent
@@ -117,5 +116,6 @@ def all_rules(task: Task, trained: Trained) -> tuple[dict[str, Rule], dict[str, 
     rules |= {"spann": spann(task, trained.centers), "random": at_random(task, ratio)}
     rules["membership"] = plan_rule(task, trained.router, "membership")
     rules = {name: rule if name == "ratio" else rule._replace(percents=SOME) for name, rule in rules.items()}
+    rules["own"] = plan_rule(task, trained.router, "own")._replace(percents=SOME)
     rules["benefit"] = plan_rule(task, trained.router, "benefit")
     return rules, shares

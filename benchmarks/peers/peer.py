@@ -7,11 +7,12 @@ import numpy as np
 
 from benchmarks.peers.task import Task
 from benchmarks.runs import PERCENTS
-from ivfast.assignment import Plan, candidates, log_use, top
+from ivfast.assignment import Plan, candidates, log_use
 from ivfast.data import Vectors
-from ivfast.facts import measure_use
-from ivfast.routers import LogitTiles, Router
-from ivfast.validation import TEMPERATURES, choose_temperatures, held_out_tiles
+from ivfast.demand import Demand, find_probes
+from ivfast.facts import held_out_answers, measure_use, nprobe_of_answers
+from ivfast.routers import LogitTiles, Router, top
+from ivfast.validation import TEMPERATURES, choose_temperatures, held_out_demand, held_out_tiles
 
 
 class Candidates(NamedTuple):
@@ -43,18 +44,30 @@ class Peer(NamedTuple):
 def plan_rule(task: Task, router: Router, rule: str, storing: dict[float, float] | None = None) -> Rule:
     """ratio, membership or benefit of ivfast.assignment, with T_s chosen on held-out learn pairs.
 
+    Copies by benefit ask who has a vector of base among its nearest; `own` is benefit without that.
+
     storing: T_s by percent where it was chosen already
     """
     width = min(task.held.width, router.nlist)
+    nprobe = nprobe_of_answers(*held_out_answers(task.held, router)) if rule == "benefit" else None
     if rule != "ratio" and storing is None:
-        storing = choose_temperatures(task.held, held_out_tiles(task.held, router), PERCENTS)
+        demand = None if nprobe is None else held_out_demand(task.held, router, nprobe)
+        storing = choose_temperatures(task.held, held_out_tiles(task.held, router), PERCENTS, demand)
+    rule = "benefit" if rule == "own" else rule
     use = measure_use(task.learn, task.space, router, TEMPERATURES, task.seed) if rule == "benefit" else {}
 
     def find(vectors: Vectors, percent: float) -> Candidates:
         t = 1.0 if storing is None else storing[percent]
         plan = Plan(rule, percent, t, log_use(use[t]) if use else None)
-        tiles = LogitTiles(router, vectors, task.space)
-        found = [candidates(z, plan, width, tiles.crossing(start, z)) for start, z in tiles]
+        tiles, demand = LogitTiles(router, vectors, task.space), None
+        if nprobe is not None and percent > 0:
+            if vectors is not task.base:
+                raise ValueError("who asks for vectors is known of base alone")
+            demand = Demand(task.reverse, find_probes(tiles, nprobe))
+        found = [
+            candidates(z, plan, width, tiles.crossing(start, z), demand and demand.of(start, len(z)))
+            for start, z in tiles
+        ]
         return Candidates(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
 
     return Rule(find)

@@ -8,8 +8,9 @@ import faiss
 import numpy as np
 
 from ivfast.data import Space, Vectors, measure_space, open_vectors
+from ivfast.demand import ReverseNeighbors, reverse_neighbors
 from ivfast.demo import make_patches
-from ivfast.neighbors import Neighbors, find_neighbors
+from ivfast.neighbors import Neighbors, find_neighbors, nearest_of_all
 from ivfast.progress import silent
 from ivfast.synthetic import make_faces, save_set
 from ivfast.validation import HeldOut, make_held_out
@@ -37,7 +38,8 @@ class Task(NamedTuple):
     space: Space
     neighbors: Neighbors  # of learn in learn
     held: HeldOut  # learn vectors on which settings and temperatures are told
-    neighbor_seconds: float
+    reverse: ReverseNeighbors  # of base in base, for benefit
+    neighbor_seconds: float  # of learn
 
     @property
     def metric(self) -> str:
@@ -98,4 +100,5 @@ def open_task(folder: Path, name: str, metric: str, setting: str, nlist: int, se
     seconds = time.monotonic() - started
     held = make_held_out(learn, space, neighbors, nlist, min(WIDTH, nlist), seed)
     gt = np.load(folder / name / "gt.npy")
-    return Task(name, folder, in_sample, nlist, seed, learn, base, query, gt, space, neighbors, held, seconds)
+    reverse = reverse_neighbors(nearest_of_all(base, space, FTOPK, silent()), np.arange(len(base)))
+    return Task(name, folder, in_sample, nlist, seed, learn, base, query, gt, space, neighbors, held, reverse, seconds)
