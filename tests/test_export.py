@@ -173,7 +173,7 @@ def test_model_that_does_not_fit_itself_is_refused(
 ) -> None:
     path = centers_path.with_name("dcnet.safetensors")
     save_model(path, spoil(make_model()), centers_path)
-    with pytest.raises(UserError, match=rf"dcnet\.safetensors is not as schema 1 has it .*{re.escape(told)}"):
+    with pytest.raises(UserError, match=rf"dcnet\.safetensors is not as schema 2 has it .*{re.escape(told)}"):
         load_model(path, centers_path)
 
 

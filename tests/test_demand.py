@@ -1,0 +1,256 @@
+"""Who asks for a vector and what copies are worth to them, against loops in plain Python and float64."""
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ivfast import routers, storing, validation
+from ivfast.assignment import Plan, assign, log_use
+from ivfast.data import Space, Vectors
+from ivfast.demand import Demand, Probes, find_probes, reverse_neighbors
+from ivfast.export import load_model
+from ivfast.facts import nprobe_of_answers
+from ivfast.neighbors import find_neighbors, nearest_of_all
+from ivfast.progress import silent
+from ivfast.routers import LogitTiles, Router, centers_router
+from ivfast.validation import held_out_demand, make_held_out
+from run_dcnet import main
+from tests.conftest import TinySet
+
+NLIST, WIDTH, K = 12, 4, 5
+
+
+class Case:
+    """Clumped vectors over two tiles, with hubs and duplicates, and centers among them."""
+
+    def __init__(self, metric: str, n: int = 1100) -> None:
+        rng = np.random.default_rng(5)
+        x = rng.standard_normal((20, 6))[rng.integers(20, size=n)] + 0.5 * rng.standard_normal((n, 6))
+        x[50:60] = x[0]
+        centers = rng.standard_normal((NLIST, 6))
+        if metric == "IP":
+            x, centers = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (x, centers))
+        self.x, self.centers = x.astype(np.float32), centers.astype(np.float32)
+        self.space = Space(metric, np.zeros(6, np.float32), np.float32(1))
+        self.router = centers_router("centers", self.centers, metric, 1e-9, 9.0)
+        self.vectors = Vectors("learn", Path("learn.npy"), self.x)
+        self.nearest = nearest_of_all(self.vectors, self.space, K, silent())
+        self.use = np.arange(1.0, NLIST + 1) / np.arange(1.0, NLIST + 1).sum()
+
+    @property
+    def tiles(self) -> LogitTiles:
+        return LogitTiles(self.router, self.vectors, self.space)
+
+    def demand(self, nprobe: float = 3) -> Demand:
+        return Demand(reverse_neighbors(self.nearest, np.arange(len(self.x))), find_probes(self.tiles, nprobe))
+
+
+@pytest.fixture(scope="module", params=["IP", "L2"])
+def case(request: pytest.FixtureRequest) -> Case:
+    return Case(request.param)
+
+
+def chances_by_hand(z: np.ndarray, nprobe: int) -> np.ndarray:
+    """c_b of every bucket, float64; z: (n, nlist)."""
+    ranked = -np.sort(-z.astype(np.float64), axis=1)
+    border = (ranked[:, nprobe - 1] + ranked[:, nprobe]) / 2
+    return 1 / (1 + np.exp((border[:, None] - z) / 2))
+
+
+def copies_by_hand(case: Case, nprobe: int, temperature: float) -> list[list[tuple[float, int]]]:
+    """For every vector its (key, bucket) in the order in which copies are worth most, the primary first."""
+    z = case.tiles.all().astype(np.float64)
+    x, centers = case.x.astype(np.float64), case.centers.astype(np.float64)
+    p = np.exp((z - z.max(axis=1, keepdims=True)) / temperature)
+    gain = np.log(p / p.sum(axis=1, keepdims=True)) - np.log(case.use)
+    chances = chances_by_hand(z, nprobe)
+    mean = chances.mean(axis=0)
+    asked_by = [[(2.0, i)] for i in range(len(x))]
+    for y, near in enumerate(case.nearest.tolist()):
+        for i in near:
+            asked_by[i].append((1.0, y))
+    found = []
+    for i, askers in enumerate(asked_by):
+        ranked = sorted(range(NLIST), key=lambda b, i=i: (-gain[i, b], b))[:WIDTH]
+        taken, row = ranked[:1], [(gain[i, ranked[0]], ranked[0])]
+        while len(taken) < WIDTH:
+            keys = []
+            for b in set(ranked) - set(taken):
+                r_b = x[i] - centers[b]
+                own = gain[i, b]
+                for a in taken:
+                    r_a = x[i] - centers[a]
+                    # -z_b / |r_b|^2 is k / delta, whatever the bucket
+                    unit = -z[i, b] / (r_b @ r_b)
+                    own -= unit * (r_a @ r_b) ** 2 / (r_a @ r_a) / (2 * temperature)
+                left = sum(w * max(0.0, chances[y, b] - max(chances[y, a] for a in taken)) for w, y in askers)
+                asked = math.log(left + 1e-3) - math.log(mean[b])
+                keys.append(((own + math.log(sum(w for w, _ in askers)) + asked) / 2, b))
+            row.append(max(keys, key=lambda pair: (pair[0], -pair[1])))
+            taken.append(row[-1][1])
+        found.append(row)
+    return found
+
+
+def test_askers_are_those_that_have_a_vector_among_their_nearest(case: Case):
+    reverse = case.demand().reverse
+    for i in range(0, len(case.x), 7):
+        askers = reverse.asker[reverse.first[i] : reverse.first[i + 1]].tolist()
+        assert askers[0] == i
+        assert sorted(askers[1:]) == [y for y in range(len(case.x)) if i in case.nearest[y]]
+
+
+def test_nearest_of_all_leaves_out_each_vector_itself(case: Case):
+    wide = case.x.astype(np.float64)
+    d2 = np.square(wide[:, None] - wide[None]).sum(axis=2)
+    np.fill_diagonal(d2, np.inf)
+    own = np.take_along_axis(d2, case.nearest, axis=1)
+    np.testing.assert_allclose(own, np.sort(d2, axis=1)[:, :K], atol=1e-5)
+    assert (case.nearest != np.arange(len(wide))[:, None]).all()
+
+
+@pytest.mark.parametrize("nprobe", [1, 3, 11, 40])  # 40: above nlist, and above what is assumed at most
+def test_chances_fall_off_around_the_border(case: Case, nprobe: int):
+    found = find_probes(case.tiles, nprobe)
+    expected = chances_by_hand(case.tiles.all(), min(nprobe, NLIST - 1))
+    np.testing.assert_allclose(
+        np.take_along_axis(expected, found.buckets.astype(int), axis=1), found.chances, rtol=1e-5
+    )
+    np.testing.assert_allclose(found.log_use, np.log(expected.mean(axis=0)), atol=1e-5)
+
+
+def test_only_the_best_buckets_of_an_asker_are_kept(monkeypatch: pytest.MonkeyPatch, case: Case):
+    monkeypatch.setattr("ivfast.demand.KEPT", 5)
+    found = find_probes(case.tiles, 3)
+    assert found.buckets.shape == (len(case.x), 5)
+    np.testing.assert_array_equal(found.buckets, np.argsort(-case.tiles.all(), axis=1, kind="stable")[:, :5])
+
+
+@pytest.mark.parametrize("percent", [0.3, 1.0, 2.5])
+@pytest.mark.parametrize("temperature", [1.0, 1.5])
+def test_copies_are_the_best_of_all_vectors_by_the_mean_of_both_estimates(
+    case: Case, percent: float, temperature: float
+):
+    plan = Plan("benefit", percent, temperature, log_use(case.use))
+    (found,) = assign(case.tiles, [plan], WIDTH, demand=case.demand())
+    expected = copies_by_hand(case, 3, temperature)
+    budget = round(percent * len(case.x))
+    extras = sorted((-key, i, b) for i, row in enumerate(expected) for key, b in row[1:])
+    border = -extras[budget - 1][0]
+    lists = [row[row >= 0].tolist() for row in found.buckets]
+    assert sum(map(len, lists)) == len(case.x) + budget
+    wrong = 0
+    for i, row in enumerate(expected):
+        assert lists[i][0] == row[0][1]
+        sure = {b for key, b in row[1:] if key > border + 1e-4}
+        possible = {b for key, b in row[1:] if key > border - 1e-4}
+        wrong += not (sure <= set(lists[i][1:]) <= possible)
+    assert wrong <= 3  # of 1,100: two keys of one vector nearer than float32 tells apart, taken the other way
+
+
+def test_a_copy_goes_where_askers_look_and_to_those_asked_for_more(logit_table: Callable[[np.ndarray], LogitTiles]):
+    """Three buckets, two vectors torn alike between 1 and 2; askers of the first look into 2, the second has none."""
+    z = np.array([[0, -1, -1], [0, -1, -1], [-9, -9, 0], [-9, -9, 0]], np.float32)
+
+    def crossing(x: np.ndarray, logits: np.ndarray):
+        del x, logits
+        return lambda buckets: np.zeros((*buckets.shape, buckets.shape[1]), np.float32)
+
+    table = logit_table(z)
+    tiles = LogitTiles(Router("table", 3, lambda x: x, crossing), table.vectors, table.space)
+    nearest = np.array([[-1], [-1], [0], [0]])  # 2 and 3 have 0 as their nearest
+    demand = Demand(reverse_neighbors(nearest, np.arange(4)), find_probes(tiles, 1))
+    plan = Plan("benefit", 0.25, 1.0, log_use(np.full(3, 1 / 3)))
+    (without,) = assign(tiles, [plan], 3)
+    (found,) = assign(tiles, [plan], 3, demand=demand)
+    assert without.buckets[0].tolist() == [0, 1, -1]  # the tie goes to the smaller bucket
+    assert found.buckets[:2].tolist() == [[0, 2, -1], [0, -1, -1]]
+
+
+@pytest.mark.parametrize("read_rows", [1024, 2048, 10_000])
+def test_rows_read_at_once_never_change_a_bit(case: Case, read_rows: int, monkeypatch: pytest.MonkeyPatch):
+    plans = [Plan("benefit", percent, 1.0, log_use(case.use)) for percent in (0.8, 2.0)]
+    whole = assign(case.tiles, plans, WIDTH, demand=case.demand())
+    monkeypatch.setattr(routers, "KEPT_BYTES", 0)
+    tiles = LogitTiles(case.router, case.vectors, case.space, read_rows=read_rows)
+    probes = find_probes(tiles, 3)
+    assert probes.chances.tobytes() == case.demand().probes.chances.tobytes()
+    for one, two in zip(whole, assign(tiles, plans, WIDTH, demand=Demand(case.demand().reverse, probes)), strict=True):
+        assert one.buckets.tobytes() == two.buckets.tobytes()
+
+
+@pytest.mark.parametrize("most", [300_000, 400])
+def test_training_vectors_ask_for_the_pool(case: Case, most: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(validation, "SAMPLE_LEAST", 200)
+    monkeypatch.setattr(validation, "SAMPLE_PER_BUCKET", 1)
+    monkeypatch.setattr(validation, "MOST_ASKERS", most)
+    neighbors = find_neighbors(case.vectors, case.space, K, 1, silent())
+    held = make_held_out(case.vectors, case.space, neighbors, NLIST, WIDTH, 1)
+    demand = held_out_demand(held, case.router, 3)
+    z = case.tiles.all()
+    chances = chances_by_hand(z, 3)
+
+    def rows_of(place: int) -> list[int]:
+        """Learn rows of a pool vector's askers, told by where they look."""
+        askers = demand.reverse.asker[demand.reverse.first[place] : demand.reverse.first[place + 1]]
+        looks = np.zeros((len(askers), NLIST))
+        np.put_along_axis(looks, demand.probes.buckets[askers].astype(int), demand.probes.chances[askers], axis=1)
+        return [int(np.abs(chances - look).max(axis=1).argmin()) for look in looks]
+
+    same = {int(row): int(case.x.tolist().index(case.x[row].tolist())) for row in range(len(z))}
+    total = 0
+    for place, row in enumerate(held.pool.tolist()):
+        expected = [int(y) for y, near in zip(neighbors.train, neighbors.train_neighbors, strict=True) if row in near]
+        found = rows_of(place)
+        assert same[found[0]] == same[row]
+        total += len(found) - 1
+        if most > len(z):
+            assert sorted(same[y] for y in found[1:]) == sorted(same[y] for y in expected)
+    asking = np.isin(neighbors.train_neighbors, held.pool).any(axis=1).sum()
+    assert asking > 400  # so that the draw leaves some out
+    everything = np.isin(neighbors.train_neighbors, held.pool).sum()
+    assert total == everything if most > len(z) else 0 < total < everything
+
+
+def test_nprobe_is_the_quantile_of_the_places_of_answers():
+    z = np.array([[5, 4, 3, 2, 1]] * 10, np.float32)
+    targets = np.array([[0, 1]] * 9 + [[4, 4]])  # 9 at place 1, 9 at 2, 2 at 5
+    assert nprobe_of_answers(z, targets) == pytest.approx(np.quantile([1] * 9 + [2] * 9 + [5, 5], 0.9))
+
+
+def test_store_asks_its_own_vectors(tmp_path: Path, tiny_set: TinySet):
+    """Against assign with the neighbours found by brute force in float64; another answer without them."""
+    flags = (
+        "--data_name tiny --learn_name learn --nlist 8 --param_list 8 8 --epochs 1 --warmup 0 --percents 0.8 --gpu -1"
+    )
+    assert main(["--data_path", str(tiny_set.data_path), "--save_path", str(tmp_path), *flags.split()]) == 0
+    rows, buckets = storing.store(tmp_path, tiny_set.base, 0.8)
+    model = load_model(tmp_path / "dcnet.safetensors", tmp_path / "ivfast.npy")
+    assert model is not None
+    facts = model.facts["centers"]
+    wide = tiny_set.base.astype(np.float64)
+    similar = wide @ wide.T
+    np.fill_diagonal(similar, -np.inf)
+    nearest = np.argsort(-similar, axis=1)[:, : model.about["settings"]["ftopk"]]
+    centers = np.load(tmp_path / "ivfast.npy")
+    router = centers_router("centers", centers, "IP", model.delta_floor, facts.k)
+    tiles = LogitTiles(router, Vectors("base", tmp_path, tiny_set.base), model.space)
+    plan = Plan("benefit", 0.8, facts.storing[0.8], log_use(facts.use[facts.storing[0.8]]))
+    width = min(model.about["settings"]["ftopk"], len(centers))
+    demand = Demand(reverse_neighbors(nearest, np.arange(len(wide))), find_probes(tiles, facts.nprobe))
+    lists = [sorted(buckets[rows == i].tolist()) for i in range(len(wide))]
+    for asked, equal in ((demand, True), (None, False)):
+        (expected,) = assign(tiles, [plan], width, demand=asked)
+        assert (lists == [sorted(row[row >= 0].tolist()) for row in expected.buckets]) == equal
+
+
+def test_no_copies_need_no_demand():
+    """nlist 1 has no second bucket to look at."""
+    one = Router("table", 1, lambda x: x)
+    vectors = Vectors("learn", Path("learn.npy"), np.zeros((3, 1), np.float32))
+    probes = find_probes(LogitTiles(one, vectors, Space("L2", np.zeros(1, np.float32), np.float32(1))), 4)
+    assert isinstance(probes, Probes)
+    np.testing.assert_allclose(probes.chances, 0.5)
