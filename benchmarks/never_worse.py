@@ -5,8 +5,9 @@
 
 The main job without a deep path, and each setting of GRID on its own. Figures are shares of base scanned for
 90 % recall over those of FAISS k-means at its better percent, means over seeds: of the exported centers
-under nearest assignment, and under benefit (T_s = 1) at percents 0 / 0.8 / 1.5; of k-means' own centers
-likewise. `lost` is the mean of these four less that of the best epoch in hindsight, k-means counted.
+under nearest assignment, and under benefit (T_s = 1, copies by own memberships alone) at percents
+0 / 0.8 / 1.5; of k-means' own centers likewise. `lost` is the mean of these four less that of the best epoch
+in hindsight, k-means counted.
 """
 
 import argparse
