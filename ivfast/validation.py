@@ -13,7 +13,7 @@ from ivfast.neighbors import Neighbors
 from ivfast.probing import RECALL, Answers, Stored, first_found, router_order, scanned_at, scanned_shares
 from ivfast.routers import LogitTiles, Router
 
-LEAST_GAIN = 0.005  # what a trained epoch must gain at least over k-means
+LEAST_GAIN = 0.005  # what a trained epoch must gain at least over k-means, and must not lose for sure
 SAME = 0.005  # epochs this close to the best count as equal: the latest is taken
 RESAMPLES = 200
 SAMPLE_PER_BUCKET, SAMPLE_LEAST = 40, 20_000  # learn vectors from which bucket sizes are told
@@ -225,14 +225,14 @@ def standard_error(judgement: Judgement, start: Judgement, kmeans: list[Curves],
 
 
 def is_gain(judgement: Judgement, start: Judgement, kmeans: list[Curves], seed: int) -> tuple[bool, float, float]:
-    """Whether a trained epoch replaces k-means: better by 0.5 % and by twice its standard error.
+    """Whether a trained epoch replaces k-means: better by 0.5 %, and by two standard errors not worse by 0.5 %.
 
     returns: the verdict, the gain as a share of k-means' value, and its standard error likewise
     """
     at_start = value(start, kmeans)
     gain = (at_start - value(judgement, kmeans)) / at_start
     error = standard_error(judgement, start, kmeans, seed) / at_start
-    return gain > max(LEAST_GAIN, 2 * error), gain, error
+    return gain > LEAST_GAIN and 2 * error < gain + LEAST_GAIN, gain, error
 
 
 def choose_temperatures(

@@ -93,8 +93,8 @@ def test_kmeans_stays_where_the_gain_is_under_half_a_percent(epochs: list):
 
 
 @pytest.mark.parametrize(("spread", "chosen"), [(0.3, 1), (0.5, 0)])
-def test_kmeans_stays_where_the_gain_is_under_twice_its_standard_error(spread: float, chosen: int):
-    """A gain of 4 %; of 300 vectors the standard error is the spread over 17.3: 1.7 % or 2.9 %."""
+def test_kmeans_stays_where_the_gain_is_unsure(spread: float, chosen: int):
+    """A gain of 4 %, so two standard errors may be 4.5 %; of 300 vectors the standard error is the spread over 17.3: 1.7 % or 2.9 %."""
     noise = np.random.default_rng(0).standard_normal(300)
     noise = spread * (noise - noise.mean()) / noise.std()
     choice = first_choice(candidate(0, 0.2, None))
@@ -143,7 +143,7 @@ def test_of_ways_as_good_the_longest_that_gains_for_sure_is_taken():
     choice = seen(first_choice(candidate(0, 0.2, None)), candidate(1, 0.2 * (0.96 + 0.5 * noise), None), [flat(KMEANS)])
     shorter = [
         candidate(2, 0.2 * (0.96 + spread * noise), None)._replace(way=way)
-        for way, spread in ((0.7, 0.4), (0.5, 0.3), (0.35, 0.1))
+        for way, spread in ((0.7, 0.45), (0.5, 0.3), (0.35, 0.1))
     ]
     verdict = decide(choice, shorter, [flat(KMEANS)], 1)
     assert (verdict.chosen.epoch, verdict.chosen.way) == (2, 0.5)

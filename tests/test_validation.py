@@ -251,11 +251,12 @@ def test_standard_error_depends_on_the_seed_alone():
 @pytest.mark.parametrize(("better", "spread", "sure"), [
     (0.004, 0.0, False),  # under half a percent, however sure
     (0.006, 0.0, True),
-    (0.02, 0.24, False),  # standard error of 400 at a spread of 0.24 is 0.012: gain under twice that
-    (0.02, 0.16, True),  # 0.008
+    (0.02, 0.3, False),  # standard error of 400 at a spread of 0.3 is 0.015: two of them are more than 2.5 %
+    (0.02, 0.22, True),  # 0.011: more than the gain, but less than 0.5 % worse
+    (0.006, 0.16, False),  # 0.008
     (-0.1, 0.0, False),
 ])  # fmt: skip
-def test_gain_must_pass_half_a_percent_and_twice_its_standard_error(better: float, spread: float, sure: bool):
+def test_gain_must_pass_half_a_percent_and_surely_be_no_loss_of_it(better: float, spread: float, sure: bool):
     noise = np.random.default_rng(5).standard_normal(400)
     noise = spread * (noise - noise.mean()) / noise.std()
     found, gain, error = is_gain(judgement(0.5 * (1 - better + noise)), judgement(0.5), [flat(0.3)], seed=1)

@@ -55,7 +55,7 @@ def test_usp_loss_is_the_papers(rng: np.random.Generator) -> None:
 
 def test_usp_learns(transfer: Task) -> None:
     untrained = usp.make(transfer, PARAM_LIST, epochs=0, etas=(30.0,))
-    peer = usp.make(transfer, PARAM_LIST, epochs=80, etas=(7.0, 30.0))
+    peer = usp.make(transfer, PARAM_LIST, epochs=40, etas=(7.0, 30.0))
     assert peer.settings["eta"] == choose(peer.settings["held-out shares"])
     found = evaluate(transfer, peer)
     assert at_90(found) < 0.7 * at_90(evaluate(transfer, untrained))
