@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ivfast import neighbors
 from ivfast.data import Space, Vectors
-from ivfast.neighbors import Neighbors, find_neighbors, split, without_self
+from ivfast.neighbors import Neighbors, find_neighbors, nearest_of_all, split, without_self
 from ivfast.progress import silent
 
 METRICS = ("IP", "L2")
@@ -144,6 +144,23 @@ def test_ivf_search_finds_nearly_all_neighbours(metric: str, exact_held_out: int
         assert recall_of(rows, found.held_out, everyone, found.answers) >= 0.95
     else:
         check_nearest(rows, found.held_out, everyone, found.answers)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("exact", [100, 10_000])
+def test_everyone_s_neighbours_are_found_either_way(
+    metric: str, exact: int, as_vectors: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(neighbors, "EXACT_LEARN", exact)
+    rows = draw(metric, 3000)
+    found = nearest_of_all(as_vectors(rows), space_of(metric, rows.shape[1]), 10, silent())
+    everyone = np.arange(3000)
+    assert found.shape == (3000, 10)
+    assert (found != everyone[:, None]).all()
+    if exact == 100:
+        assert recall_of(rows, everyone, everyone, found) >= 0.95
+    else:
+        check_nearest(rows, everyone, everyone, found)
 
 
 def test_held_out_search_goes_over_blocks_of_learn(as_vectors: Callable, monkeypatch: pytest.MonkeyPatch):

@@ -116,6 +116,6 @@ def all_rules(task: Task, trained: Trained) -> tuple[dict[str, Rule], dict[str, 
     rules |= {"spann": spann(task, trained.centers), "random": at_random(task, ratio)}
     rules["membership"] = plan_rule(task, trained.router, "membership")
     rules = {name: rule if name == "ratio" else rule._replace(percents=SOME) for name, rule in rules.items()}
-    rules["own"] = plan_rule(task, trained.router, "own")._replace(percents=SOME)
+    rules["unasked"] = plan_rule(task, trained.router, "unasked")._replace(percents=SOME)
     rules["benefit"] = plan_rule(task, trained.router, "benefit")
     return rules, shares

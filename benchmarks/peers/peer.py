@@ -44,7 +44,7 @@ class Peer(NamedTuple):
 def plan_rule(task: Task, router: Router, rule: str, storing: dict[float, float] | None = None) -> Rule:
     """ratio, membership or benefit of ivfast.assignment, with T_s chosen on held-out learn pairs.
 
-    Copies by benefit ask who has a vector of base among its nearest; `own` is benefit without that.
+    Copies by benefit ask who has a vector of base among its nearest; `unasked` is benefit without that.
 
     storing: T_s by percent where it was chosen already
     """
@@ -53,7 +53,7 @@ def plan_rule(task: Task, router: Router, rule: str, storing: dict[float, float]
     if rule != "ratio" and storing is None:
         demand = None if nprobe is None else held_out_demand(task.held, router, nprobe)
         storing = choose_temperatures(task.held, held_out_tiles(task.held, router), PERCENTS, demand)
-    rule = "benefit" if rule == "own" else rule
+    rule = "benefit" if rule == "unasked" else rule
     use = measure_use(task.learn, task.space, router, TEMPERATURES, task.seed) if rule == "benefit" else {}
 
     def find(vectors: Vectors, percent: float) -> Candidates:

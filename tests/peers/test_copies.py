@@ -46,13 +46,13 @@ def test_spann_leaves_out_what_lies_behind_a_bucket_taken(transfer: Task) -> Non
 def test_every_rule_keeps_to_its_budget_and_beats_chance(transfer: Task) -> None:
     start = kmeans.train(transfer, 10)
     rules, shares = copies.all_rules(transfer, start)
-    assert {"ratio", "soar", "rairs", "spann", "random", "membership", "own", "benefit"} == set(rules)
+    assert {"ratio", "soar", "rairs", "spann", "random", "membership", "unasked", "benefit"} == set(rules)
     assert set(shares["soar"]) == set(copies.LAMBDAS)
     records = evaluate(transfer, kmeans.make(transfer, 10, start, rules))
     for record in records:
         extra = record["entries"] - len(transfer.base)
         assert extra <= round(record["percent"] * len(transfer.base))
-        if record["rule"] in ("ratio", "random", "membership", "own", "benefit"):
+        if record["rule"] in ("ratio", "random", "membership", "unasked", "benefit"):
             assert extra == round(record["percent"] * len(transfer.base))
     assert at_90(records, percent=0.8, rule="soar") < at_90(records, percent=0.8, rule="random")
 
