@@ -70,7 +70,7 @@ def candidates(
 
     z: (n, nlist) float32; crossing: of the router, for (n, width) buckets (None: it has none)
     demand: who asks for these rows (None: not known)
-    returns: buckets (n, width) int32 and keys (n, width) float32, falling along each row
+    returns: buckets (n, width) int32 and keys (n, width) float32, falling along each row (of copies, beside the first)
     """
     if plan.rule == "ratio":
         buckets = top(z, width)
@@ -97,7 +97,7 @@ def cover(
 
     by those that ask for it, y with weight w_y, each of which probes b with chance c_b(y):
 
-        asked_b = log sum_y w_y max(0, c_b(y) - max of c_a(y) over A) - log mean c_b
+        asked_b = log(0.001 + sum_y w_y max(0, c_b(y) - max of c_a(y) over A)) - log mean c_b
 
     The key is their mean, (own_b + log sum_y w_y + asked_b) / 2; own_b alone where no demand is known.
 

@@ -4,20 +4,23 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ivfast.progress import Bar
 from ivfast.routers import LogitTiles, top
 
 SELF = 2.0  # a vector counts as so many that ask for it
 SOFTNESS = 2.0  # logits around the border within which a bucket is probed or not
 MOST_PROBED = 16  # nprobe that is assumed at most
 KEPT = 32  # best buckets of an asker beyond which nothing is looked up
-LEAST = 1e-3  # of a vector's demand, where all of it is met
+LEAST = 1e-3  # askers that one more bucket is taken to win at least
+LEAST_USE = 0.1  # of even use: what looking into a bucket counts as at least
+MOST_ASKERS = 1000  # of one vector that are looked at: duplicates may have it among their nearest by the million
 
 
 class ReverseNeighbors(NamedTuple):
     """The askers of each stored vector, itself first."""
 
     first: np.ndarray  # (n + 1,) int64: those of vector i are asker[first[i]:first[i + 1]]
-    asker: np.ndarray  # (pairs,) int64, numbers of askers
+    asker: np.ndarray  # (pairs,) int32, numbers of askers
 
 
 class Probes(NamedTuple):
@@ -33,12 +36,13 @@ class Demand(NamedTuple):
 
     reverse: ReverseNeighbors
     probes: Probes
+    weight: float = 1.0  # of an asker: how many it stands for
 
     def of(self, start: int, n: int) -> "TileDemand":
         """That for the vectors from start on."""
         first = self.reverse.first[start : start + n + 1]
         asker = self.reverse.asker[first[0] : first[-1]]
-        weight = np.ones(len(asker), dtype=np.float32)
+        weight = np.full(len(asker), self.weight, dtype=np.float32)
         weight[first[:-1] - first[0]] = SELF
         return TileDemand(first[:-1] - first[0], asker, weight, self.probes)
 
@@ -78,21 +82,34 @@ class Asked:
         return self.offset + np.log(np.add.reduceat(left, self.demand.first, axis=0) + np.float32(LEAST))
 
 
-def reverse_neighbors(nearest: np.ndarray, own: np.ndarray) -> ReverseNeighbors:
-    """Turn "nearest of" into "asked by".
+def reverse_neighbors(stored: np.ndarray, asker: np.ndarray, own: np.ndarray) -> ReverseNeighbors:
+    """Turn "nearest of" into "asked by"; of one vector's askers the first 1,000 are kept.
 
-    nearest: (m, k) for each asker the stored vectors nearest to it, numbers below n, -1 where not stored
-    own: (n,) int64, the asker that each stored vector is
+    stored, asker: (pairs,), a vector stored, below n, and one that has it among its nearest
+    own: (n,) the asker that each stored vector is
     """
-    n, (m, k) = len(own), nearest.shape
-    stored, asker = nearest.ravel(), np.repeat(np.arange(m), k)
-    known = stored >= 0
-    stored, asker = np.concatenate([np.arange(n), stored[known]]), np.concatenate([own, asker[known]])
+    n = len(own)
     order = np.argsort(stored, kind="stable")
-    return ReverseNeighbors(np.searchsorted(stored[order], np.arange(n + 1)), asker[order])
+    count = np.bincount(stored, minlength=n)
+    place = np.arange(len(order)) - np.repeat(np.cumsum(count) - count, count)  # among its vector's
+    order = order[place < MOST_ASKERS]
+    count = np.minimum(count, MOST_ASKERS)
+    first = np.r_[0, np.cumsum(count + 1)]
+    found = np.empty(first[-1], dtype=np.int32)
+    itself = np.zeros(len(found), dtype=bool)
+    itself[first[:-1]] = True
+    found[itself], found[~itself] = own, asker[order]
+    return ReverseNeighbors(first, found)
 
 
-def find_probes(tiles: LogitTiles, nprobe: float) -> Probes:
+def reverse_of(nearest: np.ndarray) -> ReverseNeighbors:
+    """Of vectors that are all stored and all ask. nearest: (n, k) rows of them"""
+    n, k = nearest.shape
+    rows = np.arange(n, dtype=np.int32)
+    return reverse_neighbors(nearest.ravel(), np.repeat(rows, k), rows)
+
+
+def find_probes(tiles: LogitTiles, nprobe: float, bar: Bar | None = None) -> Probes:
     """Where askers look at nprobe buckets.
 
         c_b = 1 / (1 + exp((border - z_b) / 2))     border: mean of the nprobe-th and the next best logit
@@ -104,12 +121,16 @@ def find_probes(tiles: LogitTiles, nprobe: float) -> Probes:
     kept = min(KEPT, nlist)
     buckets = np.empty((tiles.n, kept), dtype=np.int32)
     chances = np.empty((tiles.n, kept), dtype=np.float32)
+    use = np.zeros(nlist)
     for start, z in tiles:
         best = top(z, kept)
         logits = np.take_along_axis(z, best, axis=1)
         border = logits[:, at - 1 : at + 1].mean(axis=1, keepdims=True)
-        buckets[start : start + len(z)] = best
         with np.errstate(over="ignore"):
-            chances[start : start + len(z)] = 1 / (1 + np.exp((border - logits) / np.float32(SOFTNESS)))
-    use = np.bincount(buckets.ravel(), weights=chances.ravel(), minlength=nlist) / max(tiles.n, 1)
-    return Probes(buckets, chances, np.log(np.maximum(use, 1e-9)).astype(np.float32))
+            chance = 1 / (1 + np.exp((border - logits) / np.float32(SOFTNESS)))
+        use += np.bincount(best.ravel(), weights=chance.ravel(), minlength=nlist)
+        buckets[start : start + len(z)], chances[start : start + len(z)] = best, chance
+        if bar is not None:
+            bar.advance(len(z))
+    use = np.maximum(use / max(tiles.n, 1), LEAST_USE / nlist)
+    return Probes(buckets, chances, np.log(use).astype(np.float32))

@@ -4,12 +4,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-import faiss
 import numpy as np
 
 from ivfast import report
 from ivfast.backends import Backend, Setup, check_device, load_backend
-from ivfast.cache import cached, fingerprint
 from ivfast.calibration import fit_k, pair_logits
 from ivfast.config import Config, check_normalize, check_percents
 from ivfast.data import (
@@ -23,16 +21,15 @@ from ivfast.data import (
     open_vectors,
     scan,
 )
-from ivfast.demand import ReverseNeighbors, reverse_neighbors
 from ivfast.draws import generator
 from ivfast.errors import UserError
 from ivfast.evaluation import Result, RouterSetting, evaluate_router, held_out_rows
 from ivfast.export import Model, load_model
 from ivfast.facts import Facts, fit_facts, make_plans
 from ivfast.intake import check_split, cleaning, scan_set
-from ivfast.neighbors import find_neighbors, nearest_of_all, split
+from ivfast.neighbors import find_neighbors, split
 from ivfast.npy import open_array
-from ivfast.preparation import measure_buckets
+from ivfast.preparation import measure_buckets, reverse_of_base
 from ivfast.progress import Progress, silent
 from ivfast.routers import LogitTiles, Router, centers_router, net_router
 from ivfast.validation import HeldOut, choose_temperatures, held_out_demand, held_out_tiles, make_held_out
@@ -136,25 +133,13 @@ def evaluate(
     width = min(config.ftopk, nlist)
     reverse = None
     if any(setting.needs_demand for setting in routers) and len(data.base) > 1:
-        reverse = _reverse_of_base(config, data.base, space, progress)
+        reverse = reverse_of_base(config, data.base, space, progress)
     results = []
     for setting in routers:
         results += evaluate_router(setting, data, space, width, nprobes, config.valid_batch_size, progress, reverse)
     about = found.model.about if found.model else {}
     report.write(config, data, results, about, progress)
     return results
-
-
-def _reverse_of_base(config: Config, base: Vectors, space: Space, progress: Progress) -> ReverseNeighbors:
-    """Who has which vector of base among its nearest there: from the cache, or searched for."""
-    ftopk = min(config.ftopk, len(base) - 1)
-    key = fingerprint(base=base.digest, metric=space.metric, ftopk=ftopk, faiss=faiss.__version__)
-    progress.note(f"neighbours: {ftopk} of each of {len(base):,} vectors of base, to tell where copies are asked for")
-    found, _ = cached(
-        config.save_path / "cache", "base_neighbors", key,
-        lambda: {"nearest": nearest_of_all(base, space, ftopk, progress)},
-    )  # fmt: skip
-    return reverse_neighbors(found["nearest"], np.arange(len(base)))
 
 
 def _open_learn(config: Config, found: Found, progress: Progress) -> Vectors | None:

@@ -37,12 +37,12 @@ class RouterSetting(NamedTuple):
     temperature: float | None  # T; None: fixed probing alone
     held_out: np.ndarray | None  # (n, nlist) float32 logits of held-out learn vectors
     predicted: dict[float, dict[str, Predicted]] | None = None  # by percent, under the default rule
-    nprobe: float = 1.0  # at which those that stand for queries look, for copies by benefit
+    nprobe: float | None = None  # at which those that stand for queries look, for copies by benefit
 
     @property
     def needs_demand(self) -> bool:
         """Whether it matters who asks for base."""
-        return any(plan.rule == "benefit" and plan.percent > 0 for plan in self.plans)
+        return self.nprobe is not None and any(plan.rule == "benefit" and plan.percent > 0 for plan in self.plans)
 
 
 class Result(NamedTuple):
@@ -97,10 +97,10 @@ def evaluate_router(
     """
     wanted, at, valid = right_answers(data.gt)
     tiles = LogitTiles(setting.router, data.base, space, read_rows=read_rows)
-    demand = None
-    if reverse is not None and setting.needs_demand:
-        demand = Demand(reverse, find_probes(tiles, setting.nprobe))
-    with progress.bar(f"assigning base, {setting.router.name}", 2 * len(data.base)) as bar:
+    demand, passes = None, 3 if reverse is not None and setting.needs_demand else 2
+    with progress.bar(f"assigning base, {setting.router.name}", passes * len(data.base)) as bar:
+        if reverse is not None and setting.nprobe is not None and setting.needs_demand:
+            demand = Demand(reverse, find_probes(tiles, setting.nprobe, bar))
         assignments = assign(tiles, setting.plans, width, wanted, bar, demand)
     stored = [Stored(a.sizes, len(data.base), a.buckets) for a in assignments]
     queries = LogitTiles(setting.router, data.query, space, read_rows=read_rows)

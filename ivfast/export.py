@@ -88,7 +88,10 @@ def load_model(path: Path, centers_path: Path) -> Model | None:
         raise UserError(f"{path} cannot be read ({problem}); remove it, or train again") from None
     schema = about.get("schema") if isinstance(about, dict) else None
     if schema != SCHEMA:
-        raise UserError(f"{path} has schema {schema}, expected {SCHEMA}; train again with this version")
+        raise UserError(
+            f"{path} has schema {schema}, expected {SCHEMA}; train again with this version, or remove it: "
+            "the centers can be evaluated alone"
+        )
     if about.get("ivfast_sha256") != file_hash(centers_path):
         return None
     try:

@@ -1,4 +1,4 @@
-"""Nearest neighbours of learn vectors in learn: they stand in for the queries to come."""
+"""Nearest neighbours of vectors among themselves: they stand in for the queries to come."""
 
 from typing import NamedTuple
 
@@ -101,7 +101,7 @@ def _approximate(
 def _search_all(
     index: faiss.IndexIVFFlat, learn: Vectors, space: Space, train: np.ndarray, ftopk: int, progress: Progress
 ) -> np.ndarray:
-    """Neighbours of what the index holds; leaves its nprobe as found good."""
+    """Neighbours of the rows that the index holds; its nprobe stays as found good."""
     nprobe, recall = _choose_nprobe(index, learn, space, train, ftopk)
     progress.note(f"neighbours: IVF search, nprobe {nprobe} of {index.nlist}, measured recall {recall:.3f}")
     index.nprobe = nprobe
@@ -145,7 +145,7 @@ def _ivf(learn: Vectors, space: Space, train: np.ndarray, progress: Progress) ->
     sample = train[:: max(1, len(train) // (64 * nlist))]
     index.train(learn.take(space, sample))
     step = rows_per_block(learn.dim)
-    with progress.bar("indexing learn", len(train)) as bar:
+    with progress.bar(f"indexing {learn.name}", len(train)) as bar:
         for start in range(0, len(train), step):
             ids = train[start : start + step]
             index.add_with_ids(learn.take(space, ids), ids)

@@ -9,9 +9,10 @@ from ivfast.backends import USE_MEMORY, Setup
 from ivfast.cache import cached, fingerprint
 from ivfast.config import Config
 from ivfast.data import Space, Vectors, measure_space, moments, rows_per_block
+from ivfast.demand import ReverseNeighbors, reverse_of
 from ivfast.draws import generator
 from ivfast.kmeans import ALL_POINTS, POINTS_PER_BUCKET, train_kmeans
-from ivfast.neighbors import Neighbors, find_neighbors
+from ivfast.neighbors import Neighbors, find_neighbors, nearest_of_all
 from ivfast.progress import Progress
 from ivfast.routers import NEAR
 from ivfast.schedule import learning_rates
@@ -76,6 +77,21 @@ def _neighbors(config: Config, learn: Vectors, space: Space, facts: dict[str, ob
         f"{len(neighbors.held_out):,} held-out vectors{', from the cache' if old else ''}"
     )
     return neighbors
+
+
+def reverse_of_base(config: Config, base: Vectors, space: Space, progress: Progress) -> ReverseNeighbors:
+    """Who has which vector of base among its nearest there, found or taken from save_path/cache."""
+    ftopk = min(config.ftopk, len(base) - 1)
+    facts = {"base": base.digest, "metric": space.metric, "mean": space.mean.tolist(), "scale": float(space.scale)}
+    found, old = cached(
+        config.save_path / "cache", "base_neighbors", fingerprint(**facts, ftopk=ftopk, faiss=faiss.__version__),
+        lambda: {"nearest": nearest_of_all(base, space, ftopk, progress).astype(np.int32)},
+    )  # fmt: skip
+    progress.note(
+        f"neighbours: {ftopk} of each of {len(base):,} vectors of base, to tell where copies are asked for"
+        f"{', from the cache' if old else ''}"
+    )
+    return reverse_of(found["nearest"])
 
 
 def measure_buckets(learn: Vectors, space: Space, centers: np.ndarray, seed: int) -> Buckets:

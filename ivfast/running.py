@@ -48,7 +48,7 @@ def start_run(config: Config, progress: Progress, saved: Saved | None = None) ->
     learn, data = admit_training(config, progress)
     if saved is not None:
         refuse_others(saved, config, learn.digest)
-    check_space(config, len(learn))
+    check_space(config, len(learn), len(data.base))
     progress.note(advice(config))
     prepared = prepare(config, learn, progress)
     backend = load_backend(config.backend, make_setup(config, prepared), config.gpu, precision_name(config))

@@ -8,7 +8,7 @@ from ivfast.config import Config
 from ivfast.errors import RunError
 
 
-def bytes_needed(config: Config, n_learn: int) -> int:
+def bytes_needed(config: Config, n_learn: int, n_base: int) -> int:
     """What a run writes at most: checkpoints, the network, and the cache.
 
     A checkpoint holds weights and two moments, and the weights of the best epochs; one more
@@ -19,13 +19,13 @@ def bytes_needed(config: Config, n_learn: int) -> int:
     deep = sum(a * b + 3 * b for a, b in pairwise(widths)) if config.deep else 0
     weights = 4 * (linear + deep)
     checkpoint = 4 * weights + 4 * linear
-    cache = 8 * n_learn * config.ftopk + 4 * linear
+    cache = (8 * n_learn + 4 * n_base) * config.ftopk + 4 * linear
     return (KEEP + 1) * checkpoint + 2 * weights + 12 * linear + 8 * 3 * 6 * config.nlist + cache + (1 << 20)
 
 
-def check_space(config: Config, n_learn: int) -> None:
+def check_space(config: Config, n_learn: int, n_base: int) -> None:
     """raises: RunError where save_path's disk has less room than a run needs"""
-    needed = bytes_needed(config, n_learn)
+    needed = bytes_needed(config, n_learn, n_base)
     free = shutil.disk_usage(config.save_path).free
     if free < needed:
         raise RunError(

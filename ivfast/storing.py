@@ -6,7 +6,7 @@ import numpy as np
 
 from ivfast.assignment import Plan, assign, log_use
 from ivfast.data import Vectors
-from ivfast.demand import Demand, find_probes, reverse_neighbors
+from ivfast.demand import Demand, find_probes, reverse_of
 from ivfast.errors import UserError
 from ivfast.export import load_model
 from ivfast.neighbors import nearest_of_all
@@ -17,7 +17,8 @@ from ivfast.routers import LogitTiles, centers_router
 def store(save_path: Path | str, vectors: np.ndarray, percent: float) -> tuple[np.ndarray, np.ndarray]:
     """Assign vectors to the buckets of save_path/ivfast.npy by benefit (see docs/formats.md).
 
-    For copies the vectors are searched for their nearest among themselves first.
+    For copies the vectors are searched for their nearest among themselves first: hand over all of base at once.
+    Above 200,000 of them that takes a copy in memory, in float32.
 
     vectors: (n, dim) float array or memory map, as searched: unit rows under IP
     percent: extra entries over all vectors; one of the run's --percents
@@ -38,11 +39,11 @@ def store(save_path: Path | str, vectors: np.ndarray, percent: float) -> tuple[n
     t = facts.storing[percent]
     plan = Plan("benefit", percent, t, log_use(facts.use[t]))
     width = min(model.about["settings"]["ftopk"], len(centers))
-    held = Vectors("vectors", folder, vectors)
-    tiles, demand = LogitTiles(router, held, model.space), None
+    base = Vectors("vectors", folder, vectors)
+    tiles, demand = LogitTiles(router, base, model.space), None
     if percent > 0 and len(vectors) > 1:
-        near = nearest_of_all(held, model.space, min(model.about["settings"]["ftopk"], len(vectors) - 1), silent())
-        demand = Demand(reverse_neighbors(near, np.arange(len(near))), find_probes(tiles, facts.nprobe))
+        near = nearest_of_all(base, model.space, min(model.about["settings"]["ftopk"], len(base) - 1), silent())
+        demand = Demand(reverse_of(near), find_probes(tiles, facts.nprobe))
     buckets = assign(tiles, [plan], width, demand=demand)[0].buckets
     rows, columns = np.nonzero(buckets >= 0)
     # contiguous, since FAISS takes pointers

@@ -13,13 +13,13 @@ from ivfast.neighbors import Neighbors
 from ivfast.probing import RECALL, Answers, Stored, first_found, router_order, scanned_at, scanned_shares
 from ivfast.routers import LogitTiles, Router
 
-LEAST_GAIN = 0.005  # what a trained epoch must gain at least over k-means, and must not lose for sure
+LEAST_GAIN = 0.005  # over k-means; two standard errors below the gain, a loss may be no larger than this
 SAME = 0.005  # epochs this close to the best count as equal: the latest is taken
 RESAMPLES = 200
 SAMPLE_PER_BUCKET, SAMPLE_LEAST = 40, 20_000  # learn vectors from which bucket sizes are told
 TEMPERATURES = (0.5, 0.7, 1.0, 1.5, 2.0, 3.0)  # of which T_s is chosen
 SAME_TEMPERATURE = 0.02
-MOST_ASKERS = 300_000  # training vectors that stand for queries of the pool at most
+MOST_ASKERS = 2_000_000  # training vectors that stand for queries of the pool at most
 
 
 class HeldOut(NamedTuple):
@@ -46,7 +46,7 @@ class Curves(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """One router at one epoch."""
+    """One router at one epoch; copies by its memberships alone, since who asks would take a pass over learn."""
 
     benefit: list[Curves]  # at each of percents, T_s = 1
     nearest: Curves | None  # percent 0 by distance alone; None for the net
@@ -97,18 +97,34 @@ def nprobe_grid(nlist: int) -> np.ndarray:
 
 
 def held_out_demand(held: HeldOut, router: Router, nprobe: float) -> Demand:
-    """Who asks for the pool: training vectors (above 300,000 of them: a draw) by their neighbours, and itself."""
+    """Who asks for the pool: training vectors (above 2 M of them: a draw) by their neighbours, and itself.
+
+    Nobody was searched for among held-out vectors: of those in the pool the own answers that train ask instead.
+    """
     neighbors, pool = held.neighbors, held.pool
-    at = np.minimum(np.searchsorted(pool, neighbors.train_neighbors), len(pool) - 1)
-    at[pool[at] != neighbors.train_neighbors] = -1
-    asking = np.flatnonzero((at >= 0).any(axis=1))
-    if len(asking) > MOST_ASKERS:
+    train = neighbors.train
+    stored, asker = _pairs_with(pool, neighbors.train_neighbors, np.arange(len(train)))
+    mine = np.flatnonzero(np.isin(neighbors.held_out, pool))
+    own, answer = np.repeat(neighbors.held_out[mine], neighbors.answers.shape[1]), neighbors.answers[mine].ravel()
+    trains = np.isin(answer, train)
+    stored = np.concatenate([stored, np.searchsorted(pool, own[trains])])
+    asker = np.concatenate([asker, np.searchsorted(train, answer[trains])])
+    asking = np.unique(asker)
+    weight = max(1.0, len(asking) / MOST_ASKERS)
+    if weight > 1:
         asking = np.sort(generator(held.seed, 0, "sample", 4).choice(asking, MOST_ASKERS, replace=False))
-    rows = np.union1d(pool, neighbors.train[asking])
-    nearest = np.full((len(rows), at.shape[1]), -1)
-    nearest[np.searchsorted(rows, neighbors.train[asking])] = at[asking]
-    reverse = reverse_neighbors(nearest, np.searchsorted(rows, pool))
-    return Demand(reverse, find_probes(LogitTiles(router, held.learn, held.space, rows), nprobe))
+        drawn = np.isin(asker, asking)
+        stored, asker = stored[drawn], asker[drawn]
+    rows = np.union1d(pool, train[asking])
+    reverse = reverse_neighbors(stored, np.searchsorted(rows, train[asker]), np.searchsorted(rows, pool))
+    return Demand(reverse, find_probes(LogitTiles(router, held.learn, held.space, rows), nprobe), weight)
+
+
+def _pairs_with(pool: np.ndarray, nearest: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places in pool of all nearest that are in it, and the number of the row that each is nearest to."""
+    at = np.minimum(np.searchsorted(pool, nearest), len(pool) - 1)
+    row, column = np.nonzero(pool[at] == nearest)
+    return at[row, column], numbers[row]
 
 
 def measure(held: HeldOut, tiles: HeldOutTiles, plans: list[Plan], demand: Demand | None = None) -> list[Curves]:

@@ -94,7 +94,7 @@ def test_kmeans_stays_where_the_gain_is_under_half_a_percent(epochs: list):
 
 @pytest.mark.parametrize(("spread", "chosen"), [(0.3, 1), (0.5, 0)])
 def test_kmeans_stays_where_the_gain_is_unsure(spread: float, chosen: int):
-    """A gain of 4 %, so two standard errors may be 4.5 %; of 300 vectors the standard error is the spread over 17.3: 1.7 % or 2.9 %."""
+    """A gain of 4 %: two standard errors may be 4.5 %. Of 300 vectors one is the spread over 17.3: 1.7 % or 2.9 %."""
     noise = np.random.default_rng(0).standard_normal(300)
     noise = spread * (noise - noise.mean()) / noise.std()
     choice = first_choice(candidate(0, 0.2, None))

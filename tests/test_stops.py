@@ -113,7 +113,7 @@ def test_full_disk_keeps_what_was_there_and_says_how_much(
 def test_estimate_covers_what_a_run_writes(data: Path, tmp_path: Path) -> None:
     """A network of 2.4 MB; the estimate is at most twice what is left, with one checkpoint more while it is written."""
     argv = flags(data, tmp_path, "--param_list", "24", "512", "1024", "32", "--epochs", "2")
-    needed = bytes_needed(parse(argv)[0], 4000)
+    needed = bytes_needed(parse(argv)[0], 4000, 4000)
     assert main(argv) == 0
     written = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
     (newest, _) = at_hand(tmp_path)

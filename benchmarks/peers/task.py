@@ -8,7 +8,7 @@ import faiss
 import numpy as np
 
 from ivfast.data import Space, Vectors, measure_space, open_vectors
-from ivfast.demand import ReverseNeighbors, reverse_neighbors
+from ivfast.demand import ReverseNeighbors, reverse_of
 from ivfast.demo import make_patches
 from ivfast.neighbors import Neighbors, find_neighbors, nearest_of_all
 from ivfast.progress import silent
@@ -100,5 +100,5 @@ def open_task(folder: Path, name: str, metric: str, setting: str, nlist: int, se
     seconds = time.monotonic() - started
     held = make_held_out(learn, space, neighbors, nlist, min(WIDTH, nlist), seed)
     gt = np.load(folder / name / "gt.npy")
-    reverse = reverse_neighbors(nearest_of_all(base, space, FTOPK, silent()), np.arange(len(base)))
+    reverse = reverse_of(nearest_of_all(base, space, FTOPK, silent()))
     return Task(name, folder, in_sample, nlist, seed, learn, base, query, gt, space, neighbors, held, reverse, seconds)
