@@ -83,7 +83,7 @@ def near_the_least(choice: Choice, shorter: list[Candidate], kmeans: list[Curves
 
 
 def decide(choice: Choice, shorter: list[Candidate], kmeans: list[Curves], seed: int) -> Verdict:
-    """The longest way near the least that gains for sure (shorter ones are surer), else k-means."""
+    """The longest way near the least whose gain is sure (see is_gain; shorter ones are surer), else k-means."""
     unsure = None
     for candidate in near_the_least(choice, shorter, kmeans):
         verdict = _judge(choice.start, candidate, kmeans, seed)

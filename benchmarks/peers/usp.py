@@ -11,7 +11,7 @@ held-out learn pairs). Vectors are stored where p is largest, queries rank by p.
 Different here: one flat model instead of a tree of models for 256 buckets, and no ensemble; layers of
 DCNet's sizes; neighbours' buckets are remembered from their last batch and looked up anew each epoch, instead
 of computed for every batch (eleven times the work); the epoch is chosen on held-out learn pairs. The paper has
-no copies: those shown are by benefit.
+no copies: those shown are by benefit, without askers, since a network alone has no crossing of residuals.
 """
 
 import time
