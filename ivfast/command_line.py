@@ -131,8 +131,8 @@ def _add_training(parser: Parser) -> None:
     _flag(
         group,
         "ftopk",
-        "nearest neighbours of a learn vector that stand in for queries, and of a base vector that tell where copies are "
-        "asked for; also the most buckets a vector is stored in",
+        "nearest neighbours of a learn vector that stand in for queries, and of a base vector that tell "
+        "where copies are asked for; also the most buckets a vector is stored in",
         type=int,
         metavar="K",
     )
