@@ -33,11 +33,12 @@ def line(results: list[dict[str, Any]], router: str, rule: str) -> dict[str, Any
     return next(r for r in results if (r["router"], r["rule"], r["percent"]) == (router, rule, 0.0))
 
 
-def fill(z_of: Callable[[np.ndarray], np.ndarray], learn: np.ndarray, stored: np.ndarray) -> np.ndarray:
-    """Vectors in each bucket under benefit: the largest p / m, m the mean p over learn."""
+def fill(z_of: Callable[[np.ndarray], np.ndarray], learn: np.ndarray, *stored: np.ndarray) -> list[np.ndarray]:
+    """Vectors in each bucket under benefit: the largest log p - log m, m the mean p over learn."""
     m = np.mean([softmax(z_of(block)).mean(axis=0) for block in np.split(learn, 20)], axis=0)
-    best = [(softmax(z_of(block)) / np.maximum(m, 1e-9)).argmax(axis=1) for block in np.split(stored, 20)]
-    return np.bincount(np.concatenate(best), minlength=len(m))
+    log_m = np.log(np.maximum(m, 1e-9))  # z is log p up to a number of each row
+    best = [np.concatenate([(z_of(block) - log_m).argmax(axis=1) for block in np.split(x, 20)]) for x in stored]
+    return [np.bincount(buckets, minlength=len(m)) for buckets in best]
 
 
 def test_4096_buckets_at_batch_512_stay_in_use(tmp_path: Path) -> None:
@@ -71,7 +72,7 @@ def test_4096_buckets_at_batch_512_stay_in_use(tmp_path: Path) -> None:
     kmeans = [np.bincount(_nearest(x, run.prepared.kmeans), minlength=4096) for x in (base, learn)]
     assert (kmeans[0] == 0).sum() > 50  # there is something to mend
     for name, z_of in routers.items():
-        on_base, on_learn = fill(z_of, learn, base), fill(z_of, learn, learn)
+        on_base, on_learn = fill(z_of, learn, base, learn)
         assert (on_base == 0).sum() < (kmeans[0] == 0).sum(), name
         assert (on_learn == 0).sum() <= (kmeans[1] == 0).sum(), name
         assert imbalance(on_base) < 2, name
