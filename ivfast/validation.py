@@ -19,7 +19,7 @@ RESAMPLES = 200
 SAMPLE_PER_BUCKET, SAMPLE_LEAST = 40, 20_000  # learn vectors from which bucket sizes are told
 TEMPERATURES = (0.5, 0.7, 1.0, 1.5, 2.0, 3.0)  # of which T_s is chosen
 SAME_TEMPERATURE = 0.02
-MOST_ASKERS = 2_000_000  # training vectors that stand for queries of the pool at most
+MOST_ASKING = 2_000_000  # training vectors that stand for queries of the pool at most
 
 
 class HeldOut(NamedTuple):
@@ -103,16 +103,16 @@ def held_out_demand(held: HeldOut, router: Router, nprobe: float) -> Demand:
     """
     neighbors, pool = held.neighbors, held.pool
     train = neighbors.train
-    stored, asker = _pairs_with(pool, neighbors.train_neighbors, np.arange(len(train)))
+    stored, asker = _places(pool, neighbors.train_neighbors)
     mine = np.flatnonzero(np.isin(neighbors.held_out, pool))
     own, answer = np.repeat(neighbors.held_out[mine], neighbors.answers.shape[1]), neighbors.answers[mine].ravel()
     trains = np.isin(answer, train)
     stored = np.concatenate([stored, np.searchsorted(pool, own[trains])])
     asker = np.concatenate([asker, np.searchsorted(train, answer[trains])])
     asking = np.unique(asker)
-    weight = max(1.0, len(asking) / MOST_ASKERS)
+    weight = max(1.0, len(asking) / MOST_ASKING)
     if weight > 1:
-        asking = np.sort(generator(held.seed, 0, "sample", 4).choice(asking, MOST_ASKERS, replace=False))
+        asking = np.sort(generator(held.seed, 0, "sample", 4).choice(asking, MOST_ASKING, replace=False))
         drawn = np.isin(asker, asking)
         stored, asker = stored[drawn], asker[drawn]
     rows = np.union1d(pool, train[asking])
@@ -120,11 +120,11 @@ def held_out_demand(held: HeldOut, router: Router, nprobe: float) -> Demand:
     return Demand(reverse, find_probes(LogitTiles(router, held.learn, held.space, rows), nprobe), weight)
 
 
-def _pairs_with(pool: np.ndarray, nearest: np.ndarray, numbers: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Places in pool of all nearest that are in it, and the number of the row that each is nearest to."""
+def _places(pool: np.ndarray, nearest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of all nearest, (m, k) learn rows, that are in the pool: their places there, and the rows of `nearest`."""
     at = np.minimum(np.searchsorted(pool, nearest), len(pool) - 1)
     row, column = np.nonzero(pool[at] == nearest)
-    return at[row, column], numbers[row]
+    return at[row, column], row
 
 
 def measure(held: HeldOut, tiles: HeldOutTiles, plans: list[Plan], demand: Demand | None = None) -> list[Curves]:

@@ -186,7 +186,7 @@ def test_rows_read_at_once_never_change_a_bit(case: Case, read_rows: int, monkey
 def test_training_vectors_ask_for_the_pool(case: Case, most: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(validation, "SAMPLE_LEAST", 200)
     monkeypatch.setattr(validation, "SAMPLE_PER_BUCKET", 1)
-    monkeypatch.setattr(validation, "MOST_ASKERS", most)
+    monkeypatch.setattr(validation, "MOST_ASKING", most)
     neighbors = find_neighbors(case.vectors, case.space, K, 1, silent())
     held = make_held_out(case.vectors, case.space, neighbors, NLIST, WIDTH, 1)
     demand = held_out_demand(held, case.router, 3)
