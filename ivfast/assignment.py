@@ -28,6 +28,11 @@ class Plan(NamedTuple):
     log_use: np.ndarray | None = None  # (nlist,) log m at T_s, for benefit
 
     @property
+    def places_copies(self) -> bool:
+        """Whether copies go where the buckets taken don't reach: by benefit."""
+        return self.rule == "benefit" and self.percent > 0
+
+    @property
     def keyed_by(self) -> tuple[str, float, bool]:
         """Plans that agree in this rank the same candidates."""
         return self.rule, self.temperature, self.percent > 0
@@ -81,7 +86,7 @@ def candidates(
         keys = keys - plan.log_use
     buckets = top(keys, width)
     keys = np.take_along_axis(keys, buckets, axis=1)
-    if plan.rule == "benefit" and plan.percent > 0 and width > 1 and crossing is not None:
+    if plan.places_copies and width > 1 and crossing is not None:
         return cover(buckets, keys, crossing(buckets) * np.float32(COVER / plan.temperature), demand)
     return buckets, keys
 

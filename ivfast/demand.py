@@ -44,39 +44,42 @@ class Demand(NamedTuple):
         asker = self.reverse.asker[first[0] : first[-1]]
         weight = np.full(len(asker), self.weight, dtype=np.float32)
         weight[first[:-1] - first[0]] = SELF
-        return TileDemand(first[:-1] - first[0], asker, weight, self.probes)
+        row = np.repeat(np.arange(n), np.diff(first))
+        buckets, chances = self.probes.buckets[asker], self.probes.chances[asker]
+        return TileDemand(first[:-1] - first[0], row, weight, buckets, chances, self.probes.log_use)
 
 
 class TileDemand(NamedTuple):
-    """The askers of some vectors."""
+    """The askers of some vectors, pair by pair."""
 
-    first: np.ndarray  # (n,)
-    asker: np.ndarray  # (pairs,)
-    weight: np.ndarray  # (pairs,) float32
-    probes: Probes
+    first: np.ndarray  # (n,) where each vector's pairs begin
+    row: np.ndarray  # (pairs,) vector
+    weight: np.ndarray  # (pairs,) float32, of the asker
+    buckets: np.ndarray  # (pairs, kept) int32, where it looks, best first
+    chances: np.ndarray  # (pairs, kept) float32
+    log_use: np.ndarray  # (nlist,) float32
 
     def asked(self, buckets: np.ndarray) -> "Asked":
         """Start to fill buckets, (n, width) int32; the first of each row is taken first."""
-        row = np.repeat(np.arange(len(self.first)), np.diff(np.r_[self.first, len(self.asker)]))
-        wanted = buckets[row]
+        wanted = buckets[self.row]
         chances = np.zeros(wanted.shape, dtype=np.float32)
-        looks, likely = self.probes.buckets[self.asker].T, self.probes.chances[self.asker].T
-        for look, chance in zip(looks, likely, strict=True):  # one at a time: all at once would not fit the cache
+        # one place at a time: all at once would not fit the cache
+        for look, chance in zip(self.buckets.T, self.chances.T, strict=True):
             np.copyto(chances, chance[:, None], where=wanted == look[:, None])
         total = np.log(np.add.reduceat(self.weight, self.first))
-        return Asked(self, row, chances, total[:, None] - self.probes.log_use[buckets])
+        return Asked(self, chances, total[:, None] - self.log_use[buckets])
 
 
 class Asked:
     """What those that ask for a vector gain from one more bucket, beside the buckets taken."""
 
-    def __init__(self, demand: TileDemand, row: np.ndarray, chances: np.ndarray, offset: np.ndarray) -> None:
-        self.demand, self.row, self.chances, self.offset = demand, row, chances, offset
-        self.covered = np.zeros((len(row), 1), dtype=np.float32)
+    def __init__(self, demand: TileDemand, chances: np.ndarray, offset: np.ndarray) -> None:
+        self.demand, self.chances, self.offset = demand, chances, offset
+        self.covered = np.zeros((len(chances), 1), dtype=np.float32)
 
     def after(self, taken: np.ndarray) -> np.ndarray:
         """Take one more column of each row, (n,); returns log sum_y w_y + asked_b of `cover`, (n, width) float32."""
-        here = np.take_along_axis(self.chances, taken[self.row][:, None], axis=1)
+        here = np.take_along_axis(self.chances, taken[self.demand.row][:, None], axis=1)
         self.covered = np.maximum(self.covered, here)
         left = self.demand.weight[:, None] * np.maximum(self.chances - self.covered, 0)
         return self.offset + np.log(np.add.reduceat(left, self.demand.first, axis=0) + np.float32(LEAST))

@@ -42,7 +42,7 @@ class RouterSetting(NamedTuple):
     @property
     def needs_demand(self) -> bool:
         """Whether it matters who asks for base."""
-        return self.nprobe is not None and any(plan.rule == "benefit" and plan.percent > 0 for plan in self.plans)
+        return self.nprobe is not None and any(plan.places_copies for plan in self.plans)
 
 
 class Result(NamedTuple):

@@ -28,13 +28,17 @@ class HeldOut(NamedTuple):
     learn: Vectors
     space: Space
     neighbors: Neighbors
-    rows: np.ndarray  # (n_held_out,) learn rows searched for
     pool: np.ndarray  # (n_pool,) learn rows that are stored: their answers, and a sample
     sample: np.ndarray  # (n_sample,) places in pool that stand for all of learn
     answers: Answers  # places in pool, (n_held_out, ftopk)
     pairs: tuple[np.ndarray, np.ndarray]  # learn rows, two (n_pairs,), for k
     width: int  # buckets a vector is in at most
     seed: int
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Learn rows searched for, (n_held_out,)."""
+        return self.neighbors.held_out
 
 
 class Curves(NamedTuple):
@@ -63,7 +67,7 @@ def make_held_out(learn: Vectors, space: Space, neighbors: Neighbors, nlist: int
     drawn = generator(seed, 0, "calibration").permutation(n * ftopk)[: n_pairs(nlist)]
     pairs = neighbors.held_out[drawn // ftopk], neighbors.answers[drawn // ftopk, drawn % ftopk]
     return HeldOut(
-        learn, space, neighbors, neighbors.held_out, pool, np.searchsorted(pool, sample),
+        learn, space, neighbors, pool, np.searchsorted(pool, sample),
         Answers(at, np.ones(at.shape, dtype=bool)), pairs, width, seed,
     )  # fmt: skip
 

@@ -60,9 +60,8 @@ def test_second_run_repeats_neither_kmeans_nor_neighbours(data: Path, tmp_path: 
     assert outputs(tmp_path) == first
     shutil.rmtree(tmp_path / "checkpoints")
     assert main(start(data, tmp_path, "--seed", "2")) == 0
-    assert (
-        len(list((tmp_path / "cache").iterdir())) == 5
-    )  # another seed, another fingerprint; of base's neighbours the same
+    # another seed, another fingerprint; of base's neighbours the same
+    assert len(list((tmp_path / "cache").iterdir())) == 5
 
 
 def test_evaluation_of_the_files_is_the_training_s_own(data: Path, tmp_path: Path) -> None:
