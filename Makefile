@@ -17,7 +17,7 @@ demo: venv
 	$(BIN)/python -m ivfast.demo --save_path demo_out
 
 test: venv
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
 
 parity: venv
 	$(BIN)/python -m pytest parity_tests -q --durations=0

@@ -1,10 +1,23 @@
-"""One fixture of tests/ and parity_tests/."""
+"""What tests/ and parity_tests/ share: a share of the cores for each worker of pytest-xdist, one fixture."""
 
+import os
 from collections.abc import Iterator
 
-import faiss
-import pytest
-import torch
+
+def _keep_to_own_cores() -> None:
+    """Before libraries count cores: workers that each want all of them wait for each other."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers > 1 and hasattr(os, "sched_setaffinity"):
+        number = int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw"))
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, cores[number % len(cores) :: workers])
+
+
+_keep_to_own_cores()
+
+import faiss  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
 
 
 @pytest.fixture

@@ -83,17 +83,22 @@ class Table:
             raise
         self.rows.append(Row(what, case, dtype, largest, tolerance))
 
-    def lines(self) -> list[str]:
-        """The table as text, columns aligned."""
-        words = [HEADER, *(_words(row) for row in self.rows)]
-        widths = [max(len(line[column]) for line in words) for column in range(len(HEADER))]
-        return ["  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)) for line in words]
+    def words(self) -> list[list[str]]:
+        """What is printed of each row, by column."""
+        return [_words(row) for row in self.rows]
 
 
-def _words(row: Row) -> tuple[str, ...]:
+def aligned(words: list[list[str]]) -> list[str]:
+    """Lines of a table, under its head. words: see Table.words"""
+    words = [list(HEADER), *words]
+    widths = [max(len(line[column]) for line in words) for column in range(len(HEADER))]
+    return ["  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)) for line in words]
+
+
+def _words(row: Row) -> list[str]:
     case = row.case
     limit = f"{row.tolerance:g}" if row.tolerance else "identical"
-    return row.what, case.metric, _yes(case.deep), _yes(case.drop), row.dtype, f"{row.gap:.1e}", limit
+    return [row.what, case.metric, _yes(case.deep), _yes(case.drop), row.dtype, f"{row.gap:.1e}", limit]
 
 
 def _yes(value: bool) -> str:

@@ -1,13 +1,15 @@
 """What all parity tests share: the table that is printed at the end, 64 bits for JAX, one thread."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import pytest
 
-from parity_tests.comparator import Table
+from parity_tests.comparator import Table, aligned
 
 TABLE = pytest.StashKey[Table]()
+WORDS = pytest.StashKey[list[list[str]]]()  # of tables of workers
 
 
 @pytest.fixture(scope="session")
@@ -28,10 +30,26 @@ def x64() -> Iterator[None]:
         yield
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A worker of pytest-xdist hands its lines over."""
+    output = getattr(session.config, "workeroutput", None)
+    if output is not None and TABLE in session.config.stash:
+        output["parity"] = session.config.stash[TABLE].words()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """Take a worker's lines."""
+    words = getattr(node, "workeroutput", {}).get("parity", [])
+    node.config.stash.setdefault(WORDS, []).extend(words)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Print the table, where there is one."""
-    table = config.stash.get(TABLE, None)
-    if table is not None and table.rows:
+    words = config.stash.get(WORDS, [])
+    if TABLE in config.stash:
+        words = config.stash[TABLE].words()
+    if words:
         terminalreporter.section("parity")
-        for line in table.lines():
+        for line in aligned(words):
             terminalreporter.write_line(line)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from parity_tests.cases import CASES
-from parity_tests.comparator import DifferenceError, Table, compare
+from parity_tests.comparator import DifferenceError, Table, aligned, compare
 
 pytestmark = pytest.mark.parity
 
@@ -71,7 +71,7 @@ def test_table_keeps_the_row_of_a_failed_comparison() -> None:
         table.check(
             "far", CASES[0], "float64", 0.0, lambda limit: compare("far", ONE, changed(b=np.zeros((1, 1))), limit)
         )
-    assert [line.split() for line in table.lines()[1:]] == [
+    assert [line.split() for line in aligned(table.words())[1:]] == [
         ["near", "IP", "no", "no", "float64", "2.0e-01", "0.3"],
         ["far", "IP", "no", "no", "float64", "1.0e+00", "identical"],
     ]
