@@ -11,6 +11,7 @@ from ivfast.routers import Crossing, LogitTiles, log_softmax, top
 
 LEAST_USE = 1e-9  # m of a bucket counts as at least this
 COVER = 0.5  # of the crossing with a bucket taken counts against a copy
+OWN = 0.6  # of a vector's own gain counts beside what its askers gain, where it is in one bucket
 RULES = ("ratio", "membership", "benefit")
 
 
@@ -71,7 +72,8 @@ def candidates(
 
         ratio       log d_1 - log d_j = (log z_1 - log z_j) / 2 for z = -k d^2 / delta
         membership  log p_b
-        benefit     log p_b - log m_b; of copies what the buckets taken leave of it (see cover)
+        benefit     log p_b - log m_b; of copies what the buckets taken leave of it (see cover); without copies
+                    what askers gain counts as well (see only_bucket)
 
     z: (n, nlist) float32; crossing: of the router, for (n, width) buckets (None: it has none)
     demand: who asks for these rows (None: not known)
@@ -88,7 +90,22 @@ def candidates(
     keys = np.take_along_axis(keys, buckets, axis=1)
     if plan.places_copies and width > 1 and crossing is not None:
         return cover(buckets, keys, crossing(buckets) * np.float32(COVER / plan.temperature), demand)
+    if plan.rule == "benefit" and not plan.percent and demand is not None:
+        return only_bucket(buckets, keys, demand)
     return buckets, keys
+
+
+def only_bucket(buckets: np.ndarray, keys: np.ndarray, demand: TileDemand) -> tuple[np.ndarray, np.ndarray]:
+    """Order a row's buckets by what each is worth as its only one.
+
+        key_b = surplus_b + 0.6 (log p_b - log m_b)     surplus: of the askers, see TileDemand.surplus
+
+    buckets: (n, width); keys: (n, width) log p_b - log m_b
+    returns: both, by falling key; ties go to the smaller bucket
+    """
+    worth = demand.surplus(buckets) + np.float32(OWN) * keys
+    order = np.lexsort((buckets, -worth), axis=1)
+    return np.take_along_axis(buckets, order, axis=1), np.take_along_axis(worth, order, axis=1)
 
 
 def cover(
@@ -146,7 +163,7 @@ def assign(
 
     width: buckets a vector can be in at most, min(ftopk, nlist)
     wanted: ascending vector numbers whose buckets are returned; None: all
-    demand: who asks for the vectors, for copies by benefit (None: not known)
+    demand: who asks for the vectors, for benefit (None: not known)
     """
     builders = [_Builder(plan, tiles.router.nlist, tiles.n, width, wanted) for plan in plans]
     for second in (False, True):

@@ -8,7 +8,9 @@ from ivfast.progress import Bar
 from ivfast.routers import LogitTiles, top
 
 SELF = 2.0  # a vector counts as so many that ask for it
-SOFTNESS = 2.0  # logits around the border within which a bucket is probed or not
+SOFTNESS = 2.0  # logits around the border within which a bucket is probed or not: for copies
+FIRST_SOFTNESS = 1.0  # the same, for the only bucket of a vector
+SLOPE = 10.0  # log scanned over recall: what one more answer found is worth in vectors scanned
 MOST_PROBED = 16  # nprobe that is assumed at most
 KEPT = 32  # best buckets of an asker beyond which nothing is looked up
 LEAST = 1e-3  # askers that one more bucket is taken to win at least
@@ -21,14 +23,16 @@ class ReverseNeighbors(NamedTuple):
 
     first: np.ndarray  # (n + 1,) int64: those of vector i are asker[first[i]:first[i + 1]]
     asker: np.ndarray  # (pairs,) int32, numbers of askers
+    k: int  # askers of a vector beside itself, on average: the nearest that each asker has
 
 
 class Probes(NamedTuple):
     """Where askers look."""
 
     buckets: np.ndarray  # (m, kept) int32, best first
-    chances: np.ndarray  # (m, kept) float32, that each is probed
-    log_use: np.ndarray  # (nlist,) float32, log of the mean chance
+    above: np.ndarray  # (m, kept) float32, logits above the border between probed and not
+    log_use: np.ndarray  # (nlist,) float32, log of the mean chance at SOFTNESS
+    cost: np.ndarray  # (nlist,) float32, the mean chance at FIRST_SOFTNESS over its mean
 
 
 class Demand(NamedTuple):
@@ -45,8 +49,8 @@ class Demand(NamedTuple):
         weight = np.full(len(asker), self.weight, dtype=np.float32)
         weight[first[:-1] - first[0]] = SELF
         row = np.repeat(np.arange(n), np.diff(first))
-        buckets, chances = self.probes.buckets[asker], self.probes.chances[asker]
-        return TileDemand(first[:-1] - first[0], row, weight, buckets, chances, self.probes.log_use)
+        buckets, above = self.probes.buckets[asker], self.probes.above[asker]
+        return TileDemand(first[:-1] - first[0], row, weight, SELF + self.reverse.k, buckets, above, self.probes)
 
 
 class TileDemand(NamedTuple):
@@ -55,19 +59,38 @@ class TileDemand(NamedTuple):
     first: np.ndarray  # (n,) where each vector's pairs begin
     row: np.ndarray  # (pairs,) vector
     weight: np.ndarray  # (pairs,) float32, of the asker
+    mean_weight: float  # of all askers of one vector
     buckets: np.ndarray  # (pairs, kept) int32, where it looks, best first
-    chances: np.ndarray  # (pairs, kept) float32
-    log_use: np.ndarray  # (nlist,) float32
+    above: np.ndarray  # (pairs, kept) float32
+    probes: Probes
+
+    def chances(self, buckets: np.ndarray, softness: float) -> np.ndarray:
+        """That each asker probes its vector's buckets. (n, width) -> (pairs, width) float32"""
+        wanted = buckets[self.row]
+        above = np.full(wanted.shape, -np.inf, dtype=np.float32)
+        # one place at a time: all at once would not fit the cache
+        for look, found in zip(self.buckets.T, self.above.T, strict=True):
+            np.copyto(above, found[:, None], where=wanted == look[:, None])
+        return chance(above, softness)
 
     def asked(self, buckets: np.ndarray) -> "Asked":
         """Start to fill buckets, (n, width) int32; the first of each row is taken first."""
-        wanted = buckets[self.row]
-        chances = np.zeros(wanted.shape, dtype=np.float32)
-        # one place at a time: all at once would not fit the cache
-        for look, chance in zip(self.buckets.T, self.chances.T, strict=True):
-            np.copyto(chances, chance[:, None], where=wanted == look[:, None])
         total = np.log(np.add.reduceat(self.weight, self.first))
-        return Asked(self, chances, total[:, None] - self.log_use[buckets])
+        return Asked(self, self.chances(buckets, SOFTNESS), total[:, None] - self.probes.log_use[buckets])
+
+    def surplus(self, buckets: np.ndarray) -> np.ndarray:
+        """What each bucket is worth as a vector's only one, in log scanned, but for its own memberships.
+
+            surplus_b = 10 sum_y w_y c_b(y) / (2 + k) - mean c_b / mean of all mean c
+
+        A vector moved to b is scanned by every query that probes b, and found by those of its askers that do:
+        to first order the two change log scanned at equal recall in this ratio (up to one factor for all).
+
+        buckets: (n, width); returns (n, width) float32
+        """
+        found = self.weight[:, None] * self.chances(buckets, FIRST_SOFTNESS)
+        gain = np.add.reduceat(found, self.first, axis=0)
+        return np.float32(SLOPE / self.mean_weight) * gain - self.probes.cost[buckets]
 
 
 class Asked:
@@ -85,11 +108,18 @@ class Asked:
         return self.offset + np.log(np.add.reduceat(left, self.demand.first, axis=0) + np.float32(LEAST))
 
 
-def reverse_neighbors(stored: np.ndarray, asker: np.ndarray, own: np.ndarray) -> ReverseNeighbors:
+def chance(above: np.ndarray, softness: float) -> np.ndarray:
+    """That a bucket is probed, by its logit above the border. float32"""
+    with np.errstate(over="ignore"):
+        return 1 / (1 + np.exp(-above / np.float32(softness)))
+
+
+def reverse_neighbors(stored: np.ndarray, asker: np.ndarray, own: np.ndarray, k: int) -> ReverseNeighbors:
     """Turn "nearest of" into "asked by"; of one vector's askers the first 1,000 are kept.
 
     stored, asker: (pairs,), a vector stored, below n, and one that has it among its nearest
     own: (n,) the asker that each stored vector is
+    k: nearest that each asker has
     """
     n = len(own)
     order = np.argsort(stored, kind="stable")
@@ -102,20 +132,22 @@ def reverse_neighbors(stored: np.ndarray, asker: np.ndarray, own: np.ndarray) ->
     itself = np.zeros(len(found), dtype=bool)
     itself[first[:-1]] = True
     found[itself], found[~itself] = own, asker[order]
-    return ReverseNeighbors(first, found)
+    return ReverseNeighbors(first, found, k)
 
 
 def reverse_of(nearest: np.ndarray) -> ReverseNeighbors:
     """Of vectors that are all stored and all ask. nearest: (n, k) rows of them"""
     n, k = nearest.shape
     rows = np.arange(n, dtype=np.int32)
-    return reverse_neighbors(nearest.ravel(), np.repeat(rows, k), rows)
+    return reverse_neighbors(nearest.ravel(), np.repeat(rows, k), rows, k)
 
 
 def find_probes(tiles: LogitTiles, nprobe: float, bar: Bar | None = None) -> Probes:
     """Where askers look at nprobe buckets.
 
-        c_b = 1 / (1 + exp((border - z_b) / 2))     border: mean of the nprobe-th and the next best logit
+        c_b = 1 / (1 + exp((border - z_b) / s))     border: mean of the nprobe-th and the next best logit
+
+    s is 2 for copies, 1 for a vector's only bucket.
 
     tiles: of the askers; nprobe: rounded, 1 to 16
     """
@@ -123,17 +155,18 @@ def find_probes(tiles: LogitTiles, nprobe: float, bar: Bar | None = None) -> Pro
     at = min(max(1, round(nprobe)), MOST_PROBED, nlist - 1)
     kept = min(KEPT, nlist)
     buckets = np.empty((tiles.n, kept), dtype=np.int32)
-    chances = np.empty((tiles.n, kept), dtype=np.float32)
-    use = np.zeros(nlist)
+    above = np.empty((tiles.n, kept), dtype=np.float32)
+    use, first_use = np.zeros(nlist), np.zeros(nlist)
     for start, z in tiles:
         best = top(z, kept)
         logits = np.take_along_axis(z, best, axis=1)
         border = logits[:, at - 1 : at + 1].mean(axis=1, keepdims=True)
-        with np.errstate(over="ignore"):
-            chance = 1 / (1 + np.exp((border - logits) / np.float32(SOFTNESS)))
-        use += np.bincount(best.ravel(), weights=chance.ravel(), minlength=nlist)
-        buckets[start : start + len(z)], chances[start : start + len(z)] = best, chance
+        buckets[start : start + len(z)], above[start : start + len(z)] = best, logits - border
+        for total, softness in ((use, SOFTNESS), (first_use, FIRST_SOFTNESS)):
+            chances = chance(logits - border, softness)
+            total += np.bincount(best.ravel(), weights=chances.ravel(), minlength=nlist)
         if bar is not None:
             bar.advance(len(z))
     use = np.maximum(use / max(tiles.n, 1), LEAST_USE / nlist)
-    return Probes(buckets, chances, np.log(use).astype(np.float32))
+    cost = first_use / max(first_use.mean(), np.finfo(np.float64).tiny)
+    return Probes(buckets, above, np.log(use).astype(np.float32), cost.astype(np.float32))

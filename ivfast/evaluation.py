@@ -37,12 +37,12 @@ class RouterSetting(NamedTuple):
     temperature: float | None  # T; None: fixed probing alone
     held_out: np.ndarray | None  # (n, nlist) float32 logits of held-out learn vectors
     predicted: dict[float, dict[str, Predicted]] | None = None  # by percent, under the default rule
-    nprobe: float | None = None  # at which those that stand for queries look, for copies by benefit
+    nprobe: float | None = None  # at which those that stand for queries look, for benefit
 
     @property
     def needs_demand(self) -> bool:
         """Whether it matters who asks for base."""
-        return self.nprobe is not None and any(plan.places_copies for plan in self.plans)
+        return self.nprobe is not None and any(plan.rule == "benefit" for plan in self.plans)
 
 
 class Result(NamedTuple):
@@ -93,7 +93,7 @@ def evaluate_router(
     """Assign base under every plan, then search all queries both ways.
 
     width: buckets a vector is in at most; nprobes: those reported, each at most nlist
-    reverse: who has which vector of base among its nearest, for copies by benefit
+    reverse: who has which vector of base among its nearest, for benefit
     """
     wanted, at, valid = right_answers(data.gt)
     tiles = LogitTiles(setting.router, data.base, space, read_rows=read_rows)

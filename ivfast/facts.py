@@ -37,8 +37,7 @@ def fit_facts(held: HeldOut, router: Router, k: float, percents: tuple[float, ..
     tiles, demand = held_out_tiles(held, router), None
     facts = Facts(k, temperature, nprobe_of_answers(z, targets), {}, {}, {}, error)
     if router.name != "kmeans":  # which is stored by ratio alone
-        if max(percents) > 0:
-            demand = held_out_demand(held, router, facts.nprobe)
+        demand = held_out_demand(held, router, facts.nprobe)
         facts = facts._replace(
             storing=choose_temperatures(held, tiles, percents, demand),
             use=measure_use(held.learn, held.space, router, TEMPERATURES, held.seed),

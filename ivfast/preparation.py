@@ -88,7 +88,7 @@ def reverse_of_base(config: Config, base: Vectors, space: Space, progress: Progr
         lambda: {"nearest": nearest_of_all(base, space, ftopk, progress).astype(np.int32)},
     )  # fmt: skip
     progress.note(
-        f"neighbours: {ftopk} of each of {len(base):,} vectors of base, to tell where copies are asked for"
+        f"neighbours: {ftopk} of each of {len(base):,} vectors of base, to tell who asks for which"
         f"{', from the cache' if old else ''}"
     )
     return reverse_of(found["nearest"])

@@ -17,7 +17,7 @@ from ivfast.routers import LogitTiles, centers_router
 def store(save_path: Path | str, vectors: np.ndarray, percent: float) -> tuple[np.ndarray, np.ndarray]:
     """Assign vectors to the buckets of save_path/ivfast.npy by benefit (see docs/formats.md).
 
-    For copies the vectors are searched for their nearest among themselves first: hand over all of base at once.
+    The vectors are searched for their nearest among themselves first: hand over all of base at once.
     Above 200,000 of them that takes a copy in memory, in float32.
 
     vectors: (n, dim) float array or memory map, as searched: unit rows under IP
@@ -41,7 +41,7 @@ def store(save_path: Path | str, vectors: np.ndarray, percent: float) -> tuple[n
     width = min(model.about["settings"]["ftopk"], len(centers))
     base = Vectors("vectors", folder, vectors)
     tiles, demand = LogitTiles(router, base, model.space), None
-    if percent > 0 and len(vectors) > 1:
+    if len(vectors) > 1:
         near = nearest_of_all(base, model.space, min(model.about["settings"]["ftopk"], len(base) - 1), silent())
         demand = Demand(reverse_of(near), find_probes(tiles, facts.nprobe))
     buckets = assign(tiles, [plan], width, demand=demand)[0].buckets

@@ -50,7 +50,7 @@ class Curves(NamedTuple):
 
 
 class Judgement(NamedTuple):
-    """One router at one epoch; copies by its memberships alone, since who asks would take a pass over learn."""
+    """One router at one epoch; by its memberships alone, since who asks would take a pass over learn."""
 
     benefit: list[Curves]  # at each of percents, T_s = 1
     nearest: Curves | None  # percent 0 by distance alone; None for the net
@@ -107,6 +107,7 @@ def held_out_demand(held: HeldOut, router: Router, nprobe: float) -> Demand:
     """
     neighbors, pool = held.neighbors, held.pool
     train = neighbors.train
+    k = neighbors.train_neighbors.shape[1]
     stored, asker = _places(pool, neighbors.train_neighbors)
     mine = np.flatnonzero(np.isin(neighbors.held_out, pool))
     own, answer = np.repeat(neighbors.held_out[mine], neighbors.answers.shape[1]), neighbors.answers[mine].ravel()
@@ -120,7 +121,7 @@ def held_out_demand(held: HeldOut, router: Router, nprobe: float) -> Demand:
         drawn = np.isin(asker, asking)
         stored, asker = stored[drawn], asker[drawn]
     rows = np.union1d(pool, train[asking])
-    reverse = reverse_neighbors(stored, np.searchsorted(rows, train[asker]), np.searchsorted(rows, pool))
+    reverse = reverse_neighbors(stored, np.searchsorted(rows, train[asker]), np.searchsorted(rows, pool), k)
     return Demand(reverse, find_probes(LogitTiles(router, held.learn, held.space, rows), nprobe), weight)
 
 
@@ -135,7 +136,7 @@ def measure(held: HeldOut, tiles: HeldOutTiles, plans: list[Plan], demand: Deman
     """Store the pool under each plan and search for the held-out vectors.
 
     The budget's border is told from the sample: its round(percent n_sample) best extras.
-    demand: of the pool, for copies by benefit
+    demand: of the pool, for benefit
     """
     stored = _store(held, tiles.pool, plans, demand)
     grid = nprobe_grid(tiles.pool.router.nlist)

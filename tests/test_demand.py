@@ -10,7 +10,7 @@ import pytest
 from ivfast import routers, storing, validation
 from ivfast.assignment import Plan, assign, log_use
 from ivfast.data import Space, Vectors
-from ivfast.demand import Demand, find_probes, reverse_neighbors, reverse_of
+from ivfast.demand import Demand, chance, find_probes, reverse_neighbors, reverse_of
 from ivfast.export import load_model
 from ivfast.facts import nprobe_of_answers
 from ivfast.neighbors import find_neighbors, nearest_of_all
@@ -53,11 +53,11 @@ def case(request: pytest.FixtureRequest) -> Case:
     return Case(request.param)
 
 
-def chances_by_hand(z: np.ndarray, nprobe: int) -> np.ndarray:
+def chances_by_hand(z: np.ndarray, nprobe: int, softness: float = 2) -> np.ndarray:
     """c_b of every bucket, float64; z: (n, nlist)."""
     ranked = -np.sort(-z.astype(np.float64), axis=1)
     border = (ranked[:, nprobe - 1] + ranked[:, nprobe]) / 2
-    return 1 / (1 + np.exp((border[:, None] - z) / 2))
+    return 1 / (1 + np.exp((border[:, None] - z) / softness))
 
 
 def copies_by_hand(case: Case, nprobe: int, temperature: float) -> list[list[tuple[float, int]]]:
@@ -117,7 +117,7 @@ def test_chances_fall_off_around_the_border(case: Case, nprobe: int):
     found = find_probes(case.tiles, nprobe)
     expected = chances_by_hand(case.tiles.all(), min(nprobe, NLIST - 1))
     np.testing.assert_allclose(
-        np.take_along_axis(expected, found.buckets.astype(int), axis=1), found.chances, rtol=1e-5
+        np.take_along_axis(expected, found.buckets.astype(int), axis=1), chance(found.above, 2), rtol=1e-4
     )
     np.testing.assert_allclose(found.log_use, np.log(np.maximum(expected.mean(axis=0), 0.1 / NLIST)), atol=1e-5)
 
@@ -127,6 +127,23 @@ def test_only_the_best_buckets_of_an_asker_are_kept(monkeypatch: pytest.MonkeyPa
     found = find_probes(case.tiles, 3)
     assert found.buckets.shape == (len(case.x), 5)
     np.testing.assert_array_equal(found.buckets, np.argsort(-case.tiles.all(), axis=1, kind="stable")[:, :5])
+
+
+def test_the_only_bucket_is_worth_most_to_askers_and_to_the_vector(case: Case):
+    (found,) = assign(case.tiles, [Plan("benefit", 0.0, 1.0, log_use(case.use))], WIDTH, demand=case.demand())
+    (without,) = assign(case.tiles, [Plan("benefit", 0.0, 1.0, log_use(case.use))], WIDTH)
+    z = case.tiles.all().astype(np.float64)
+    p = np.exp(z - z.max(axis=1, keepdims=True))
+    own = np.log(p / p.sum(axis=1, keepdims=True)) - np.log(case.use)
+    chances = chances_by_hand(z, 3, 1)
+    cost = chances.mean(axis=0) / chances.mean()
+    for i in range(len(z)):
+        askers = [y for y, near in enumerate(case.nearest.tolist()) if i in near]
+        gain = (2 * chances[i] + sum(chances[y] for y in askers)) / (2 + K)
+        key = 10 * gain - cost + 0.6 * own[i]
+        ranked = np.argsort(-own[i], kind="stable")[:WIDTH]
+        assert key[found.buckets[i, 0]] >= key[ranked].max() - 1e-4
+    assert (found.buckets[:, 0] != without.buckets[:, 0]).sum() > 20
 
 
 @pytest.mark.parametrize("percent", [0.3, 1.0, 2.5])
@@ -162,7 +179,7 @@ def test_a_copy_goes_where_askers_look_and_to_those_asked_for_more(logit_table: 
     table = logit_table(z)
     tiles = LogitTiles(Router("table", 3, lambda x: x, crossing), table.vectors, table.space)
     # 2 and 3 have 0 as their nearest
-    demand = Demand(reverse_neighbors(np.array([0, 0]), np.array([2, 3]), np.arange(4)), find_probes(tiles, 1))
+    demand = Demand(reverse_neighbors(np.array([0, 0]), np.array([2, 3]), np.arange(4), 1), find_probes(tiles, 1))
     plan = Plan("benefit", 0.25, 1.0, log_use(np.full(3, 1 / 3)))
     (without,) = assign(tiles, [plan], 3)
     (found,) = assign(tiles, [plan], 3, demand=demand)
@@ -177,7 +194,7 @@ def test_rows_read_at_once_never_change_a_bit(case: Case, read_rows: int, monkey
     monkeypatch.setattr(routers, "KEPT_BYTES", 0)
     tiles = LogitTiles(case.router, case.vectors, case.space, read_rows=read_rows)
     probes = find_probes(tiles, 3)
-    assert probes.chances.tobytes() == case.demand().probes.chances.tobytes()
+    assert probes.above.tobytes() == case.demand().probes.above.tobytes()
     for one, two in zip(whole, assign(tiles, plans, WIDTH, demand=Demand(case.demand().reverse, probes)), strict=True):
         assert one.buckets.tobytes() == two.buckets.tobytes()
 
@@ -197,7 +214,8 @@ def test_training_vectors_ask_for_the_pool(case: Case, most: int, monkeypatch: p
         """Learn rows of a pool vector's askers, told by where they look."""
         askers = demand.reverse.asker[demand.reverse.first[place] : demand.reverse.first[place + 1]]
         looks = np.zeros((len(askers), NLIST))
-        np.put_along_axis(looks, demand.probes.buckets[askers].astype(int), demand.probes.chances[askers], axis=1)
+        seen = chance(demand.probes.above[askers], 2)
+        np.put_along_axis(looks, demand.probes.buckets[askers].astype(int), seen, axis=1)
         return [int(np.abs(chances - look).max(axis=1).argmin()) for look in looks]
 
     same = {int(row): int(case.x.tolist().index(case.x[row].tolist())) for row in range(len(z))}
@@ -252,12 +270,12 @@ def test_store_asks_its_own_vectors(tmp_path: Path, tiny_set: TinySet):
 
 
 def test_one_bucket_is_always_probed(logit_table: Callable[[np.ndarray], LogitTiles]):
-    np.testing.assert_allclose(find_probes(logit_table(np.zeros((3, 1))), 4).chances, 0.5)
+    np.testing.assert_allclose(find_probes(logit_table(np.zeros((3, 1))), 4).above, 0)
 
 
 def test_of_many_askers_the_first_are_kept(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("ivfast.demand.MOST_ASKERS", 3)
-    found = reverse_neighbors(np.array([1, 0, 1, 1, 1]), np.array([5, 6, 7, 8, 9]), np.array([10, 11, 12]))
+    found = reverse_neighbors(np.array([1, 0, 1, 1, 1]), np.array([5, 6, 7, 8, 9]), np.array([10, 11, 12]), 2)
     assert found.first.tolist() == [0, 2, 6, 7]
     assert found.asker.tolist() == [10, 6, 11, 5, 7, 8, 12]
 

@@ -44,7 +44,7 @@ class Peer(NamedTuple):
 def plan_rule(task: Task, router: Router, rule: str, storing: dict[float, float] | None = None) -> Rule:
     """ratio, membership or benefit of ivfast.assignment, with T_s chosen on held-out learn pairs.
 
-    Copies by benefit ask who has a vector of base among its nearest; `unasked` is benefit without that.
+    Benefit asks who has a vector of base among its nearest; `unasked` is benefit without that.
 
     storing: T_s by percent where it was chosen already
     """
@@ -60,7 +60,7 @@ def plan_rule(task: Task, router: Router, rule: str, storing: dict[float, float]
         t = 1.0 if storing is None else storing[percent]
         plan = Plan(rule, percent, t, log_use(use[t]) if use else None)
         tiles, demand = LogitTiles(router, vectors, task.space), None
-        if nprobe is not None and percent > 0:
+        if nprobe is not None:
             if vectors is not task.base:
                 raise ValueError("who asks for vectors is known of base alone")
             demand = Demand(task.reverse, find_probes(tiles, nprobe))
