@@ -60,7 +60,7 @@ def plan_rule(task: Task, router: Router, rule: str, storing: dict[float, float]
         t = 1.0 if storing is None else storing[percent]
         plan = Plan(rule, percent, t, log_use(use[t]) if use else None)
         tiles, demand = LogitTiles(router, vectors, task.space), None
-        if nprobe is not None:
+        if nprobe is not None and (percent > 0 or vectors is task.base):
             if vectors is not task.base:
                 raise ValueError("who asks for vectors is known of base alone")
             demand = Demand(task.reverse, find_probes(tiles, nprobe))
