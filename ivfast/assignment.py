@@ -90,7 +90,7 @@ def candidates(
     keys = np.take_along_axis(keys, buckets, axis=1)
     if plan.places_copies and width > 1 and crossing is not None:
         return cover(buckets, keys, crossing(buckets) * np.float32(COVER / plan.temperature), demand)
-    if plan.rule == "benefit" and not plan.percent and demand is not None:
+    if plan.rule == "benefit" and plan.percent == 0 and demand is not None:
         return only_bucket(buckets, keys, demand)
     return buckets, keys
 

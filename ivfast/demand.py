@@ -9,7 +9,7 @@ from ivfast.routers import LogitTiles, top
 
 SELF = 2.0  # a vector counts as so many that ask for it
 SOFTNESS = 2.0  # logits around the border within which a bucket is probed or not: for copies
-FIRST_SOFTNESS = 1.0  # the same, for the only bucket of a vector
+ONLY_SOFTNESS = 1.0  # the same, for the only bucket of a vector
 SLOPE = 10.0  # log scanned over recall: what one more answer found is worth in vectors scanned
 MOST_PROBED = 16  # nprobe that is assumed at most
 KEPT = 32  # best buckets of an asker beyond which nothing is looked up
@@ -32,7 +32,7 @@ class Probes(NamedTuple):
     buckets: np.ndarray  # (m, kept) int32, best first
     above: np.ndarray  # (m, kept) float32, logits above the border between probed and not
     log_use: np.ndarray  # (nlist,) float32, log of the mean chance at SOFTNESS
-    cost: np.ndarray  # (nlist,) float32, the mean chance at FIRST_SOFTNESS over its mean
+    cost: np.ndarray  # (nlist,) float32, the mean chance at ONLY_SOFTNESS over its mean
 
 
 class Demand(NamedTuple):
@@ -88,7 +88,7 @@ class TileDemand(NamedTuple):
 
         buckets: (n, width); returns (n, width) float32
         """
-        found = self.weight[:, None] * self.chances(buckets, FIRST_SOFTNESS)
+        found = self.weight[:, None] * self.chances(buckets, ONLY_SOFTNESS)
         gain = np.add.reduceat(found, self.first, axis=0)
         return np.float32(SLOPE / self.mean_weight) * gain - self.probes.cost[buckets]
 
@@ -156,17 +156,18 @@ def find_probes(tiles: LogitTiles, nprobe: float, bar: Bar | None = None) -> Pro
     kept = min(KEPT, nlist)
     buckets = np.empty((tiles.n, kept), dtype=np.int32)
     above = np.empty((tiles.n, kept), dtype=np.float32)
-    use, first_use = np.zeros(nlist), np.zeros(nlist)
+    use, only_use = np.zeros(nlist), np.zeros(nlist)
     for start, z in tiles:
         best = top(z, kept)
         logits = np.take_along_axis(z, best, axis=1)
         border = logits[:, at - 1 : at + 1].mean(axis=1, keepdims=True)
-        buckets[start : start + len(z)], above[start : start + len(z)] = best, logits - border
-        for total, softness in ((use, SOFTNESS), (first_use, FIRST_SOFTNESS)):
-            chances = chance(logits - border, softness)
+        logits -= border
+        buckets[start : start + len(z)], above[start : start + len(z)] = best, logits
+        for total, softness in ((use, SOFTNESS), (only_use, ONLY_SOFTNESS)):
+            chances = chance(logits, softness)
             total += np.bincount(best.ravel(), weights=chances.ravel(), minlength=nlist)
         if bar is not None:
             bar.advance(len(z))
     use = np.maximum(use / max(tiles.n, 1), LEAST_USE / nlist)
-    cost = first_use / max(first_use.mean(), np.finfo(np.float64).tiny)
+    cost = only_use / max(only_use.mean(), np.finfo(np.float64).tiny)
     return Probes(buckets, above, np.log(use).astype(np.float32), cost.astype(np.float32))

@@ -117,7 +117,7 @@ def test_chances_fall_off_around_the_border(case: Case, nprobe: int):
     found = find_probes(case.tiles, nprobe)
     expected = chances_by_hand(case.tiles.all(), min(nprobe, NLIST - 1))
     np.testing.assert_allclose(
-        np.take_along_axis(expected, found.buckets.astype(int), axis=1), chance(found.above, 2), rtol=1e-4
+        np.take_along_axis(expected, found.buckets.astype(int), axis=1), chance(found.above, 2), rtol=1e-5
     )
     np.testing.assert_allclose(found.log_use, np.log(np.maximum(expected.mean(axis=0), 0.1 / NLIST)), atol=1e-5)
 

@@ -95,7 +95,7 @@ def test_embedded_faces_are_found_in_a_fraction_and_evenly(backend: str, tmp_pat
     save_set(tmp_path, "faces", *make_faces(1, n_identities=1500, n_query=500))
     assert main(
         f"--save_path {tmp_path / 'out'} --data_path {tmp_path} --data_name faces --learn_name learn_faces --nlist 64 "
-        "--niter 25 --param_list 256 256 64 --epochs 8 --warmup 1 --batch_size 1024 --lr 2e-3 --percents 0 "
+        "--niter 25 --param_list 256 256 64 --epochs 8 --warmup 1 --batch_size 1024 --lr 2e-3 --percents 0 0.8 "
         f"--gpu -1 --backend {backend}".split()
     ) == 0  # fmt: skip
     results = json.loads((tmp_path / "out" / "evaluation.json").read_text())["results"]

@@ -60,10 +60,10 @@ def plan_rule(task: Task, router: Router, rule: str, storing: dict[float, float]
         t = 1.0 if storing is None else storing[percent]
         plan = Plan(rule, percent, t, log_use(use[t]) if use else None)
         tiles, demand = LogitTiles(router, vectors, task.space), None
-        if nprobe is not None and (percent > 0 or vectors is task.base):
-            if vectors is not task.base:
-                raise ValueError("who asks for vectors is known of base alone")
+        if nprobe is not None and vectors is task.base:
             demand = Demand(task.reverse, find_probes(tiles, nprobe))
+        elif nprobe is not None and percent > 0:
+            raise ValueError("who asks for vectors is known of base alone")
         found = [
             candidates(z, plan, width, tiles.crossing(start, z), demand and demand.of(start, len(z)))
             for start, z in tiles
