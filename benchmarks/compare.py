@@ -48,7 +48,7 @@ def peers(task: Task, options: Options, scratch: Path) -> Iterator[Peer]:
     start = kmeans.train(task, 25)
     seconds = None
     for name in wanted:
-        if why := unfit(name, task):
+        if why := unfit(name, task, options):
             note(f"{name}: left out, {why}")
             continue
         if name in ("centers", "net") and seconds is None:
@@ -56,10 +56,12 @@ def peers(task: Task, options: Options, scratch: Path) -> Iterator[Peer]:
         yield make(name, task, options, start, param_list, scratch / "dcnet", seconds or 0.0)
 
 
-def unfit(name: str, task: Task) -> str:
+def unfit(name: str, task: Task, options: Options) -> str:
     """Why a method cannot be compared on a task; empty where it can."""
     if name in NEEDS and find_spec(NEEDS[name]) is None:
         return f"{NEEDS[name]} is not installed"
+    if name == "net" and not options.hidden:
+        return "--param_list has no hidden layer"
     if name in ("scann", "scann_soar") and not task.in_sample:
         return "ScaNN trains on what it indexes: --setting in-sample"
     if name == "scann_soar" and task.metric != "IP":
@@ -185,7 +187,12 @@ def parse(argv: list[str] | None) -> Options:
     parser.add_argument("--nlist", type=int, default=256)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--copies", action="store_true", help="every rule of copies on kmeans25 and on centers")
-    parser.add_argument("--param_list", type=int, nargs="+", help="dim, hidden layers and nlist of all networks")
+    parser.add_argument(
+        "--param_list",
+        type=int,
+        nargs="+",
+        help="dim, hidden layers and nlist of all networks; the first and the last are the set's and --nlist",
+    )
     parser.add_argument("--rows", type=int, help="of learn and base at most, for trials")
     parser.add_argument("--peer_epochs", type=int, help="of usp and neural_lsh; default: their papers'")
     parser.add_argument("--out", type=Path, help="JSON file to append to")

@@ -5,7 +5,7 @@
 
 The main job without a deep path, and each setting of GRID on its own. Figures are shares of base scanned for
 90 % recall over those of FAISS k-means at its better percent, means over seeds: of the exported centers
-under nearest assignment, and under benefit (T_s = 1, copies by own memberships alone) at percents
+under nearest assignment, and under benefit (T_s = 1) at percents
 0 / 0.8 / 1.5; of k-means' own centers likewise. `lost` is the mean of these four less that of the best epoch
 in hindsight, k-means counted.
 """
@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.peers.task import SETTINGS, write_set
+from benchmarks.peers.task import MADE, SETTINGS, write_set
 from benchmarks.runs import PERCENTS, print_table
 from ivfast.assignment import Plan, log_use
 from ivfast.checkpoint import checkpoint_folder
@@ -26,7 +26,8 @@ from ivfast.config import Config
 from ivfast.evaluation import RouterSetting, evaluate_router
 from ivfast.export import load_model
 from ivfast.exporting import export
-from ivfast.facts import measure_use
+from ivfast.facts import held_out_answers, measure_use, nprobe_of_answers
+from ivfast.preparation import reverse_of_base
 from ivfast.progress import silent
 from ivfast.routers import Router, centers_router
 from ivfast.running import Run, router_of_centers, start_run
@@ -57,8 +58,13 @@ class Found(NamedTuple):
 
 def scanned(run: Run, router: Router, plans: list[Plan]) -> np.ndarray:
     """At 90 % recall of the evaluation's queries, (plans,)"""
-    setting = RouterSetting(router, plans, None, None)
-    found = evaluate_router(setting, run.data, run.prepared.space, run.config.ftopk, (1,), BLOCK, silent())
+    nprobe = nprobe_of_answers(*held_out_answers(run.held, router))
+    setting = RouterSetting(router, plans, None, None, nprobe=nprobe)
+    space = run.prepared.space
+    reverse = (
+        reverse_of_base(run.config, run.data.base, space, run.held.asking, silent()) if setting.needs_demand else None
+    )
+    found = evaluate_router(setting, run.data, space, run.config.ftopk, (1,), BLOCK, silent(), reverse)
     return np.array([result.scanned_at["0.90"] for result in found])
 
 
@@ -152,6 +158,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--cases", nargs="+", choices=list(GRID), default=list(GRID))
     options = parser.parse_args(argv)
+    if options.data_path is None and any(entry.split(":")[0] not in MADE for entry in options.sets):
+        parser.error(f"--data_path is needed for sets other than {', '.join(MADE)}")
     head = ["set", "setting", "case", "exported: nearest; benefit", "k-means' own", "lost", "chosen"]
     rows = []
     for entry in options.sets:

@@ -12,7 +12,6 @@ from ivfast.routers import Crossing, LogitTiles, log_softmax, top
 LEAST_USE = 1e-9  # m of a bucket counts as at least this
 COVER = 0.5  # of the crossing with a bucket taken counts against a copy
 OWN = 0.6  # of a vector's own gain counts beside what its askers gain, where it is in one bucket
-RULES = ("ratio", "membership", "benefit")
 
 
 def default_rule(router: str) -> str:

@@ -53,10 +53,9 @@ def meet(z: np.ndarray, z_pair: np.ndarray, m: np.ndarray) -> float:
     returns: 0 at best, ln nlist where p does not depend on x
     """
     log_even = np.log(len(m) * np.maximum(m, LEAST_USE))
-    rows = max(1, BLOCK_ENTRIES // len(m))
     total = 0.0
-    for i in range(0, len(z), rows):
-        joint = log_softmax(z[i : i + rows]) + log_softmax(z_pair[i : i + rows]) - log_even
+    for rows in row_blocks(len(z), len(m)):
+        joint = log_softmax(z[rows]) + log_softmax(z_pair[rows]) - log_even
         high = joint.max(axis=1, keepdims=True)
         total += float((np.log(np.exp(joint - high).sum(axis=1)) + high[:, 0]).sum())
     return -total / len(z)
@@ -89,8 +88,20 @@ def fit_temperature(z: np.ndarray, targets: np.ndarray) -> float:
 
     z: (n, nlist) logits of held-out vectors; targets: (n, ftopk) best buckets of their answers
     """
-    wide = z.astype(np.float64)
-    return least(lambda t: -float(np.take_along_axis(log_softmax(wide, t), targets, axis=1).mean()), T_GRID)
+
+    def cost(t: float) -> float:
+        return -sum(
+            float(np.take_along_axis(log_softmax(z[rows].astype(np.float64), t), targets[rows], axis=1).sum())
+            for rows in row_blocks(*z.shape)
+        )
+
+    return least(cost, T_GRID)
+
+
+def row_blocks(n: int, width: int) -> list[slice]:
+    """Rows that are worked on at once, so that float64 blocks (rows, width) stay small."""
+    step = max(1, BLOCK_ENTRIES // width)
+    return [slice(start, start + step) for start in range(0, n, step)]
 
 
 def least(value: Callable[[float], float], grid: np.ndarray) -> float:

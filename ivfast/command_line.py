@@ -63,6 +63,9 @@ def parse(argv: list[str] | None = None) -> tuple[Config, set[str]]:
     for name in ("nprobes", "percents", "param_list"):
         if name in given:
             given[name] = tuple(given[name])
+    for name in ("nprobes", "percents"):  # one given twice is meant once
+        if name in given:
+            given[name] = tuple(dict.fromkeys(given[name]))
     return Config(**given), set(given)
 
 
@@ -132,7 +135,7 @@ def _add_training(parser: Parser) -> None:
         group,
         "ftopk",
         "nearest neighbours of a learn vector that stand in for queries, and of a base vector that tell "
-        "where copies are asked for; also the most buckets a vector is stored in",
+        "who asks for it; also the most buckets a vector is stored in",
         type=int,
         metavar="K",
     )

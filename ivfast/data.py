@@ -24,7 +24,8 @@ class Space(NamedTuple):
     """How stored rows become the x of all formulas: x = (row - mean) / scale in float32.
 
     Under L2 mean and scale are learn's, so that every product is of centered vectors of
-    about unit size, whatever the unit of the file. Under IP rows stay as they are.
+    about unit size, whatever the unit of the file. Under IP rows of nearly unit norm (within
+    0.001) are divided by it, others stay as they are.
     """
 
     metric: str
@@ -241,6 +242,15 @@ def measure_space(vectors: Vectors, metric: str) -> Space:
     if not scale > 0:
         raise UserError(f"{vectors.name}: all rows of {vectors.path} are equal; there is nothing to cluster")
     return Space("L2", mean, scale)
+
+
+def space_of(rows: np.ndarray, metric: str) -> Space:
+    """Where distances to a few rows, (n, dim) any float, keep their digits; in float64 (see Space)."""
+    if metric == "IP":
+        return Space("IP", np.zeros(rows.shape[1], np.float32), np.float32(1))
+    wide = rows.astype(np.float64)
+    mean = wide.mean(axis=0)
+    return Space("L2", mean.astype(np.float32), np.float32(np.sqrt(np.square(wide - mean).mean()) or 1))
 
 
 def moments(vectors: Vectors, space: Space | None) -> tuple[np.ndarray, np.float32]:

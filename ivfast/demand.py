@@ -4,10 +4,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ivfast.neighbors import Neighbors
 from ivfast.progress import Bar
 from ivfast.routers import LogitTiles, top
 
-SELF = 2.0  # a vector counts as so many that ask for it
 SOFTNESS = 2.0  # logits around the border within which a bucket is probed or not: for copies
 ONLY_SOFTNESS = 1.0  # the same, for the only bucket of a vector
 SLOPE = 10.0  # log scanned over recall: what one more answer found is worth in vectors scanned
@@ -23,7 +23,8 @@ class ReverseNeighbors(NamedTuple):
 
     first: np.ndarray  # (n + 1,) int64: those of vector i are asker[first[i]:first[i + 1]]
     asker: np.ndarray  # (pairs,) int32, numbers of askers
-    k: int  # askers of a vector beside itself, on average: the nearest that each asker has
+    place: np.ndarray  # (pairs,) uint16, 1 where the vector is its asker's nearest, 2: the next, ..; 0: itself
+    weights: np.ndarray  # (1 + k,) float32, of an asker by that place: 1, then those of `asking_weights`
 
 
 class Probes(NamedTuple):
@@ -40,17 +41,18 @@ class Demand(NamedTuple):
 
     reverse: ReverseNeighbors
     probes: Probes
-    weight: float = 1.0  # of an asker: how many it stands for
+    stands_for: float = 1.0  # askers that one stands for beside itself, where they are a draw
 
     def of(self, start: int, n: int) -> "TileDemand":
-        """That for the vectors from start on."""
+        """That for the n vectors from start on."""
         first = self.reverse.first[start : start + n + 1]
         asker = self.reverse.asker[first[0] : first[-1]]
-        weight = np.full(len(asker), self.weight, dtype=np.float32)
-        weight[first[:-1] - first[0]] = SELF
+        place = self.reverse.place[first[0] : first[-1]]
+        weight = self.reverse.weights[place] * np.where(place > 0, np.float32(self.stands_for), np.float32(1))
         row = np.repeat(np.arange(n), np.diff(first))
         buckets, above = self.probes.buckets[asker], self.probes.above[asker]
-        return TileDemand(first[:-1] - first[0], row, weight, SELF + self.reverse.k, buckets, above, self.probes)
+        mean_weight = float(self.reverse.weights.sum())
+        return TileDemand(first[:-1] - first[0], row, weight, mean_weight, buckets, above, self.probes)
 
 
 class TileDemand(NamedTuple):
@@ -59,7 +61,7 @@ class TileDemand(NamedTuple):
     first: np.ndarray  # (n,) where each vector's pairs begin
     row: np.ndarray  # (pairs,) vector
     weight: np.ndarray  # (pairs,) float32, of the asker
-    mean_weight: float  # of all askers of one vector
+    mean_weight: float  # what the weights of one vector's askers sum to on average
     buckets: np.ndarray  # (pairs, kept) int32, where it looks, best first
     above: np.ndarray  # (pairs, kept) float32
     probes: Probes
@@ -81,7 +83,7 @@ class TileDemand(NamedTuple):
     def surplus(self, buckets: np.ndarray) -> np.ndarray:
         """What each bucket is worth as a vector's only one, in log scanned, but for its own memberships.
 
-            surplus_b = 10 sum_y w_y c_b(y) / (2 + k) - mean c_b / mean of all mean c
+            surplus_b = 10 sum_y w_y c_b(y) / mean sum of w - mean c_b / mean of all mean c
 
         A vector moved to b is scanned by every query that probes b, and found by those of its askers that do:
         to first order the two change log scanned at equal recall in this ratio (up to one factor for all).
@@ -114,32 +116,63 @@ def chance(above: np.ndarray, softness: float) -> np.ndarray:
         return 1 / (1 + np.exp(-above / np.float32(softness)))
 
 
-def reverse_neighbors(stored: np.ndarray, asker: np.ndarray, own: np.ndarray, k: int) -> ReverseNeighbors:
-    """Turn "nearest of" into "asked by"; of one vector's askers the first 1,000 are kept.
+def asking_weights(neighbors: Neighbors) -> np.ndarray:
+    """How often the r-th nearest of a vector is a right answer of a query whose nearest is that vector.
 
-    stored, asker: (pairs,), a vector stored, below n, and one that has it among its nearest
-    own: (n,) the asker that each stored vector is
-    k: nearest that each asker has
+        w_r = share of held-out vectors that have the r-th nearest of their nearest training vector as an answer
+
+    Of identities w is 1 up to their number of images and 0 beyond, of weak clusters it falls slowly.
+
+    returns: (k,) float32, k as many as train_nearest has; 1 where no answer trains
+    """
+    train, answers = neighbors.train, neighbors.answers
+    trains = np.isin(answers, train)
+    told = np.flatnonzero(trains.any(axis=1))
+    if not len(told):
+        return np.ones(neighbors.train_nearest.shape[1], dtype=np.float32)
+    nearest = answers[told, trains[told].argmax(axis=1)]
+    near = neighbors.train_nearest[np.searchsorted(train, nearest)]
+    right = (near[:, :, None] == answers[told][:, None, :]).any(axis=2)
+    return right.mean(axis=0).astype(np.float32)
+
+
+def reverse_neighbors(
+    stored: np.ndarray, asker: np.ndarray, place: np.ndarray, own: np.ndarray, weights: np.ndarray
+) -> ReverseNeighbors:
+    """Turn "nearest of" into "asked by"; of one vector's askers the first 1,000 in the order given are kept.
+
+    stored, asker: (pairs,) int, a vector stored, below n, and one that has it among its nearest
+    place: (pairs,) int, at which the asker has it, 0 the nearest
+    own: (n,) int, the asker that each stored vector is, kept beside those 1,000
+    weights: (k,) of `asking_weights`
     """
     n = len(own)
     order = np.argsort(stored, kind="stable")
     count = np.bincount(stored, minlength=n)
-    place = np.arange(len(order)) - np.repeat(np.cumsum(count) - count, count)  # among its vector's
-    order = order[place < MOST_ASKERS]
-    count = np.minimum(count, MOST_ASKERS)
+    if count.max(initial=0) > MOST_ASKERS:
+        nth = np.arange(len(order)) - np.repeat(np.cumsum(count) - count, count)  # among its vector's
+        order = order[nth < MOST_ASKERS]
+        count = np.minimum(count, MOST_ASKERS)
     first = np.r_[0, np.cumsum(count + 1)]
-    found = np.empty(first[-1], dtype=np.int32)
+    found, at = np.empty(first[-1], dtype=np.int32), np.zeros(first[-1], dtype=np.uint16)
     itself = np.zeros(len(found), dtype=bool)
     itself[first[:-1]] = True
     found[itself], found[~itself] = own, asker[order]
-    return ReverseNeighbors(first, found, k)
+    at[~itself] = place[order] + 1
+    return ReverseNeighbors(first, found, at, np.concatenate([np.ones(1, np.float32), weights], dtype=np.float32))
 
 
-def reverse_of(nearest: np.ndarray) -> ReverseNeighbors:
-    """Of vectors that are all stored and all ask. nearest: (n, k) rows of them"""
+def reverse_of(nearest: np.ndarray, weights: np.ndarray) -> ReverseNeighbors:
+    """Of vectors that are all stored and all ask.
+
+    nearest: (n, k) int rows of them, nearest first, of which as many count as there are weights
+    weights: of `asking_weights`
+    """
+    nearest = nearest[:, : len(weights)]
     n, k = nearest.shape
     rows = np.arange(n, dtype=np.int32)
-    return reverse_neighbors(nearest.ravel(), np.repeat(rows, k), rows, k)
+    places = np.tile(np.arange(k, dtype=np.uint16), n)
+    return reverse_neighbors(nearest.ravel(), np.repeat(rows, k), places, rows, weights[:k])
 
 
 def find_probes(tiles: LogitTiles, nprobe: float, bar: Bar | None = None) -> Probes:

@@ -1,4 +1,4 @@
-"""Every random number of a run, from one seed."""
+"""Every random number of a run, from one seed; and what is taken evenly instead of drawn."""
 
 import numpy as np
 
@@ -14,3 +14,11 @@ def generator(seed: int, epoch: int, stream: str, part: int = 0) -> np.random.Ge
     key = np.array([seed, epoch * len(STREAMS) + STREAMS.index(stream)], dtype=np.uint64)
     counter = np.array([0, 0, 0, part], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))
+
+
+def spread(n: int, most: int) -> np.ndarray:
+    """At most so many of n numbers, evenly over all of them: of a sorted file the first ones would stand for little.
+
+    returns: ascending int64, all of 0 .. n - 1 where n <= most
+    """
+    return np.linspace(0, n - 1, min(n, most)).astype(np.int64)

@@ -20,8 +20,9 @@ from ivfast.data import (
     open_evaluation_set,
     open_vectors,
     scan,
+    space_of,
 )
-from ivfast.draws import generator
+from ivfast.draws import generator, spread
 from ivfast.errors import UserError
 from ivfast.evaluation import Result, RouterSetting, evaluate_router, held_out_rows
 from ivfast.export import Model, load_model
@@ -128,12 +129,13 @@ def evaluate(
         progress.note(f"{beside} belongs to another {found.path.name}: its net and what was fitted are left out")
     learn = scanned_learn or _open_learn(config, found, progress)
     space = _space(found, learn)
-    routers = _make_routers(config, found, space, learn)
+    fitting = _Fitting(config, found, space, learn) if learn else None
+    routers = _make_routers(config, found, space, fitting)
     nprobes = tuple(p for p in config.nprobes if p <= nlist)
     width = min(config.ftopk, nlist)
     reverse = None
-    if any(setting.needs_demand for setting in routers) and len(data.base) > 1:
-        reverse = reverse_of_base(config, data.base, space, progress)
+    if fitting and any(setting.needs_demand for setting in routers) and len(data.base) > 1:
+        reverse = reverse_of_base(config, data.base, space, fitting.asking, progress)
     results = []
     for setting in routers:
         results += evaluate_router(setting, data, space, width, nprobes, config.valid_batch_size, progress, reverse)
@@ -160,9 +162,7 @@ def _space(found: Found, learn: Vectors | None) -> Space:
         return found.model.space
     if learn:
         return measure_space(learn, found.metric)
-    mean = found.centers.mean(axis=0) if found.metric == "L2" else np.zeros(found.centers.shape[1], np.float32)
-    scale = np.float32(np.sqrt(np.square(found.centers - mean).mean()) or 1) if found.metric == "L2" else np.float32(1)
-    return Space(found.metric, mean, scale)
+    return space_of(found.centers, found.metric)
 
 
 class _Fitting:
@@ -184,6 +184,11 @@ class _Fitting:
         ftopk = min(self.ftopk, len(learn) - 1)
         neighbors = find_neighbors(learn, self.space, ftopk, self.seed, silent())
         return make_held_out(learn, self.space, neighbors, self.nlist, min(ftopk, self.nlist), self.seed)
+
+    @property
+    def asking(self) -> np.ndarray:
+        """As trained, or told by learn (see asking_weights)."""
+        return self.found.model.asking if self.found.model else self.held.asking
 
     @cached_property
     def delta_floor(self) -> float:
@@ -220,15 +225,15 @@ class _Fitting:
             learn, rows = self.learn, split(len(self.learn), self.seed)[1]
         else:
             learn, rows = self.held.learn, self.held.rows
-        rows = rows[: held_out_rows(len(rows), self.nlist)]
+        rows = rows[spread(len(rows), held_out_rows(len(rows), self.nlist))]
         return LogitTiles(router, learn, self.space, rows).all()
 
 
-def _make_routers(config: Config, found: Found, space: Space, learn: Vectors | None) -> list[RouterSetting]:
+def _make_routers(config: Config, found: Found, space: Space, fitting: _Fitting | None) -> list[RouterSetting]:
     inside = {"centers": space.inside(found.centers)}
     if found.kmeans is not None:
         inside = {"kmeans": space.inside(found.kmeans)} | inside
-    if learn is None:
+    if fitting is None:
         floor = float(np.finfo(np.float32).tiny)
         return [
             RouterSetting(
@@ -236,7 +241,6 @@ def _make_routers(config: Config, found: Found, space: Space, learn: Vectors | N
             )
             for name, c in inside.items()
         ]
-    fitting = _Fitting(config, found, space, learn)
     routers = []
     for name, c in inside.items():
         k = fitting.k(name, c)

@@ -16,7 +16,7 @@ from ivfast.facts import Facts
 from ivfast.files import save_tensors
 from ivfast.prediction import Predicted
 
-SCHEMA = 2
+SCHEMA = 3
 
 
 class Model(NamedTuple):
@@ -29,6 +29,7 @@ class Model(NamedTuple):
     space: Space
     delta_floor: float
     param_list: tuple[int, ...]
+    asking: np.ndarray  # (k,) float32, see ivfast.demand.asking_weights
     about: dict[str, Any]  # settings, chosen epochs, data fingerprint, versions
 
 
@@ -45,6 +46,7 @@ def save_model(path: Path, model: Model, centers_path: Path) -> None:
     """Write dcnet.safetensors beside the ivfast.npy that it belongs to."""
     arrays = {f"net.{name}": value for name, value in model.net.items()}
     arrays |= {
+        "asking": model.asking,
         "input.mean": model.mean,
         "input.scale": np.array(model.scale, dtype=np.float32),
         "space.mean": model.space.mean,
@@ -116,6 +118,8 @@ def _check_arrays(param_list: list[int], arrays: dict[str, np.ndarray]) -> None:
         weights = weight_shapes(tuple(param_list))
         weights["centers"] = weights.pop("u")  # what u made of them
         shapes |= {f"net.{name}": shape for name, shape in weights.items()}
+    if arrays["asking"].ndim == 1:  # of any length
+        shapes["asking"] = arrays["asking"].shape
     found = {name: array.shape for name, array in arrays.items()}
     for name in sorted(shapes.keys() | found.keys()):
         if found.get(name) != shapes.get(name):
@@ -164,6 +168,7 @@ def _as_model(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> Model:
         Space(about["metric"], arrays["space.mean"], np.float32(arrays["space.scale"])),
         about["delta_floor"],
         tuple(about["param_list"]),
+        arrays["asking"],
         about["about"],
     )  # fmt: skip
 

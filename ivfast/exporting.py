@@ -32,7 +32,7 @@ def export(run: Run, point: Point) -> None:
     model = Model(
         {}, run.backend.export(state_of(run, verdicts["net"].chosen)) if config.deep else {}, setup.mean,
         setup.scale, space,
-        setup.delta_floor, config.param_list, _about(run, verdicts),
+        setup.delta_floor, config.param_list, run.held.asking, _about(run, verdicts),
     )  # fmt: skip
     model = model._replace(facts=_fit_all(run, point.choices["centers"].start.k, verdicts, model))
     for name, found in model.facts.items():

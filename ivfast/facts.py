@@ -7,7 +7,7 @@ import numpy as np
 from ivfast.assignment import Plan, default_rule, log_use, mean_membership
 from ivfast.calibration import fit_temperature
 from ivfast.data import Space, Vectors
-from ivfast.draws import generator
+from ivfast.draws import generator, spread
 from ivfast.prediction import Predicted, calibration_error, predict, reliability
 from ivfast.probing import RECALL
 from ivfast.routers import LogitTiles, Router
@@ -48,12 +48,12 @@ def fit_facts(held: HeldOut, router: Router, k: float, percents: tuple[float, ..
 
 def held_out_answers(held: HeldOut, router: Router) -> tuple[np.ndarray, np.ndarray]:
     """Logits of up to 4,000 held-out vectors, (n, nlist), and the best buckets of their answers, (n, ftopk)."""
-    rows = held.rows[:TEMPERATURE_ROWS]
-    answers = held.pool[held.answers.at[:TEMPERATURE_ROWS]]
+    chosen = spread(len(held.rows), TEMPERATURE_ROWS)
+    answers = held.pool[held.answers.at[chosen]]
     distinct, at = np.unique(answers, return_inverse=True)
     tiles = LogitTiles(router, held.learn, held.space, distinct)
     best = np.concatenate([z.argmax(axis=1) for _, z in tiles])
-    z = LogitTiles(router, held.learn, held.space, rows).all()
+    z = LogitTiles(router, held.learn, held.space, held.rows[chosen]).all()
     return z, best[at.reshape(answers.shape)]
 
 

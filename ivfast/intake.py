@@ -18,7 +18,9 @@ from ivfast.data import (
     open_vectors,
     rows_per_block,
     scan,
+    space_of,
 )
+from ivfast.draws import spread
 from ivfast.errors import UserError
 from ivfast.ground_truth import COUNTED, follow_kept
 from ivfast.neighbors import split
@@ -142,8 +144,8 @@ def judge_gt(data: EvaluationSet, metric: str, progress: Progress) -> None:
             "searched)"
         )
         return
-    judged = answered[np.linspace(0, len(answered) - 1, min(JUDGED, len(answered))).astype(int)]
-    space = _space_of(data.query.stored(judged), metric)
+    judged = answered[spread(len(answered), JUDGED)]
+    space = space_of(data.query.stored(judged), metric)
     x = data.query.take(space, judged)
     told = data.base.take(space, np.asarray(data.gt[judged, 0]).astype(np.int64))
     nearest = _nearest(data.base, space, x)
@@ -155,15 +157,6 @@ def judge_gt(data: EvaluationSet, metric: str, progress: Progress) -> None:
             f"warning: {text}; legal where answers go by identity, else gt is stale or of another metric: regenerate it"
         )
     progress.note(text)
-
-
-def _space_of(rows: np.ndarray, metric: str) -> Space:
-    """Where distances to these few rows keep their digits."""
-    if metric == "IP":
-        return Space("IP", np.zeros(rows.shape[1], np.float32), np.float32(1))
-    wide = rows.astype(np.float64)
-    mean = wide.mean(axis=0)
-    return Space("L2", mean.astype(np.float32), np.float32(np.sqrt(np.square(wide - mean).mean()) or 1))
 
 
 def _nearest(base: Vectors, space: Space, x: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ EXACT_LEARN = 200_000  # up to here every learn vector is searched for exactly
 EXACT_HELD_OUT = 2_000_000  # up to here the held-out vectors are
 GOOD_RECALL = 0.95  # of the IVF search; nprobe doubles until it is reached
 SAMPLE = 1000  # vectors on which that recall is measured
+LEAST_ASKED = 20  # nearest of a vector that tell who asks, at least: of ten, a vector's askers are too few
 HELD_OUT_SHARE, HELD_OUT_LEAST, HELD_OUT_MOST = 0.05, 1000, 20_000
 
 
@@ -20,9 +21,19 @@ class Neighbors(NamedTuple):
     """Training pairs and held-out pairs. All numbers are rows of learn."""
 
     train: np.ndarray  # (n_train,) int64, ascending
-    train_neighbors: np.ndarray  # (n_train, ftopk) int64, nearest first; rows of train
+    train_nearest: np.ndarray  # (n_train, ftopk or more) int32, nearest first; rows of train: they tell who asks
     held_out: np.ndarray  # (n_held_out,) int64, ascending
     answers: np.ndarray  # (n_held_out, ftopk) int64, nearest among all other learn vectors
+
+    @property
+    def train_neighbors(self) -> np.ndarray:
+        """The other sides of training pairs, (n_train, ftopk) int32."""
+        return self.train_nearest[:, : self.answers.shape[1]]
+
+
+def asked_for(ftopk: int, n: int) -> int:
+    """How many nearest of each of n vectors tell who asks for which: ftopk, at least 20 where there are so many."""
+    return min(max(ftopk, LEAST_ASKED), n - 1)
 
 
 def split(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -39,23 +50,26 @@ def split(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def find_neighbors(learn: Vectors, space: Space, ftopk: int, seed: int, progress: Progress) -> Neighbors:
-    """Split learn and search for the ftopk nearest of each vector, itself left out."""
+    """Split learn and search for the nearest of each vector, itself left out."""
     train, held_out = split(len(learn), seed)
+    most = asked_for(ftopk, len(train))
     if len(learn) <= EXACT_LEARN:
         x = learn.take(space, slice(None))
         among = np.arange(len(learn))
-        nearest = _exact(x[train], x[train], train, train, ftopk, space.metric, progress)
+        nearest = _exact(x[train], x[train], train, train, most, space.metric, progress).astype(np.int32)
         answers = _exact(x[held_out], x, held_out, among, ftopk, space.metric, progress)
         return Neighbors(train, nearest, held_out, answers)
-    return _approximate(learn, space, train, held_out, ftopk, progress)
+    index = _ivf(learn, space, train, progress)
+    nearest = _search_all(index, learn, space, train, most, progress)
+    return Neighbors(train, nearest, held_out, _answers(index, learn, space, held_out, ftopk, progress))
 
 
 def nearest_of_all(vectors: Vectors, space: Space, ftopk: int, progress: Progress) -> np.ndarray:
-    """The ftopk nearest of every vector among the others, nearest first, (n, ftopk) int64; ftopk below n."""
+    """The ftopk nearest of every vector among the others, nearest first, (n, ftopk) int32; ftopk below n."""
     rows = np.arange(len(vectors))
     if len(vectors) <= EXACT_LEARN:
         x = vectors.take(space, slice(None))
-        return _exact(x, x, rows, rows, ftopk, space.metric, progress)
+        return _exact(x, x, rows, rows, ftopk, space.metric, progress).astype(np.int32)
     return _search_all(_ivf(vectors, space, rows, progress), vectors, space, rows, ftopk, progress)
 
 
@@ -90,22 +104,14 @@ def _flat(dim: int, metric: str) -> faiss.Index:
     return faiss.IndexFlatIP(dim) if metric == "IP" else faiss.IndexFlatL2(dim)
 
 
-def _approximate(
-    learn: Vectors, space: Space, train: np.ndarray, held_out: np.ndarray, ftopk: int, progress: Progress
-) -> Neighbors:
-    index = _ivf(learn, space, train, progress)
-    nearest = _search_all(index, learn, space, train, ftopk, progress)
-    return Neighbors(train, nearest, held_out, _answers(index, learn, space, held_out, ftopk, progress))
-
-
 def _search_all(
     index: faiss.IndexIVFFlat, learn: Vectors, space: Space, train: np.ndarray, ftopk: int, progress: Progress
 ) -> np.ndarray:
-    """Neighbours of the rows that the index holds; its nprobe stays as found good."""
+    """Neighbours of the rows that the index holds, int32; its nprobe stays as found good."""
     nprobe, recall = _choose_nprobe(index, learn, space, train, ftopk)
     progress.note(f"neighbours: IVF search, nprobe {nprobe} of {index.nlist}, measured recall {recall:.3f}")
     index.nprobe = nprobe
-    nearest = np.empty((len(train), ftopk), dtype=np.int64)
+    nearest = np.empty((len(train), ftopk), dtype=np.int32)
     step = min(rows_per_block(learn.dim), 65_536)
     with progress.bar("neighbours", len(train)) as bar:
         for start in range(0, len(train), step):

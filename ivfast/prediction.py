@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ivfast.assignment import Plan
+from ivfast.calibration import row_blocks
 from ivfast.demand import Demand
 from ivfast.probing import LEVELS, scanned_at
 from ivfast.routers import log_softmax
@@ -49,16 +50,16 @@ def reliability(z: np.ndarray, targets: np.ndarray, temperature: float) -> Relia
 
     z: (n, nlist) logits of held-out vectors; targets: (n, ftopk) best buckets of their answers
     """
-    p = np.exp(log_softmax(z.astype(np.float64), temperature))
-    share = np.zeros_like(p)
-    np.add.at(share, (np.arange(len(z))[:, None], targets), 1 / targets.shape[1])
-    bins = np.minimum((p * BINS).astype(np.int64), BINS - 1).ravel()
-    weight = p.ravel()
-    mass = np.bincount(bins, weights=weight, minlength=BINS)
+    mass, told, true = np.zeros(BINS), np.zeros(BINS), np.zeros(BINS)
+    for rows in row_blocks(*z.shape):
+        p = np.exp(log_softmax(z[rows].astype(np.float64), temperature))
+        share = np.zeros_like(p)
+        np.add.at(share, (np.arange(len(p))[:, None], targets[rows]), 1 / targets.shape[1])
+        bins = np.minimum((p * BINS).astype(np.int64), BINS - 1).ravel()
+        for total, value in ((mass, p), (told, p * p), (true, p * share)):
+            total += np.bincount(bins, weights=value.ravel(), minlength=BINS)
     full = np.where(mass > 0, mass, 1)
-    told = np.bincount(bins, weights=weight * p.ravel(), minlength=BINS) / full
-    true = np.bincount(bins, weights=weight * share.ravel(), minlength=BINS) / full
-    return Reliability(mass / mass.sum(), told, true)
+    return Reliability(mass / mass.sum(), told / full, true / full)
 
 
 def calibration_error(found: Reliability) -> float:

@@ -12,7 +12,7 @@ from ivfast.data import Space, Vectors, measure_space, moments, rows_per_block
 from ivfast.demand import ReverseNeighbors, reverse_of
 from ivfast.draws import generator
 from ivfast.kmeans import ALL_POINTS, POINTS_PER_BUCKET, train_kmeans
-from ivfast.neighbors import Neighbors, find_neighbors, nearest_of_all
+from ivfast.neighbors import LEAST_ASKED, Neighbors, asked_for, find_neighbors, nearest_of_all
 from ivfast.progress import Progress
 from ivfast.routers import NEAR
 from ivfast.schedule import learning_rates
@@ -69,7 +69,7 @@ def _neighbors(config: Config, learn: Vectors, space: Space, facts: dict[str, ob
     def search() -> dict[str, np.ndarray]:
         return find_neighbors(learn, space, config.ftopk, config.seed, progress)._asdict()
 
-    key = fingerprint(**facts, ftopk=config.ftopk)
+    key = fingerprint(**facts, ftopk=config.ftopk, asked_for=LEAST_ASKED)
     found, old = cached(config.save_path / "cache", "neighbors", key, search)
     neighbors = Neighbors(**found)
     progress.note(
@@ -79,19 +79,24 @@ def _neighbors(config: Config, learn: Vectors, space: Space, facts: dict[str, ob
     return neighbors
 
 
-def reverse_of_base(config: Config, base: Vectors, space: Space, progress: Progress) -> ReverseNeighbors:
-    """Who has which vector of base among its nearest there, found or taken from save_path/cache."""
-    ftopk = min(config.ftopk, len(base) - 1)
+def reverse_of_base(
+    config: Config, base: Vectors, space: Space, weights: np.ndarray, progress: Progress
+) -> ReverseNeighbors:
+    """Who has which vector of base among its nearest there, found or taken from save_path/cache.
+
+    weights: (k,) of `asking_weights`
+    """
+    k = asked_for(config.ftopk, len(base))
     facts = {"base": base.digest, "metric": space.metric, "mean": space.mean.tolist(), "scale": float(space.scale)}
     found, old = cached(
-        config.save_path / "cache", "base_neighbors", fingerprint(**facts, ftopk=ftopk, faiss=faiss.__version__),
-        lambda: {"nearest": nearest_of_all(base, space, ftopk, progress).astype(np.int32)},
+        config.save_path / "cache", "base_neighbors", fingerprint(**facts, k=k, faiss=faiss.__version__),
+        lambda: {"nearest": nearest_of_all(base, space, k, progress)},
     )  # fmt: skip
     progress.note(
-        f"neighbours: {ftopk} of each of {len(base):,} vectors of base, to tell who asks for which"
+        f"neighbours: {k} of each of {len(base):,} vectors of base, to tell who asks for which"
         f"{', from the cache' if old else ''}"
     )
-    return reverse_of(found["nearest"])
+    return reverse_of(found["nearest"], weights)
 
 
 def measure_buckets(learn: Vectors, space: Space, centers: np.ndarray, seed: int) -> Buckets:

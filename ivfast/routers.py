@@ -163,12 +163,6 @@ def net_router(logits: Callable[[np.ndarray], np.ndarray], linear: Router) -> Ro
     return Router("net", linear.nlist, logits, crossing)
 
 
-def measure_delta_floor(x: np.ndarray, centers: np.ndarray, metric: str) -> float:
-    """1e-6 of the mean of delta over a sample x at the start (at least the smallest float32)."""
-    deltas = [mean_nearest(squared_distances(x[i : i + TILE], centers, metric)) for i in range(0, len(x), TILE)]
-    return max(1e-6 * float(np.concatenate(deltas).mean(dtype=np.float64)), float(np.finfo(np.float32).tiny))
-
-
 class LogitTiles:
     """The logits of many vectors, tile by tile, as often as wanted.
 

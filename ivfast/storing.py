@@ -5,11 +5,11 @@ from pathlib import Path
 import numpy as np
 
 from ivfast.assignment import Plan, assign, log_use
-from ivfast.data import Vectors
+from ivfast.data import FLOATS, Cleaning, Vectors, scan
 from ivfast.demand import Demand, find_probes, reverse_of
 from ivfast.errors import UserError
-from ivfast.export import load_model
-from ivfast.neighbors import nearest_of_all
+from ivfast.export import Model, load_model
+from ivfast.neighbors import asked_for, nearest_of_all
 from ivfast.progress import silent
 from ivfast.routers import LogitTiles, centers_router
 
@@ -18,15 +18,19 @@ def store(save_path: Path | str, vectors: np.ndarray, percent: float) -> tuple[n
     """Assign vectors to the buckets of save_path/ivfast.npy by benefit (see docs/formats.md).
 
     The vectors are searched for their nearest among themselves first: hand over all of base at once.
-    Above 200,000 of them that takes a copy in memory, in float32.
+    Above 200,000 of them that takes a copy in memory, in float32, and about 1 KB a vector beside.
 
-    vectors: (n, dim) float array or memory map, as searched: unit rows under IP
+    vectors: (n, dim) float array or memory map, as searched: unit rows under IP, of any norm after a run
+    with --normalize True
     percent: extra entries over all vectors; one of the run's --percents
     returns: rows of vectors (entries,) int64 and their buckets (entries,) int64;
     (1 + percent) n entries, every vector at least once, grouped by vector
-    raises: UserError where the files do not belong together or the percent is unknown
+    raises: UserError where the files do not belong together, the percent is unknown, or the vectors are of another
+    dim or type, not finite or, under IP, not of unit norm
     """
     folder = Path(save_path)
+    if not (folder / "ivfast.npy").is_file():
+        raise UserError(f"{folder}: no ivfast.npy, expected the save_path of a finished run; train first")
     model = load_model(folder / "dcnet.safetensors", folder / "ivfast.npy")
     if model is None:
         raise UserError(f"{folder}: dcnet.safetensors is missing or belongs to another ivfast.npy; train again")
@@ -39,12 +43,21 @@ def store(save_path: Path | str, vectors: np.ndarray, percent: float) -> tuple[n
     t = facts.storing[percent]
     plan = Plan("benefit", percent, t, log_use(facts.use[t]))
     width = min(model.about["settings"]["ftopk"], len(centers))
-    base = Vectors("vectors", folder, vectors)
+    base = _admit(vectors, model)
     tiles, demand = LogitTiles(router, base, model.space), None
     if len(vectors) > 1:
-        near = nearest_of_all(base, model.space, min(model.about["settings"]["ftopk"], len(base) - 1), silent())
-        demand = Demand(reverse_of(near), find_probes(tiles, facts.nprobe))
+        near = nearest_of_all(base, model.space, asked_for(model.about["settings"]["ftopk"], len(base)), silent())
+        demand = Demand(reverse_of(near, model.asking), find_probes(tiles, facts.nprobe))
     buckets = assign(tiles, [plan], width, demand=demand)[0].buckets
     rows, columns = np.nonzero(buckets >= 0)
     # contiguous, since FAISS takes pointers
     return np.ascontiguousarray(rows), buckets[rows, columns].astype(np.int64)
+
+
+def _admit(vectors: np.ndarray, model: Model) -> Vectors:
+    """Check what a caller hands over as a run checks its base."""
+    dim = model.param_list[0]
+    if vectors.ndim != 2 or vectors.shape[1] != dim or not len(vectors) or vectors.dtype.name not in FLOATS:
+        raise UserError(f"vectors: found {vectors.dtype} of shape {vectors.shape}, expected floats, (n, {dim})")
+    clean = Cleaning(normalize=model.about["settings"]["normalize"])
+    return scan(Vectors("vectors", Path("(array)"), vectors), model.space.metric, silent(), clean)

@@ -7,7 +7,7 @@ import numpy as np
 from ivfast.assignment import Plan, candidates, log_use, mean_membership
 from ivfast.calibration import n_pairs
 from ivfast.data import Space, Vectors
-from ivfast.demand import Demand, find_probes, reverse_neighbors
+from ivfast.demand import Demand, asking_weights, find_probes, reverse_neighbors
 from ivfast.draws import generator
 from ivfast.neighbors import Neighbors
 from ivfast.probing import RECALL, Answers, Stored, first_found, router_order, scanned_at, scanned_shares
@@ -34,6 +34,7 @@ class HeldOut(NamedTuple):
     pairs: tuple[np.ndarray, np.ndarray]  # learn rows, two (n_pairs,), for k
     width: int  # buckets a vector is in at most
     seed: int
+    asking: np.ndarray  # (k,) float32, see asking_weights
 
     @property
     def rows(self) -> np.ndarray:
@@ -68,7 +69,7 @@ def make_held_out(learn: Vectors, space: Space, neighbors: Neighbors, nlist: int
     pairs = neighbors.held_out[drawn // ftopk], neighbors.answers[drawn // ftopk, drawn % ftopk]
     return HeldOut(
         learn, space, neighbors, pool, np.searchsorted(pool, sample),
-        Answers(at, np.ones(at.shape, dtype=bool)), pairs, width, seed,
+        Answers(at, np.ones(at.shape, dtype=bool)), pairs, width, seed, asking_weights(neighbors),
     )  # fmt: skip
 
 
@@ -107,29 +108,32 @@ def held_out_demand(held: HeldOut, router: Router, nprobe: float) -> Demand:
     """
     neighbors, pool = held.neighbors, held.pool
     train = neighbors.train
-    k = neighbors.train_neighbors.shape[1]
-    stored, asker = _places(pool, neighbors.train_neighbors)
+    stored, asker, place = _places(pool, neighbors.train_nearest)
+    ftopk = neighbors.answers.shape[1]
     mine = np.flatnonzero(np.isin(neighbors.held_out, pool))
-    own, answer = np.repeat(neighbors.held_out[mine], neighbors.answers.shape[1]), neighbors.answers[mine].ravel()
+    own, answer = np.repeat(neighbors.held_out[mine], ftopk), neighbors.answers[mine].ravel()
     trains = np.isin(answer, train)
     stored = np.concatenate([stored, np.searchsorted(pool, own[trains])])
     asker = np.concatenate([asker, np.searchsorted(train, answer[trains])])
+    place = np.concatenate([place, np.tile(np.arange(ftopk), len(mine))[trains]])
     asking = np.unique(asker)
-    weight = max(1.0, len(asking) / MOST_ASKING)
-    if weight > 1:
+    stands_for = max(1.0, len(asking) / MOST_ASKING)
+    if stands_for > 1:
         asking = np.sort(generator(held.seed, 0, "sample", 4).choice(asking, MOST_ASKING, replace=False))
         drawn = np.isin(asker, asking)
-        stored, asker = stored[drawn], asker[drawn]
+        stored, asker, place = stored[drawn], asker[drawn], place[drawn]
     rows = np.union1d(pool, train[asking])
-    reverse = reverse_neighbors(stored, np.searchsorted(rows, train[asker]), np.searchsorted(rows, pool), k)
-    return Demand(reverse, find_probes(LogitTiles(router, held.learn, held.space, rows), nprobe), weight)
+    reverse = reverse_neighbors(
+        stored, np.searchsorted(rows, train[asker]), place, np.searchsorted(rows, pool), held.asking
+    )
+    return Demand(reverse, find_probes(LogitTiles(router, held.learn, held.space, rows), nprobe), stands_for)
 
 
-def _places(pool: np.ndarray, nearest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of all nearest, (m, k) learn rows, that are in the pool: their places there, and the rows of `nearest`."""
+def _places(pool: np.ndarray, nearest: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of all nearest, (m, k) learn rows, that are in the pool: their places there, rows and columns of `nearest`."""
     at = np.minimum(np.searchsorted(pool, nearest), len(pool) - 1)
     row, column = np.nonzero(pool[at] == nearest)
-    return at[row, column], row
+    return at[row, column], row, column
 
 
 def measure(held: HeldOut, tiles: HeldOutTiles, plans: list[Plan], demand: Demand | None = None) -> list[Curves]:

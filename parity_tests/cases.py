@@ -63,7 +63,9 @@ def make_problem(case: Case, seed: int = 5) -> Problem:
     learn = start[rng.integers(NLIST, size=N_LEARN)] + SPREAD * rng.standard_normal((N_LEARN, DIM))
     vectors = Vectors("learn", Path("drawn"), _rows(learn, case.metric))
     train = np.sort(rng.choice(N_LEARN, N_TRAIN, replace=False))
-    neighbors = Neighbors(train, train[rng.integers(N_TRAIN, size=(N_TRAIN, FTOPK))], train[:0], train[:0, None])
+    neighbors = Neighbors(
+        train, train[rng.integers(N_TRAIN, size=(N_TRAIN, FTOPK))], train[:0], np.zeros((0, FTOPK), int)
+    )
     space = Space(case.metric, np.zeros(DIM, np.float32), np.float32(1))
     source = PairSource(vectors, space, neighbors, BATCH, DROP_PROP if case.drop else 0.0, seed)
     param_list = (DIM, *HIDDEN, NLIST) if case.deep else (DIM, NLIST)

@@ -113,6 +113,13 @@ def test_fit_temperature_recovers_what_many_buckets_were_drawn_with(rng: np.rand
     assert fit_temperature(z, targets) == pytest.approx(2.2, rel=0.02)  # 40,000 draws
 
 
+def test_fit_temperature_does_not_depend_on_its_blocks(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch):
+    z, targets = rng.normal(0, 3, (101, 6)).astype(np.float32), rng.integers(6, size=(101, 4))
+    whole = fit_temperature(z, targets)
+    monkeypatch.setattr(calibration, "BLOCK_ENTRIES", 20)  # 3 rows a block, the last of 2
+    assert fit_temperature(z, targets) == pytest.approx(whole, rel=1e-9)
+
+
 def full_walk(value: Callable[[float], float], grid: np.ndarray) -> float:
     """The least of all grid values, refined by the parabola through it and its neighbours in log."""
     values = [value(float(point)) for point in grid]

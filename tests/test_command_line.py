@@ -51,6 +51,12 @@ def test_flags_and_defaults_are_those_documented() -> None:
     assert flags == {f"--{name}" for name in names} | {"--help", "-h", "--version"}
 
 
+def test_what_is_given_twice_is_meant_once() -> None:
+    config, _ = parse([*REQUIRED, "--percents", "0.8", "0", "0.8", "--nprobes", "4", "1", "4"])
+    assert config.percents == (0.8, 0.0)
+    assert config.nprobes == (4, 1)
+
+
 def test_choices_are_those_documented() -> None:
     for action in make_parser()._actions:
         if action.choices is not None:

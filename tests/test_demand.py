@@ -10,10 +10,11 @@ import pytest
 from ivfast import routers, storing, validation
 from ivfast.assignment import Plan, assign, log_use
 from ivfast.data import Space, Vectors
-from ivfast.demand import Demand, chance, find_probes, reverse_neighbors, reverse_of
+from ivfast.demand import Demand, asking_weights, chance, find_probes, reverse_neighbors, reverse_of
+from ivfast.errors import UserError
 from ivfast.export import load_model
 from ivfast.facts import nprobe_of_answers
-from ivfast.neighbors import find_neighbors, nearest_of_all
+from ivfast.neighbors import Neighbors, find_neighbors, nearest_of_all
 from ivfast.progress import silent
 from ivfast.routers import LogitTiles, Router, centers_router
 from ivfast.validation import held_out_demand, make_held_out
@@ -38,6 +39,7 @@ class Case:
         self.router = centers_router("centers", self.centers, metric, 1e-9, 9.0)
         self.vectors = Vectors("learn", Path("learn.npy"), self.x)
         self.nearest = nearest_of_all(self.vectors, self.space, K, silent())
+        self.asking = np.linspace(0.9, 0.2, K).astype(np.float32)
         self.use = np.arange(1.0, NLIST + 1) / np.arange(1.0, NLIST + 1).sum()
 
     @property
@@ -45,7 +47,7 @@ class Case:
         return LogitTiles(self.router, self.vectors, self.space)
 
     def demand(self, nprobe: float = 3) -> Demand:
-        return Demand(reverse_of(self.nearest), find_probes(self.tiles, nprobe))
+        return Demand(reverse_of(self.nearest, self.asking), find_probes(self.tiles, nprobe))
 
 
 @pytest.fixture(scope="module", params=["IP", "L2"])
@@ -68,10 +70,10 @@ def copies_by_hand(case: Case, nprobe: int, temperature: float) -> list[list[tup
     gain = np.log(p / p.sum(axis=1, keepdims=True)) - np.log(case.use)
     chances = chances_by_hand(z, nprobe)
     mean = np.maximum(chances.mean(axis=0), 0.1 / NLIST)
-    asked_by = [[(2.0, i)] for i in range(len(x))]
+    asked_by = [[(1.0, i)] for i in range(len(x))]
     for y, near in enumerate(case.nearest.tolist()):
-        for i in near:
-            asked_by[i].append((1.0, y))
+        for i, weight in zip(near, case.asking.tolist(), strict=True):
+            asked_by[i].append((weight, y))
     found = []
     for i, askers in enumerate(asked_by):
         ranked = sorted(range(NLIST), key=lambda b, i=i: (-gain[i, b], b))[:WIDTH]
@@ -138,8 +140,9 @@ def test_the_only_bucket_is_worth_most_to_askers_and_to_the_vector(case: Case):
     chances = chances_by_hand(z, 3, 1)
     cost = chances.mean(axis=0) / chances.mean()
     for i in range(len(z)):
-        askers = [y for y, near in enumerate(case.nearest.tolist()) if i in near]
-        gain = (2 * chances[i] + sum(chances[y] for y in askers)) / (2 + K)
+        askers = [(y, near.index(i)) for y, near in enumerate(case.nearest.tolist()) if i in near]
+        gain = chances[i] + sum(case.asking[place] * chances[y] for y, place in askers)
+        gain /= 1 + case.asking.sum()
         key = 10 * gain - cost + 0.6 * own[i]
         ranked = np.argsort(-own[i], kind="stable")[:WIDTH]
         assert key[found.buckets[i, 0]] >= key[ranked].max() - 1e-4
@@ -169,7 +172,7 @@ def test_copies_are_the_best_of_all_vectors_by_the_mean_of_both_estimates(
 
 
 def test_a_copy_goes_where_askers_look_and_to_those_asked_for_more(logit_table: Callable[[np.ndarray], LogitTiles]):
-    """Three buckets, two vectors torn alike between 1 and 2; askers of the first look into 2, the second has none."""
+    """Three buckets, two vectors torn alike between 1 and 2; two askers of the first look into 2."""
     z = np.array([[0, -1, -1], [0, -1, -1], [-9, -9, 0], [-9, -9, 0]], np.float32)
 
     def crossing(x: np.ndarray, logits: np.ndarray):
@@ -178,8 +181,7 @@ def test_a_copy_goes_where_askers_look_and_to_those_asked_for_more(logit_table: 
 
     table = logit_table(z)
     tiles = LogitTiles(Router("table", 3, lambda x: x, crossing), table.vectors, table.space)
-    # 2 and 3 have 0 as their nearest
-    demand = Demand(reverse_neighbors(np.array([0, 0]), np.array([2, 3]), np.arange(4), 1), find_probes(tiles, 1))
+    demand = Demand(reverse_of(np.array([[1], [0], [0], [0]]), np.ones(1)), find_probes(tiles, 1))
     plan = Plan("benefit", 0.25, 1.0, log_use(np.full(3, 1 / 3)))
     (without,) = assign(tiles, [plan], 3)
     (found,) = assign(tiles, [plan], 3, demand=demand)
@@ -221,7 +223,7 @@ def test_training_vectors_ask_for_the_pool(case: Case, most: int, monkeypatch: p
     same = {int(row): int(case.x.tolist().index(case.x[row].tolist())) for row in range(len(z))}
     total = 0
     for place, row in enumerate(held.pool.tolist()):
-        expected = [int(y) for y, near in zip(neighbors.train, neighbors.train_neighbors, strict=True) if row in near]
+        expected = [int(y) for y, near in zip(neighbors.train, neighbors.train_nearest, strict=True) if row in near]
         if row in neighbors.held_out:  # its own answers that train
             answers = neighbors.answers[neighbors.held_out.tolist().index(row)]
             expected = [int(y) for y in answers if y in neighbors.train]
@@ -230,11 +232,11 @@ def test_training_vectors_ask_for_the_pool(case: Case, most: int, monkeypatch: p
         total += len(found) - 1
         if most > len(z):
             assert sorted(same[y] for y in found[1:]) == sorted(same[y] for y in expected)
-    asking = np.isin(neighbors.train_neighbors, held.pool).any(axis=1).sum()
+    asking = np.isin(neighbors.train_nearest, held.pool).any(axis=1).sum()
     assert asking > 450  # so that a draw of 400 leaves some out
-    assert demand.weight == pytest.approx(max(1, asking / most), rel=0.02)
-    everything = np.isin(neighbors.train_neighbors, held.pool).sum()
-    assert total >= everything if most > len(z) else 0.8 < demand.weight * total / everything < 1.2
+    assert demand.stands_for == pytest.approx(max(1, asking / most), rel=0.02)
+    everything = np.isin(neighbors.train_nearest, held.pool).sum()
+    assert total >= everything if most > len(z) else 0.8 < demand.stands_for * total / everything < 1.2
 
 
 def test_nprobe_is_the_quantile_of_the_places_of_answers():
@@ -256,13 +258,13 @@ def test_store_asks_its_own_vectors(tmp_path: Path, tiny_set: TinySet):
     wide = tiny_set.base.astype(np.float64)
     similar = wide @ wide.T
     np.fill_diagonal(similar, -np.inf)
-    nearest = np.argsort(-similar, axis=1)[:, : model.about["settings"]["ftopk"]]
+    nearest = np.argsort(-similar, axis=1)[:, :20]  # more than ftopk, which is 8
     centers = np.load(tmp_path / "ivfast.npy")
     router = centers_router("centers", centers, "IP", model.delta_floor, facts.k)
     tiles = LogitTiles(router, Vectors("base", tmp_path, tiny_set.base), model.space)
     plan = Plan("benefit", 0.8, facts.storing[0.8], log_use(facts.use[facts.storing[0.8]]))
     width = min(model.about["settings"]["ftopk"], len(centers))
-    demand = Demand(reverse_of(nearest), find_probes(tiles, facts.nprobe))
+    demand = Demand(reverse_of(nearest, model.asking), find_probes(tiles, facts.nprobe))
     lists = [sorted(buckets[rows == i].tolist()) for i in range(len(wide))]
     for asked, equal in ((demand, True), (None, False)):
         (expected,) = assign(tiles, [plan], width, demand=asked)
@@ -275,9 +277,46 @@ def test_one_bucket_is_always_probed(logit_table: Callable[[np.ndarray], LogitTi
 
 def test_of_many_askers_the_first_are_kept(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("ivfast.demand.MOST_ASKERS", 3)
-    found = reverse_neighbors(np.array([1, 0, 1, 1, 1]), np.array([5, 6, 7, 8, 9]), np.array([10, 11, 12]), 2)
+    stored, asker, place = np.array([1, 0, 1, 1, 1]), np.array([5, 6, 7, 8, 9]), np.array([0, 1, 1, 0, 1])
+    found = reverse_neighbors(stored, asker, place, np.array([10, 11, 12]), np.array([0.5, 0.25]))
     assert found.first.tolist() == [0, 2, 6, 7]
     assert found.asker.tolist() == [10, 6, 11, 5, 7, 8, 12]
+    assert found.place.tolist() == [0, 2, 0, 1, 2, 1, 0]
+    assert found.weights.tolist() == [1, 0.5, 0.25]
+
+
+def test_a_nearest_asks_as_often_as_it_is_an_answer_of_those_nearest_to_the_asker(case: Case):
+    neighbors = find_neighbors(case.vectors, case.space, K, 1, silent())
+    right, n = np.zeros(20), 0
+    for answers in neighbors.answers.tolist():
+        nearest = next((row for row in answers if row in neighbors.train), None)
+        if nearest is not None:
+            near = neighbors.train_nearest[neighbors.train.tolist().index(nearest)].tolist()
+            right += [row in answers for row in near]
+            n += 1
+    np.testing.assert_allclose(asking_weights(neighbors), right / n, rtol=1e-6)
+    assert 0.9 > asking_weights(neighbors)[0] > 3 * asking_weights(neighbors)[-1] > 0
+
+
+def test_identities_ask_up_to_their_number():
+    """Four of a kind, one held out: of three that train two are nearest of the third, then come strangers."""
+    rows = np.arange(400)
+    train = rows[rows % 4 > 0]
+    kin = [[r for r in range(row - row % 4, row - row % 4 + 4) if r != row] for row in rows.tolist()]
+    near = np.array([[r for r in kin[row] if r % 4] + [(row + 41) // 4 * 4 % 400 + 1] for row in train.tolist()])
+    neighbors = Neighbors(train, near, rows[rows % 4 == 0], np.array([kin[row] for row in range(0, 400, 4)]))
+    assert asking_weights(neighbors).tolist() == [1, 1, 0]
+
+
+def test_where_no_answer_trains_all_askers_count_alike():
+    neighbors = Neighbors(np.arange(3), np.array([[1, 2], [0, 2], [0, 1]]), np.array([3, 4]), np.array([[4], [3]]))
+    assert asking_weights(neighbors).tolist() == [1, 1]
+
+
+def test_askers_beyond_the_weights_are_left_out():
+    found = reverse_of(np.array([[1, 2], [2, 0], [0, 1]]), np.array([0.5]))
+    assert found.asker.tolist() == [0, 2, 1, 0, 2, 1]
+    assert found.place.tolist() == [0, 1] * 3
 
 
 def test_bucket_that_nobody_looks_into_is_not_worth_more_for_it(logit_table: Callable[[np.ndarray], LogitTiles]):
@@ -285,3 +324,34 @@ def test_bucket_that_nobody_looks_into_is_not_worth_more_for_it(logit_table: Cal
     z = np.tile(-np.arange(40, dtype=np.float32), (50, 1))
     found = find_probes(logit_table(z), 2)
     assert found.log_use[39] == pytest.approx(math.log(0.1 / 40))
+
+
+def trained(data: TinySet, folder: Path, *more: str) -> Path:
+    flags = "--data_name tiny --learn_name learn --nlist 8 --param_list 8 8 --epochs 1 --warmup 0 --percents 0 --gpu -1"
+    assert main(["--data_path", str(data.data_path), "--save_path", str(folder), *flags.split(), *more]) == 0
+    return folder
+
+
+def test_store_normalizes_where_the_run_did(tmp_path: Path, tiny_set: TinySet):
+    out = trained(tiny_set, tmp_path, "--normalize", "True")
+    factors = np.linspace(0.2, 30, len(tiny_set.base), dtype=np.float32)[:, None]
+    one, two = (storing.store(out, rows, 0.0) for rows in (tiny_set.base, tiny_set.base * factors))
+    np.testing.assert_array_equal(one[1], two[1])
+
+
+def test_store_refuses_what_a_run_would(tmp_path: Path, tiny_set: TinySet):
+    out = trained(tiny_set, tmp_path)
+    base = tiny_set.base
+    spoiled = base.copy()
+    spoiled[3, 2] = np.nan
+    for rows, told in (
+        (2 * base, "has norm 2|have norm 2"), (spoiled, "row 3 holds NaN"), (base[:, :7], r"expected floats, \(n, 8\)"),
+        (base[:0], "expected floats"), (base.astype(int), "found int64"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=told):
+            storing.store(out, rows, 0.0)
+    with pytest.raises(UserError, match=r"percent 0\.8 was not among"):
+        storing.store(out, base, 0.8)
+    (out / "ivfast.npy").unlink()
+    with pytest.raises(UserError, match=r"no ivfast\.npy"):
+        storing.store(out, base, 0.0)

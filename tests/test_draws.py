@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from ivfast.draws import STREAMS, generator
+from ivfast.draws import STREAMS, generator, spread
 
 
 def test_same_arguments_draw_the_same():
@@ -41,3 +41,11 @@ def test_global_seeding_is_not_touched():
 def test_unknown_stream_is_refused():
     with pytest.raises(ValueError, match="not in tuple"):
         generator(1, 1, "shuffle")
+
+
+def test_spread_is_even_and_reaches_both_ends():
+    assert spread(3, 5).tolist() == [0, 1, 2]
+    assert spread(101, 5).tolist() == [0, 25, 50, 75, 100]
+    found = spread(20_000, 4096)
+    assert len(np.unique(found)) == 4096
+    assert (found[0], found[-1]) == (0, 19_999)

@@ -23,6 +23,7 @@ from ivfast.files import save_array
 from ivfast.prediction import Predicted
 
 PERCENTS = (0.0, 0.8, 1.25)
+ASKING = np.array([0.9, 1 / 3], np.float32)
 
 
 def make_model(metric: str = "L2", *, deep: bool = True, percents: tuple[float, ...] = PERCENTS) -> Model:
@@ -46,7 +47,7 @@ def make_model(metric: str = "L2", *, deep: bool = True, percents: tuple[float, 
     space = Space(metric, rng.standard_normal(4).astype(np.float32), np.float32(0.1))
     about = {"settings": {"seed": 7, "learn_name": "näher"}, "chosen_epochs": {"centers": 3}}
     mean = rng.standard_normal(4).astype(np.float32)
-    return Model(facts, net, mean, np.float32(1 / 3), space, 1.1e-9, (4, 3, 5) if deep else (4, 5), about)
+    return Model(facts, net, mean, np.float32(1 / 3), space, 1.1e-9, (4, 3, 5) if deep else (4, 5), ASKING, about)
 
 
 @pytest.fixture
@@ -75,7 +76,9 @@ def assert_same(found: Model | None, expected: Model) -> None:
     for one, two in ((found.scale, expected.scale), (found.space.scale, expected.space.scale)):
         assert one == two
         assert one.dtype == np.float32
-    assert found[5:] == expected[5:]  # delta_floor, param_list, about
+    assert found.asking.tobytes() == expected.asking.tobytes()
+    assert found[5:7] == expected[5:7]  # delta_floor, param_list
+    assert found.about == expected.about
 
 
 @pytest.mark.parametrize("metric", ["IP", "L2"])
@@ -173,7 +176,7 @@ def test_model_that_does_not_fit_itself_is_refused(
 ) -> None:
     path = centers_path.with_name("dcnet.safetensors")
     save_model(path, spoil(make_model()), centers_path)
-    with pytest.raises(UserError, match=rf"dcnet\.safetensors is not as schema 2 has it .*{re.escape(told)}"):
+    with pytest.raises(UserError, match=rf"dcnet\.safetensors is not as schema 3 has it .*{re.escape(told)}"):
         load_model(path, centers_path)
 
 

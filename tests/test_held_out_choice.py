@@ -59,7 +59,7 @@ def test_exported_centers_scan_no_more_than_kmeans(case: str, tmp_path: Path, mo
 
         def shuffled(*arguments: object) -> neighbors.Neighbors:
             found = find(*arguments)  # pyright: ignore[reportArgumentType]
-            return found._replace(train_neighbors=np.random.default_rng(0).permutation(found.train_neighbors))
+            return found._replace(train_nearest=np.random.default_rng(0).permutation(found.train_nearest))
 
         monkeypatch.setattr("ivfast.preparation.find_neighbors", shuffled)
     ratios = []

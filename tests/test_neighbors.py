@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ivfast import neighbors
 from ivfast.data import Space, Vectors
-from ivfast.neighbors import Neighbors, find_neighbors, nearest_of_all, split, without_self
+from ivfast.neighbors import Neighbors, asked_for, find_neighbors, nearest_of_all, split, without_self
 from ivfast.progress import silent
 
 METRICS = ("IP", "L2")
@@ -63,14 +63,16 @@ def test_neighbours_are_those_of_brute_force(metric: str, duplicates: int, as_ve
     for i in range(5):
         rows[100 + 50 * i : 100 + 50 * i + duplicates] = rows[i]
     found = find_neighbors(as_vectors(rows), space_of(metric), 7, 1, silent())
-    check_nearest(rows, found.train, found.train, found.train_neighbors)
+    assert found.train_nearest.shape == (480, 20)
+    check_nearest(rows, found.train, found.train, found.train_nearest)
+    np.testing.assert_array_equal(found.train_neighbors, found.train_nearest[:, :7])
     check_nearest(rows, found.held_out, np.arange(600), found.answers)
 
 
 def test_all_vectors_equal(as_vectors: Callable[..., Vectors]):
     rows = np.ones((60, 3), np.float32)
     found = find_neighbors(as_vectors(rows), space_of("L2", 3), 5, 1, silent())
-    check_nearest(rows, found.train, found.train, found.train_neighbors)
+    check_nearest(rows, found.train, found.train, found.train_nearest)
     check_nearest(rows, found.held_out, np.arange(60), found.answers)
 
 
@@ -78,7 +80,7 @@ def test_blocks_of_queries_are_put_together_in_order(as_vectors: Callable[..., V
     rows = draw("L2", 6000, dim=3)  # 5,000 training rows: two blocks of 4,096
     found = find_neighbors(as_vectors(rows), space_of("L2", 3), 2, 1, silent())
     some = np.r_[0:20, 4090:4110, 4980:5000]
-    check_nearest(rows, found.train[some], found.train, found.train_neighbors[some])
+    check_nearest(rows, found.train[some], found.train, found.train_nearest[some])
 
 
 def test_split_and_searches_see_the_space(as_vectors: Callable[..., Vectors]):
@@ -86,7 +88,14 @@ def test_split_and_searches_see_the_space(as_vectors: Callable[..., Vectors]):
     rows = draw("L2", 300)
     moved = Space("L2", np.full(8, 100, np.float32), np.float32(4))
     found = find_neighbors(as_vectors(rows * 4 + 100), moved, 4, 1, silent())
-    check_nearest(rows, found.train, found.train, found.train_neighbors)
+    check_nearest(rows, found.train, found.train, found.train_nearest)
+
+
+@pytest.mark.parametrize(
+    ("ftopk", "n", "expected"), [(1, 500, 20), (30, 500, 30), (10, 21, 20), (10, 12, 11), (1, 2, 1)]
+)
+def test_at_least_twenty_nearest_tell_who_asks(ftopk: int, n: int, expected: int):
+    assert asked_for(ftopk, n) == expected
 
 
 @pytest.mark.parametrize("n", [5, 10, 99, 1000, 4999, 5000, 20_000, 39_999, 400_000, 1_000_000])
@@ -134,12 +143,12 @@ def test_ivf_search_finds_nearly_all_neighbours(metric: str, exact_held_out: int
     rows[500:530] = rows[0]
     found = approximate(metric, rows, 10, exact_held_out, as_vectors)
     everyone = np.arange(4000)
-    assert np.isin(found.train_neighbors, found.train).all()  # no -1 either
+    assert np.isin(found.train_nearest, found.train).all()  # no -1 either
     assert np.isin(found.answers, everyone).all()
-    assert (found.train_neighbors != found.train[:, None]).all()
+    assert (found.train_nearest != found.train[:, None]).all()
     assert (found.answers != found.held_out[:, None]).all()
     some = np.arange(0, len(found.train), 3)
-    assert recall_of(rows, found.train[some], found.train, found.train_neighbors[some]) >= 0.95
+    assert recall_of(rows, found.train[some], found.train, found.train_nearest[some]) >= 0.95
     if exact_held_out == 100:
         assert recall_of(rows, found.held_out, everyone, found.answers) >= 0.95
     else:
@@ -190,7 +199,7 @@ def test_vector_whose_probed_lists_hold_too_few_still_has_neighbours(
     rows[rng.random(1200) < 0.8] = middle
     rows = unit(rows)
     found = approximate(metric, rows, 10, exact_held_out, as_vectors)
-    assert np.isin(found.train_neighbors, found.train).all()
+    assert np.isin(found.train_nearest, found.train).all()
     assert np.isin(found.answers, np.arange(1200)).all()
-    assert (found.train_neighbors != found.train[:, None]).all()
+    assert (found.train_nearest != found.train[:, None]).all()
     assert (found.answers != found.held_out[:, None]).all()

@@ -8,6 +8,7 @@ import pytest
 
 from ivfast.assignment import Plan, log_use
 from ivfast.draws import generator
+from ivfast.facts import held_out_answers
 from ivfast.neighbors import Neighbors
 from ivfast.prediction import BINS, calibration_error, predict, reliability
 from ivfast.routers import Router
@@ -60,6 +61,28 @@ def test_calibration_error_by_hand() -> None:
             told[i] += p[row, b] ** 2
             true[i] += p[row, b] * (targets[row] == b).mean()
     assert calibration_error(reliability(z, targets, 1.3)) == pytest.approx(np.abs(told - true).sum() / 40)
+
+
+def test_calibration_error_does_not_depend_on_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = generator(1, 0, "sample")
+    z, targets = 2 * rng.standard_normal((41, 5)), rng.integers(5, size=(41, FTOPK))
+    whole = calibration_error(reliability(z, targets, 1.3))
+    monkeypatch.setattr("ivfast.calibration.BLOCK_ENTRIES", 10)
+    assert calibration_error(reliability(z, targets, 1.3)) == pytest.approx(whole)
+
+
+def test_held_out_answers_are_taken_from_all_of_the_file(
+    as_vectors, plain_space, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a sorted file the first held-out vectors would say little of the rest."""
+    monkeypatch.setattr("ivfast.facts.TEMPERATURE_ROWS", 3)
+    z = np.eye(NLIST, dtype=np.float32)[np.arange(N) * NLIST // N]  # sorted by bucket
+    held_out = np.arange(0, N, 7)
+    neighbors = Neighbors(np.arange(1), np.zeros((1, 1), int), held_out, held_out[:, None] + 1)
+    held = make_held_out(as_vectors(z), plain_space(NLIST), neighbors, NLIST, 3, 1)
+    found, targets = held_out_answers(held, Router("table", NLIST, lambda x: x))
+    assert found.argmax(axis=1).tolist() == [0, 5, 11]
+    np.testing.assert_array_equal(targets[:, 0], z[np.minimum(held_out[[0, 21, 42]] + 1, N - 1)].argmax(axis=1))
 
 
 def test_calibration_error_is_0_for_chances_and_large_for_overconfidence() -> None:

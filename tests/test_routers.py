@@ -15,7 +15,6 @@ from ivfast.routers import (
     centers_router,
     log_softmax,
     mean_nearest,
-    measure_delta_floor,
     squared_distances,
     tile_logits,
 )
@@ -86,18 +85,6 @@ def test_mean_nearest_of_many_buckets(nlist: int, rng: np.random.Generator):
     for d2 in (rng.random((50, nlist)), rng.integers(6, size=(50, nlist)).astype(np.float64)):
         expected = [[sum(sorted(row)[:4]) / 4] for row in d2.tolist()]
         np.testing.assert_allclose(mean_nearest(d2), expected, rtol=1e-12)
-
-
-def test_floor_is_a_millionth_of_mean_delta_over_a_sample():
-    x, centers = make("L2", 2500, 9)  # three tiles, the last a short one
-    d2 = np.square(x[:, None].astype(np.float64) - centers[None]).sum(axis=2)
-    expected = 1e-6 * np.sort(d2, axis=1)[:, :4].mean()
-    assert measure_delta_floor(x, centers, "L2") == pytest.approx(expected, rel=1e-6)
-
-
-def test_floor_is_above_zero_where_all_vectors_are_centers():
-    x = np.ones((3, 2), np.float32)
-    assert measure_delta_floor(x, x, "L2") > 0
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 9), st.sampled_from([0.25, 1.0, 3.0]), st.sampled_from([1, 1e3]))
@@ -177,8 +164,10 @@ def test_chosen_rows_come_in_their_order(case: tuple):
     np.testing.assert_allclose(found, LogitTiles(router, vectors, space).all()[index], rtol=1e-6)
 
 
-def test_equal_rows_have_equal_bits_wherever_they_lie(case: tuple, as_vectors: Callable[[np.ndarray], Vectors]):
+def test_equal_rows_have_equal_bits_in_every_tile(case: tuple, as_vectors: Callable[[np.ndarray], Vectors]):
+    """At the same place of a tile: OpenBLAS without AVX-512 takes two kernels in turn within one."""
     router, vectors, space = case
     row = vectors.rows[3:4]
     z = LogitTiles(router, as_vectors(np.repeat(row, 1500, axis=0)), space).all()
-    assert (z == z[0]).all()
+    assert (z[1024:] == z[: 1500 - 1024]).all()
+    np.testing.assert_allclose(z, np.broadcast_to(z[0], z.shape), rtol=1e-5)

@@ -18,6 +18,7 @@ from benchmarks.peers.kmeans import Trained
 from benchmarks.peers.peer import Candidates, Peer, Rule, nearest_with
 from benchmarks.peers.task import Task
 from ivfast.data import Vectors
+from ivfast.draws import spread
 from ivfast.routers import LogitTiles, squared_distances
 
 ALPHAS = (0.01, 0.03, 0.1)  # 0.03 is FAISS's default
@@ -27,7 +28,8 @@ MAX_K = 100  # buckets looked at, FAISS's default
 def make(task: Task, start: Trained) -> Peer:
     """Balance the assignment of k-means' centers."""
     started = time.monotonic()
-    d2 = squared_distances(task.inside(task.learn)[:10_000], start.centers, task.metric)
+    x = task.learn.take(task.space, spread(len(task.learn), 10_000))
+    d2 = squared_distances(x, start.centers, task.metric)
     unit = np.float32(1 / np.sqrt(np.median(d2.min(axis=1))))
     width = min(task.held.width, task.nlist)
 

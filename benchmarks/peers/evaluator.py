@@ -7,6 +7,7 @@ import numpy as np
 from benchmarks.peers.peer import Candidates, Peer, Rule
 from benchmarks.peers.task import Task
 from ivfast.calibration import fit_temperature
+from ivfast.draws import spread
 from ivfast.evaluation import SUMMARY_POINTS, right_answers
 from ivfast.facts import TEMPERATURE_ROWS
 from ivfast.probing import (
@@ -106,9 +107,9 @@ def figures(curve: Curve, stored: Stored) -> dict[str, Any]:
 def temperature_of(task: Task, router: Router, rule: Rule) -> float:
     """T, told by where the neighbours of held-out learn vectors are stored."""
     primary = rule.candidates(task.learn, 0.0).buckets[:, 0]
-    rows = task.neighbors.held_out[:TEMPERATURE_ROWS]
-    z = LogitTiles(router, task.learn, task.space, rows).all()
-    return fit_temperature(z, primary[task.neighbors.answers[:TEMPERATURE_ROWS]].astype(np.int64))
+    chosen = spread(len(task.neighbors.held_out), TEMPERATURE_ROWS)
+    z = LogitTiles(router, task.learn, task.space, task.neighbors.held_out[chosen]).all()
+    return fit_temperature(z, primary[task.neighbors.answers[chosen]].astype(np.int64))
 
 
 def evaluate(task: Task, peer: Peer) -> list[dict[str, Any]]:

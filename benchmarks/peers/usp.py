@@ -45,7 +45,7 @@ def make(task: Task, param_list: tuple[int, ...], epochs: int = EPOCHS, etas: tu
     eta = choose(shares)
     network, _, epoch = tried[eta]
     router = as_router("usp", network, task.nlist)
-    rules = {"benefit": plan_rule(task, router, "unasked")}
+    rules = {"unasked": plan_rule(task, router, "unasked")}
     seconds = task.neighbor_seconds + (time.monotonic() - started) / len(etas)
     settings = {"eta": eta, "epoch": epoch, "held-out shares": shares}
     return Peer("usp", router, rules, seconds, n_bytes(network), settings)
