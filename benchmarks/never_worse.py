@@ -43,7 +43,7 @@ GRID: dict[str, dict[str, Any]] = {
     "nlist 1024": {"nlist": 1024},
     "39 learn a bucket": {"rows": 39 * 256},
 }
-EVERY = 2  # epochs between two that are looked at in hindsight
+EVERY = 4  # epochs between two that are looked at in hindsight
 BLOCK = 65_536
 
 
@@ -82,7 +82,7 @@ def over_kmeans(run: Run) -> float:
 
 
 def one_run(config: Config) -> Found:
-    """Train, and look at every second epoch as well as at what is exported."""
+    """Train, and look at every fourth epoch as well as at what is exported."""
     shutil.rmtree(checkpoint_folder(config.save_path), ignore_errors=True)
     run = start_run(config, silent())
     point = start_point(run)
