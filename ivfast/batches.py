@@ -46,7 +46,7 @@ def chunk_steps(n_steps: int, batch_size: int, dim: int) -> int:
 def epoch_pairs(source: PairSource, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     """The pairs of one epoch: every training vector once, each with one of its neighbours.
 
-    returns: rows of learn, two (n_train,) int64
+    returns: rows of learn, (n_train,) int64 and (n_train,) int32
     """
     train, nearest = source.neighbors.train, source.neighbors.train_neighbors
     order = generator(source.seed, epoch, "order").permutation(len(train))

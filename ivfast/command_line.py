@@ -134,8 +134,8 @@ def _add_training(parser: Parser) -> None:
     _flag(
         group,
         "ftopk",
-        "nearest neighbours of a learn vector that stand in for queries, and of a base vector that tell "
-        "who asks for it; also the most buckets a vector is stored in",
+        "nearest neighbours of a learn vector that stand in for queries, and (20 at least) of a base vector that it "
+        "asks for; also the most buckets a vector is stored in",
         type=int,
         metavar="K",
     )

@@ -121,7 +121,7 @@ def asking_weights(neighbors: Neighbors) -> np.ndarray:
 
         w_r = share of held-out vectors that have the r-th nearest of their nearest training vector as an answer
 
-    Of identities w is 1 up to their number of images and 0 beyond, of weak clusters it falls slowly.
+    Of identities w is near 1 up to their number of images and near 0 beyond, of weak clusters it falls slowly.
 
     returns: (k,) float32, k as many as train_nearest has; 1 where no answer trains
     """
@@ -132,14 +132,14 @@ def asking_weights(neighbors: Neighbors) -> np.ndarray:
         return np.ones(neighbors.train_nearest.shape[1], dtype=np.float32)
     nearest = answers[told, trains[told].argmax(axis=1)]
     near = neighbors.train_nearest[np.searchsorted(train, nearest)]
-    right = (near[:, :, None] == answers[told][:, None, :]).any(axis=2)
-    return right.mean(axis=0).astype(np.float32)
+    shares = [(column[:, None] == answers[told]).any(axis=1).mean() for column in near.T]
+    return np.array(shares, dtype=np.float32)
 
 
 def reverse_neighbors(
     stored: np.ndarray, asker: np.ndarray, place: np.ndarray, own: np.ndarray, weights: np.ndarray
 ) -> ReverseNeighbors:
-    """Turn "nearest of" into "asked by"; of one vector's askers the first 1,000 in the order given are kept.
+    """Turn "nearest of" into "asked by"; of one vector's askers the 1,000 that have it nearest are kept.
 
     stored, asker: (pairs,) int, a vector stored, below n, and one that has it among its nearest
     place: (pairs,) int, at which the asker has it, 0 the nearest
@@ -150,6 +150,7 @@ def reverse_neighbors(
     order = np.argsort(stored, kind="stable")
     count = np.bincount(stored, minlength=n)
     if count.max(initial=0) > MOST_ASKERS:
+        order = np.lexsort((place, stored))
         nth = np.arange(len(order)) - np.repeat(np.cumsum(count) - count, count)  # among its vector's
         order = order[nth < MOST_ASKERS]
         count = np.minimum(count, MOST_ASKERS)
@@ -165,10 +166,8 @@ def reverse_neighbors(
 def reverse_of(nearest: np.ndarray, weights: np.ndarray) -> ReverseNeighbors:
     """Of vectors that are all stored and all ask.
 
-    nearest: (n, k) int rows of them, nearest first, of which as many count as there are weights
-    weights: of `asking_weights`
+    nearest: (n, k) int rows of them, nearest first; weights: (k or more,) of `asking_weights`
     """
-    nearest = nearest[:, : len(weights)]
     n, k = nearest.shape
     rows = np.arange(n, dtype=np.int32)
     places = np.tile(np.arange(k, dtype=np.uint16), n)

@@ -112,14 +112,13 @@ def _check_arrays(param_list: list[int], arrays: dict[str, np.ndarray]) -> None:
     dim, nlist = param_list[0], param_list[-1]
     shapes: dict[str, tuple[int, ...]] = {
         "space.mean": (dim,), "space.scale": (), "input.mean": (dim,), "input.scale": (),
+        "asking": (arrays["asking"].size,),
     }  # fmt: skip
     shapes |= {name: (nlist,) for name in arrays if name.startswith("use.")}
     if len(param_list) > 2:
         weights = weight_shapes(tuple(param_list))
         weights["centers"] = weights.pop("u")  # what u made of them
         shapes |= {f"net.{name}": shape for name, shape in weights.items()}
-    if arrays["asking"].ndim == 1:  # of any length
-        shapes["asking"] = arrays["asking"].shape
     found = {name: array.shape for name, array in arrays.items()}
     for name in sorted(shapes.keys() | found.keys()):
         if found.get(name) != shapes.get(name):

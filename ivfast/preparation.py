@@ -12,7 +12,7 @@ from ivfast.data import Space, Vectors, measure_space, moments, rows_per_block
 from ivfast.demand import ReverseNeighbors, reverse_of
 from ivfast.draws import generator
 from ivfast.kmeans import ALL_POINTS, POINTS_PER_BUCKET, train_kmeans
-from ivfast.neighbors import LEAST_ASKED, Neighbors, asked_for, find_neighbors, nearest_of_all
+from ivfast.neighbors import LEAST_ASKED, Neighbors, find_neighbors, nearest_of_all
 from ivfast.progress import Progress
 from ivfast.routers import NEAR
 from ivfast.schedule import learning_rates
@@ -73,7 +73,8 @@ def _neighbors(config: Config, learn: Vectors, space: Space, facts: dict[str, ob
     found, old = cached(config.save_path / "cache", "neighbors", key, search)
     neighbors = Neighbors(**found)
     progress.note(
-        f"neighbours: {config.ftopk} of each of {len(neighbors.train):,} training and "
+        f"neighbours: {neighbors.train_nearest.shape[1]} of each of {len(neighbors.train):,} training and "
+        f"{config.ftopk} of "
         f"{len(neighbors.held_out):,} held-out vectors{', from the cache' if old else ''}"
     )
     return neighbors
@@ -84,9 +85,9 @@ def reverse_of_base(
 ) -> ReverseNeighbors:
     """Who has which vector of base among its nearest there, found or taken from save_path/cache.
 
-    weights: (k,) of `asking_weights`
+    weights: of `asking_weights`; so many nearest are searched for, where base has them
     """
-    k = asked_for(config.ftopk, len(base))
+    k = min(len(weights), len(base) - 1)
     facts = {"base": base.digest, "metric": space.metric, "mean": space.mean.tolist(), "scale": float(space.scale)}
     found, old = cached(
         config.save_path / "cache", "base_neighbors", fingerprint(**facts, k=k, faiss=faiss.__version__),

@@ -9,7 +9,7 @@ from ivfast.data import FLOATS, Cleaning, Vectors, scan
 from ivfast.demand import Demand, find_probes, reverse_of
 from ivfast.errors import UserError
 from ivfast.export import Model, load_model
-from ivfast.neighbors import asked_for, nearest_of_all
+from ivfast.neighbors import nearest_of_all
 from ivfast.progress import silent
 from ivfast.routers import LogitTiles, centers_router
 
@@ -43,10 +43,10 @@ def store(save_path: Path | str, vectors: np.ndarray, percent: float) -> tuple[n
     t = facts.storing[percent]
     plan = Plan("benefit", percent, t, log_use(facts.use[t]))
     width = min(model.about["settings"]["ftopk"], len(centers))
-    base = _admit(vectors, model)
+    base = _admit(np.asarray(vectors), model)
     tiles, demand = LogitTiles(router, base, model.space), None
     if len(vectors) > 1:
-        near = nearest_of_all(base, model.space, asked_for(model.about["settings"]["ftopk"], len(base)), silent())
+        near = nearest_of_all(base, model.space, min(len(model.asking), len(base) - 1), silent())
         demand = Demand(reverse_of(near, model.asking), find_probes(tiles, facts.nprobe))
     buckets = assign(tiles, [plan], width, demand=demand)[0].buckets
     rows, columns = np.nonzero(buckets >= 0)

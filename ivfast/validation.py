@@ -108,7 +108,7 @@ def held_out_demand(held: HeldOut, router: Router, nprobe: float) -> Demand:
     """
     neighbors, pool = held.neighbors, held.pool
     train = neighbors.train
-    stored, asker, place = _places(pool, neighbors.train_nearest)
+    stored, asker, place = _in_pool(pool, neighbors.train_nearest)
     ftopk = neighbors.answers.shape[1]
     mine = np.flatnonzero(np.isin(neighbors.held_out, pool))
     own, answer = np.repeat(neighbors.held_out[mine], ftopk), neighbors.answers[mine].ravel()
@@ -129,8 +129,8 @@ def held_out_demand(held: HeldOut, router: Router, nprobe: float) -> Demand:
     return Demand(reverse, find_probes(LogitTiles(router, held.learn, held.space, rows), nprobe), stands_for)
 
 
-def _places(pool: np.ndarray, nearest: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of all nearest, (m, k) learn rows, that are in the pool: their places there, rows and columns of `nearest`."""
+def _in_pool(pool: np.ndarray, nearest: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of all nearest, (m, k) learn rows, that are in the pool: where there, rows and columns of `nearest`."""
     at = np.minimum(np.searchsorted(pool, nearest), len(pool) - 1)
     row, column = np.nonzero(pool[at] == nearest)
     return at[row, column], row, column

@@ -1,5 +1,6 @@
 """Who asks for a vector and what copies are worth to them, against loops in plain Python and float64."""
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -223,15 +224,18 @@ def test_training_vectors_ask_for_the_pool(case: Case, most: int, monkeypatch: p
     same = {int(row): int(case.x.tolist().index(case.x[row].tolist())) for row in range(len(z))}
     total = 0
     for place, row in enumerate(held.pool.tolist()):
-        expected = [int(y) for y, near in zip(neighbors.train, neighbors.train_nearest, strict=True) if row in near]
+        near = zip(neighbors.train.tolist(), neighbors.train_nearest.tolist(), strict=True)
+        expected = [(same[y], row_near.index(row) + 1) for y, row_near in near if row in row_near]
         if row in neighbors.held_out:  # its own answers that train
-            answers = neighbors.answers[neighbors.held_out.tolist().index(row)]
-            expected = [int(y) for y in answers if y in neighbors.train]
+            answers = neighbors.answers[neighbors.held_out.tolist().index(row)].tolist()
+            expected = [(same[y], at + 1) for at, y in enumerate(answers) if y in neighbors.train]
         found = rows_of(place)
-        assert same[found[0]] == same[row]
+        at = slice(demand.reverse.first[place], demand.reverse.first[place + 1])
+        places = demand.reverse.place[at].tolist()
+        assert (same[found[0]], places[0]) == (same[row], 0)
         total += len(found) - 1
         if most > len(z):
-            assert sorted(same[y] for y in found[1:]) == sorted(same[y] for y in expected)
+            assert sorted(zip((same[y] for y in found[1:]), places[1:], strict=True)) == sorted(expected)
     asking = np.isin(neighbors.train_nearest, held.pool).any(axis=1).sum()
     assert asking > 450  # so that a draw of 400 leaves some out
     assert demand.stands_for == pytest.approx(max(1, asking / most), rel=0.02)
@@ -269,20 +273,25 @@ def test_store_asks_its_own_vectors(tmp_path: Path, tiny_set: TinySet):
     for asked, equal in ((demand, True), (None, False)):
         (expected,) = assign(tiles, [plan], width, demand=asked)
         assert (lists == [sorted(row[row >= 0].tolist()) for row in expected.buckets]) == equal
+    results = json.loads((tmp_path / "evaluation.json").read_text())["results"]
+    (told,) = (r for r in results if (r["router"], r["rule"], r["probing"]) == ("centers", "benefit", "fixed"))
+    sizes = np.bincount(buckets, minlength=len(centers))
+    assert (told["largest"], told["empty"]) == (sizes.max(), (sizes == 0).sum())
+    assert told["imbalance"] == pytest.approx(8 * np.square(sizes / sizes.sum()).sum())
 
 
 def test_one_bucket_is_always_probed(logit_table: Callable[[np.ndarray], LogitTiles]):
     np.testing.assert_allclose(find_probes(logit_table(np.zeros((3, 1))), 4).above, 0)
 
 
-def test_of_many_askers_the_first_are_kept(monkeypatch: pytest.MonkeyPatch):
+def test_of_many_askers_those_that_have_the_vector_nearest_are_kept(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("ivfast.demand.MOST_ASKERS", 3)
-    stored, asker, place = np.array([1, 0, 1, 1, 1]), np.array([5, 6, 7, 8, 9]), np.array([0, 1, 1, 0, 1])
-    found = reverse_neighbors(stored, asker, place, np.array([10, 11, 12]), np.array([0.5, 0.25]))
+    stored, asker, place = np.array([1, 0, 1, 1, 1]), np.array([5, 6, 7, 8, 9]), np.array([0, 1, 1, 0, 2])
+    found = reverse_neighbors(stored, asker, place, np.array([10, 11, 12]), np.array([0.5, 0.25, 0.125]))
     assert found.first.tolist() == [0, 2, 6, 7]
-    assert found.asker.tolist() == [10, 6, 11, 5, 7, 8, 12]
-    assert found.place.tolist() == [0, 2, 0, 1, 2, 1, 0]
-    assert found.weights.tolist() == [1, 0.5, 0.25]
+    assert found.asker.tolist() == [10, 6, 11, 5, 8, 7, 12]
+    assert found.place.tolist() == [0, 2, 0, 1, 1, 2, 0]
+    assert found.weights.tolist() == [1, 0.5, 0.25, 0.125]
 
 
 def test_a_nearest_asks_as_often_as_it_is_an_answer_of_those_nearest_to_the_asker(case: Case):
@@ -313,10 +322,12 @@ def test_where_no_answer_trains_all_askers_count_alike():
     assert asking_weights(neighbors).tolist() == [1, 1]
 
 
-def test_askers_beyond_the_weights_are_left_out():
-    found = reverse_of(np.array([[1, 2], [2, 0], [0, 1]]), np.array([0.5]))
-    assert found.asker.tolist() == [0, 2, 1, 0, 2, 1]
-    assert found.place.tolist() == [0, 1] * 3
+def test_a_drawn_asker_stands_for_several_but_a_vector_for_itself(case: Case):
+    demand = case.demand()._replace(stands_for=3.0).of(40, 5)
+    reverse = case.demand().reverse
+    at = slice(int(reverse.first[40]), int(reverse.first[45]))
+    weights = [1.0 if place == 0 else 3 * float(case.asking[place - 1]) for place in reverse.place[at].tolist()]
+    np.testing.assert_allclose(demand.weight, weights, rtol=1e-6)
 
 
 def test_bucket_that_nobody_looks_into_is_not_worth_more_for_it(logit_table: Callable[[np.ndarray], LogitTiles]):

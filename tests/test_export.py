@@ -146,6 +146,8 @@ WRONG: list[tuple[str, Callable[[Model], Model]]] = [
     ("net.layers_0.bias has shape (3,), expected (9,)", lambda m: m._replace(param_list=(4, 9, 5))),
     ("input.mean has shape (9,), expected (4,)", lambda m: m._replace(mean=np.ones(9, np.float32))),
     ("space.mean holds NaN", lambda m: m._replace(space=m.space._replace(mean=np.full(4, np.nan, np.float32)))),
+    ("asking has shape (2, 3), expected (6,)", lambda m: m._replace(asking=np.ones((2, 3), np.float32))),
+    ("asking holds NaN", lambda m: m._replace(asking=np.full(20, np.nan, np.float32))),
     ("metric 'cosine'", lambda m: m._replace(space=m.space._replace(metric="cosine"))),
     ("index out of range", lambda m: m._replace(param_list=())),
     ("'kmeans'", lambda m: m._replace(facts=without(m.facts, "kmeans"))),

@@ -10,7 +10,7 @@ import numpy as np
 from ivfast.data import Space, Vectors, measure_space, open_vectors
 from ivfast.demand import ReverseNeighbors, reverse_of
 from ivfast.demo import make_patches
-from ivfast.neighbors import Neighbors, asked_for, find_neighbors, nearest_of_all
+from ivfast.neighbors import Neighbors, find_neighbors, nearest_of_all
 from ivfast.progress import silent
 from ivfast.synthetic import make_faces, save_set
 from ivfast.validation import HeldOut, make_held_out
@@ -100,5 +100,5 @@ def open_task(folder: Path, name: str, metric: str, setting: str, nlist: int, se
     seconds = time.monotonic() - started
     held = make_held_out(learn, space, neighbors, nlist, min(WIDTH, nlist), seed)
     gt = np.load(folder / name / "gt.npy")
-    reverse = reverse_of(nearest_of_all(base, space, asked_for(FTOPK, len(base)), silent()), held.asking)
+    reverse = reverse_of(nearest_of_all(base, space, min(len(held.asking), len(base) - 1), silent()), held.asking)
     return Task(name, folder, in_sample, nlist, seed, learn, base, query, gt, space, neighbors, held, reverse, seconds)
