@@ -28,7 +28,7 @@ import numpy as np
 from benchmarks.peers import balanced, copies, dcnet, kmeans, linear_router, neural_lsh, scann_tree, usp
 from benchmarks.peers.evaluator import SHARES, evaluate
 from benchmarks.peers.peer import Peer
-from benchmarks.peers.task import MADE, SETTINGS, Task, open_task, write_set
+from benchmarks.peers.task import MADE, SETTINGS, Task, check_sets, open_task, write_set
 from benchmarks.runs import HIDDEN, print_table
 from ivfast.files import save_json
 from ivfast.probing import LEVELS
@@ -200,8 +200,7 @@ def parse(argv: list[str] | None) -> Options:
     options = parser.parse_args(argv)
     options.metric = options.metric or MADE.get(options.set, "IP")
     options.hidden = options.param_list[1:-1] if options.param_list else [int(size) for size in HIDDEN[options.metric]]
-    if options.set not in MADE and options.data_path is None:
-        parser.error(f"--data_path is needed for --set {options.set}")
+    check_sets(parser, [options.set], options.data_path)
     return options
 
 

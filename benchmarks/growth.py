@@ -17,7 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.never_worse import learn_file
-from benchmarks.peers.task import SETTINGS, write_set
+from benchmarks.peers.task import SETTINGS, check_sets, write_set
 from benchmarks.runs import PERCENTS, kmeans_share, main_job_flags, print_table, results, run_dcnet, scanned
 
 matplotlib.use("Agg")
@@ -72,6 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--plot", type=Path, default=Path("growth.png"))
     options = parser.parse_args(argv)
+    check_sets(parser, (entry.split(":")[0] for entry in options.sets), options.data_path)
     points: Points = {}
     rows = []
     for entry in options.sets:

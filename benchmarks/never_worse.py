@@ -18,11 +18,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks.peers.task import MADE, SETTINGS, write_set
+from benchmarks.peers.task import SETTINGS, check_sets, write_set
 from benchmarks.runs import PERCENTS, print_table
 from ivfast.assignment import Plan, log_use
 from ivfast.checkpoint import checkpoint_folder
 from ivfast.config import Config
+from ivfast.demand import ReverseNeighbors
 from ivfast.evaluation import RouterSetting, evaluate_router
 from ivfast.export import load_model
 from ivfast.exporting import export
@@ -56,29 +57,24 @@ class Found(NamedTuple):
     chosen: str
 
 
-def scanned(run: Run, router: Router, plans: list[Plan]) -> np.ndarray:
-    """At 90 % recall of the evaluation's queries, (plans,)"""
-    nprobe = nprobe_of_answers(*held_out_answers(run.held, router))
-    setting = RouterSetting(router, plans, None, None, nprobe=nprobe)
-    space = run.prepared.space
-    reverse = (
-        reverse_of_base(run.config, run.data.base, space, run.held.asking, silent()) if setting.needs_demand else None
-    )
-    found = evaluate_router(setting, run.data, space, run.config.ftopk, (1,), BLOCK, silent(), reverse)
+def scanned(run: Run, setting: RouterSetting, reverse: ReverseNeighbors | None = None) -> np.ndarray:
+    """At 90 % recall of the evaluation's queries, (plans,). reverse: of base, for benefit"""
+    found = evaluate_router(setting, run.data, run.prepared.space, run.config.ftopk, (1,), BLOCK, silent(), reverse)
     return np.array([result.scanned_at["0.90"] for result in found])
 
 
-def shares(run: Run, router: Router) -> np.ndarray:
+def shares(run: Run, router: Router, reverse: ReverseNeighbors) -> np.ndarray:
     """Scanned under nearest, then under benefit at each percent, (1 + percents,)"""
     use = measure_use(run.prepared.learn, run.prepared.space, router, (1.0,), run.config.seed)[1.0]
     plans = [Plan("benefit", percent, 1.0, log_use(use)) for percent in PERCENTS]
-    return scanned(run, router, [Plan("ratio", 0.0), *plans])
+    nprobe = nprobe_of_answers(*held_out_answers(run.held, router))
+    return scanned(run, RouterSetting(router, [Plan("ratio", 0.0), *plans], None, None, nprobe=nprobe), reverse)
 
 
 def over_kmeans(run: Run) -> float:
     """What k-means scans at its better percent."""
     router = router_of_centers(run, run.prepared.kmeans, 1.0)
-    return scanned(run, router, [Plan("ratio", percent) for percent in PERCENTS]).min()
+    return scanned(run, RouterSetting(router, [Plan("ratio", percent) for percent in PERCENTS], None, None)).min()
 
 
 def one_run(config: Config) -> Found:
@@ -87,20 +83,21 @@ def one_run(config: Config) -> Found:
     run = start_run(config, silent())
     point = start_point(run)
     base = over_kmeans(run)
-    kmeans = shares(run, router_of_centers(run, run.prepared.kmeans, point.goal.k)) / base
+    reverse = reverse_of_base(config, run.data.base, run.prepared.space, run.held.asking, silent())
+    kmeans = shares(run, router_of_centers(run, run.prepared.kmeans, point.goal.k), reverse) / base
     means = [kmeans.mean()]
     while point.epoch < config.epochs:
         point = train_epoch(run, point)
         if point.epoch % EVERY == 0:
             centers = run.backend.export(point.state)["centers"]
-            means.append((shares(run, router_of_centers(run, centers, point.goal.k)) / base).mean())
+            means.append((shares(run, router_of_centers(run, centers, point.goal.k), reverse) / base).mean())
     export(run, point)
     path = config.save_path / "ivfast.npy"
     model = load_model(config.save_path / "dcnet.safetensors", path)
     if model is None:
         raise SystemExit(f"{config.save_path} holds no finished run")
     centers, k = run.prepared.space.inside(np.load(path)), model.facts["centers"].k
-    exported = shares(run, centers_router("centers", centers, config.metric, model.delta_floor, k)) / base
+    exported = shares(run, centers_router("centers", centers, config.metric, model.delta_floor, k), reverse) / base
     epoch, way = model.about["chosen_epochs"]["centers"], model.about["chosen_ways"]["centers"]
     chosen = "k-means" if epoch == 0 else f"{epoch}" if way == 1 else f"{epoch} at {way:g}"
     return Found(exported, kmeans, exported.mean() - min(means), chosen)
@@ -158,8 +155,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])
     parser.add_argument("--cases", nargs="+", choices=list(GRID), default=list(GRID))
     options = parser.parse_args(argv)
-    if options.data_path is None and any(entry.split(":")[0] not in MADE for entry in options.sets):
-        parser.error(f"--data_path is needed for sets other than {', '.join(MADE)}")
+    check_sets(parser, (entry.split(":")[0] for entry in options.sets), options.data_path)
     head = ["set", "setting", "case", "exported: nearest; benefit", "k-means' own", "lost", "chosen"]
     rows = []
     for entry in options.sets:

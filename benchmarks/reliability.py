@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.peers import dcnet
-from benchmarks.peers.task import SETTINGS, open_task, write_set
+from benchmarks.peers.task import SETTINGS, check_sets, open_task, write_set
 from benchmarks.runs import HIDDEN, print_table
 from ivfast.evaluating import model_router
 from ivfast.facts import held_out_answers
@@ -65,6 +65,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--setting", choices=SETTINGS, default="in-sample")
     parser.add_argument("--plot", type=Path, default=Path("reliability.png"))
     options = parser.parse_args(argv)
+    check_sets(parser, (entry.split(":")[0] for entry in options.sets), options.data_path)
     found = {}
     for entry in options.sets:
         name, metric = entry.split(":")

@@ -36,14 +36,17 @@ def asked_for(ftopk: int, n: int) -> int:
     return min(max(ftopk, LEAST_ASKED), n - 1)
 
 
+def n_held_out(n: int) -> int:
+    """How many of n learn vectors are held out."""
+    return min(max(round(HELD_OUT_SHARE * n), min(HELD_OUT_LEAST, n // 5)), HELD_OUT_MOST)
+
+
 def split(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Draw the held-out vectors: 5 % of learn, at least 1,000 or a fifth of it, at most 20,000.
 
     returns: rows that train and rows held out, both ascending int64
     """
-    n_held_out = max(round(HELD_OUT_SHARE * n), min(HELD_OUT_LEAST, n // 5))
-    n_held_out = min(n_held_out, HELD_OUT_MOST)
-    held_out = generator(seed, 0, "held_out").choice(n, n_held_out, replace=False)
+    held_out = generator(seed, 0, "held_out").choice(n, n_held_out(n), replace=False)
     mask = np.zeros(n, dtype=bool)
     mask[held_out] = True
     return np.flatnonzero(~mask), np.flatnonzero(mask)
@@ -64,13 +67,13 @@ def find_neighbors(learn: Vectors, space: Space, ftopk: int, seed: int, progress
     return Neighbors(train, nearest, held_out, _answers(index, learn, space, held_out, ftopk, progress))
 
 
-def nearest_of_all(vectors: Vectors, space: Space, ftopk: int, progress: Progress) -> np.ndarray:
-    """The ftopk nearest of every vector among the others, nearest first, (n, ftopk) int32; ftopk below n."""
-    rows = np.arange(len(vectors))
+def nearest_of_all(vectors: Vectors, space: Space, k: int, progress: Progress) -> np.ndarray:
+    """The k nearest of every vector among the others (all, where they are fewer), nearest first, (n, k) int32."""
+    rows, k = np.arange(len(vectors)), min(k, len(vectors) - 1)
     if len(vectors) <= EXACT_LEARN:
         x = vectors.take(space, slice(None))
-        return _exact(x, x, rows, rows, ftopk, space.metric, progress).astype(np.int32)
-    return _search_all(_ivf(vectors, space, rows, progress), vectors, space, rows, ftopk, progress)
+        return _exact(x, x, rows, rows, k, space.metric, progress).astype(np.int32)
+    return _search_all(_ivf(vectors, space, rows, progress), vectors, space, rows, k, progress)
 
 
 def _exact(

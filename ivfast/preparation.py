@@ -87,14 +87,13 @@ def reverse_of_base(
 
     weights: of `asking_weights`; so many nearest are searched for, where base has them
     """
-    k = min(len(weights), len(base) - 1)
     facts = {"base": base.digest, "metric": space.metric, "mean": space.mean.tolist(), "scale": float(space.scale)}
     found, old = cached(
-        config.save_path / "cache", "base_neighbors", fingerprint(**facts, k=k, faiss=faiss.__version__),
-        lambda: {"nearest": nearest_of_all(base, space, k, progress)},
+        config.save_path / "cache", "base_neighbors", fingerprint(**facts, k=len(weights), faiss=faiss.__version__),
+        lambda: {"nearest": nearest_of_all(base, space, len(weights), progress)},
     )  # fmt: skip
     progress.note(
-        f"neighbours: {k} of each of {len(base):,} vectors of base, to tell who asks for which"
+        f"neighbours: {found['nearest'].shape[1]} of each of {len(base):,} vectors of base, to tell who asks for which"
         f"{', from the cache' if old else ''}"
     )
     return reverse_of(found["nearest"], weights)

@@ -6,7 +6,7 @@ from itertools import pairwise
 from ivfast.checkpoint import KEEP
 from ivfast.config import Config
 from ivfast.errors import RunError
-from ivfast.neighbors import HELD_OUT_LEAST, HELD_OUT_MOST, LEAST_ASKED
+from ivfast.neighbors import LEAST_ASKED, n_held_out
 
 
 def bytes_needed(config: Config, n_learn: int, n_base: int) -> int:
@@ -20,8 +20,8 @@ def bytes_needed(config: Config, n_learn: int, n_base: int) -> int:
     deep = sum(a * b + 3 * b for a, b in pairwise(widths)) if config.deep else 0
     weights = 4 * (linear + deep)
     checkpoint = 4 * weights + 4 * linear
-    held_out = 8 * min(max(n_learn // 20, HELD_OUT_LEAST), HELD_OUT_MOST) * config.ftopk
-    cache = 8 * n_learn + 4 * (n_learn + n_base) * max(config.ftopk, LEAST_ASKED) + held_out + 4 * linear
+    nearest = 4 * (n_learn + n_base) * max(config.ftopk, LEAST_ASKED)
+    cache = 8 * n_learn + 8 * n_held_out(n_learn) * config.ftopk + nearest + 4 * linear
     return (KEEP + 1) * checkpoint + 2 * weights + 12 * linear + 8 * 3 * 6 * config.nlist + cache + (1 << 20)
 
 

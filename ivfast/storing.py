@@ -45,8 +45,8 @@ def store(save_path: Path | str, vectors: np.ndarray, percent: float) -> tuple[n
     width = min(model.about["settings"]["ftopk"], len(centers))
     base = _admit(np.asarray(vectors), model)
     tiles, demand = LogitTiles(router, base, model.space), None
-    if len(vectors) > 1:
-        near = nearest_of_all(base, model.space, min(len(model.asking), len(base) - 1), silent())
+    if len(base) > 1:
+        near = nearest_of_all(base, model.space, len(model.asking), silent())
         demand = Demand(reverse_of(near, model.asking), find_probes(tiles, facts.nprobe))
     buckets = assign(tiles, [plan], width, demand=demand)[0].buckets
     rows, columns = np.nonzero(buckets >= 0)

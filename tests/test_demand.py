@@ -1,6 +1,5 @@
 """Who asks for a vector and what copies are worth to them, against loops in plain Python and float64."""
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -8,19 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ivfast import routers, storing, validation
+from ivfast import routers, validation
 from ivfast.assignment import Plan, assign, log_use
 from ivfast.data import Space, Vectors
 from ivfast.demand import Demand, asking_weights, chance, find_probes, reverse_neighbors, reverse_of
-from ivfast.errors import UserError
-from ivfast.export import load_model
 from ivfast.facts import nprobe_of_answers
 from ivfast.neighbors import Neighbors, find_neighbors, nearest_of_all
 from ivfast.progress import silent
 from ivfast.routers import LogitTiles, Router, centers_router
 from ivfast.validation import held_out_demand, make_held_out
-from run_dcnet import main
-from tests.conftest import TinySet
 
 NLIST, WIDTH, K = 12, 4, 5
 
@@ -249,37 +244,6 @@ def test_nprobe_is_the_quantile_of_the_places_of_answers():
     assert nprobe_of_answers(z, targets) == pytest.approx(np.quantile([1] * 9 + [2] * 9 + [5, 5], 0.9))
 
 
-def test_store_asks_its_own_vectors(tmp_path: Path, tiny_set: TinySet):
-    """Against assign with the neighbours found by brute force in float64; another answer without them."""
-    flags = (
-        "--data_name tiny --learn_name learn --nlist 8 --param_list 8 8 --epochs 1 --warmup 0 --percents 0.8 --gpu -1"
-    )
-    assert main(["--data_path", str(tiny_set.data_path), "--save_path", str(tmp_path), *flags.split()]) == 0
-    rows, buckets = storing.store(tmp_path, tiny_set.base, 0.8)
-    model = load_model(tmp_path / "dcnet.safetensors", tmp_path / "ivfast.npy")
-    assert model is not None
-    facts = model.facts["centers"]
-    wide = tiny_set.base.astype(np.float64)
-    similar = wide @ wide.T
-    np.fill_diagonal(similar, -np.inf)
-    nearest = np.argsort(-similar, axis=1)[:, :20]  # more than ftopk, which is 8
-    centers = np.load(tmp_path / "ivfast.npy")
-    router = centers_router("centers", centers, "IP", model.delta_floor, facts.k)
-    tiles = LogitTiles(router, Vectors("base", tmp_path, tiny_set.base), model.space)
-    plan = Plan("benefit", 0.8, facts.storing[0.8], log_use(facts.use[facts.storing[0.8]]))
-    width = min(model.about["settings"]["ftopk"], len(centers))
-    demand = Demand(reverse_of(nearest, model.asking), find_probes(tiles, facts.nprobe))
-    lists = [sorted(buckets[rows == i].tolist()) for i in range(len(wide))]
-    for asked, equal in ((demand, True), (None, False)):
-        (expected,) = assign(tiles, [plan], width, demand=asked)
-        assert (lists == [sorted(row[row >= 0].tolist()) for row in expected.buckets]) == equal
-    results = json.loads((tmp_path / "evaluation.json").read_text())["results"]
-    (told,) = (r for r in results if (r["router"], r["rule"], r["probing"]) == ("centers", "benefit", "fixed"))
-    sizes = np.bincount(buckets, minlength=len(centers))
-    assert (told["largest"], told["empty"]) == (sizes.max(), (sizes == 0).sum())
-    assert told["imbalance"] == pytest.approx(8 * np.square(sizes / sizes.sum()).sum())
-
-
 def test_one_bucket_is_always_probed(logit_table: Callable[[np.ndarray], LogitTiles]):
     np.testing.assert_allclose(find_probes(logit_table(np.zeros((3, 1))), 4).above, 0)
 
@@ -335,34 +299,3 @@ def test_bucket_that_nobody_looks_into_is_not_worth_more_for_it(logit_table: Cal
     z = np.tile(-np.arange(40, dtype=np.float32), (50, 1))
     found = find_probes(logit_table(z), 2)
     assert found.log_use[39] == pytest.approx(math.log(0.1 / 40))
-
-
-def trained(data: TinySet, folder: Path, *more: str) -> Path:
-    flags = "--data_name tiny --learn_name learn --nlist 8 --param_list 8 8 --epochs 1 --warmup 0 --percents 0 --gpu -1"
-    assert main(["--data_path", str(data.data_path), "--save_path", str(folder), *flags.split(), *more]) == 0
-    return folder
-
-
-def test_store_normalizes_where_the_run_did(tmp_path: Path, tiny_set: TinySet):
-    out = trained(tiny_set, tmp_path, "--normalize", "True")
-    factors = np.linspace(0.2, 30, len(tiny_set.base), dtype=np.float32)[:, None]
-    one, two = (storing.store(out, rows, 0.0) for rows in (tiny_set.base, tiny_set.base * factors))
-    np.testing.assert_array_equal(one[1], two[1])
-
-
-def test_store_refuses_what_a_run_would(tmp_path: Path, tiny_set: TinySet):
-    out = trained(tiny_set, tmp_path)
-    base = tiny_set.base
-    spoiled = base.copy()
-    spoiled[3, 2] = np.nan
-    for rows, told in (
-        (2 * base, "has norm 2|have norm 2"), (spoiled, "row 3 holds NaN"), (base[:, :7], r"expected floats, \(n, 8\)"),
-        (base[:0], "expected floats"), (base.astype(int), "found int64"),
-    ):  # fmt: skip
-        with pytest.raises(UserError, match=told):
-            storing.store(out, rows, 0.0)
-    with pytest.raises(UserError, match=r"percent 0\.8 was not among"):
-        storing.store(out, base, 0.8)
-    (out / "ivfast.npy").unlink()
-    with pytest.raises(UserError, match=r"no ivfast\.npy"):
-        storing.store(out, base, 0.0)

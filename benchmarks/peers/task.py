@@ -1,6 +1,8 @@
 """The data of one comparison: a set, a setting and a seed, the same for every method."""
 
 import time
+from argparse import ArgumentParser
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,6 +58,12 @@ class Task(NamedTuple):
         return vectors.take(self.space, slice(None))
 
 
+def check_sets(parser: ArgumentParser, names: Iterable[str], data_path: Path | None) -> None:
+    """End a benchmark whose sets are not all made and that was told no folder of them."""
+    if data_path is None and (absent := [name for name in names if name not in MADE]):
+        parser.error(f"--data_path is needed for {', '.join(absent)}")
+
+
 def write_set(folder: Path, name: str, metric: str, data_path: Path | None, rows: int | None) -> Path:
     """Make a set, or a smaller copy of one; returns the folder that holds it.
 
@@ -100,5 +108,5 @@ def open_task(folder: Path, name: str, metric: str, setting: str, nlist: int, se
     seconds = time.monotonic() - started
     held = make_held_out(learn, space, neighbors, nlist, min(WIDTH, nlist), seed)
     gt = np.load(folder / name / "gt.npy")
-    reverse = reverse_of(nearest_of_all(base, space, min(len(held.asking), len(base) - 1), silent()), held.asking)
+    reverse = reverse_of(nearest_of_all(base, space, len(held.asking), silent()), held.asking)
     return Task(name, folder, in_sample, nlist, seed, learn, base, query, gt, space, neighbors, held, reverse, seconds)

@@ -1,0 +1,25 @@
+"""What is measured before the first step, against float64."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from ivfast.data import Space, Vectors
+from ivfast.preparation import measure_buckets
+
+
+def test_floor_is_a_millionth_of_mean_delta(
+    as_vectors: Callable[[np.ndarray], Vectors], plain_space: Callable[[int], Space], rng: np.random.Generator
+):
+    x, centers = (rng.standard_normal((n, 6)).astype(np.float32) for n in (2500, 9))
+    d2 = np.square(x[:, None].astype(np.float64) - centers[None]).sum(axis=2)
+    expected = 1e-6 * np.sort(d2, axis=1)[:, :4].mean()
+    assert measure_buckets(as_vectors(x), plain_space(6), centers, 1).delta_floor == pytest.approx(expected, rel=1e-6)
+
+
+def test_floor_is_above_zero_where_all_vectors_are_centers(
+    as_vectors: Callable[[np.ndarray], Vectors], plain_space: Callable[[int], Space]
+):
+    x = np.ones((3, 2), np.float32)
+    assert measure_buckets(as_vectors(x), plain_space(2), x, 1).delta_floor > 0
