@@ -19,7 +19,6 @@ from ivfast.data import (
     measure_space,
     open_evaluation_set,
     open_vectors,
-    scan,
     space_of,
 )
 from ivfast.draws import generator, spread
@@ -33,6 +32,7 @@ from ivfast.npy import open_array
 from ivfast.preparation import measure_buckets, reverse_of_base
 from ivfast.progress import Progress, silent
 from ivfast.routers import LogitTiles, Router, centers_router, net_router
+from ivfast.scanning import scan
 from ivfast.validation import HeldOut, choose_temperatures, held_out_demand, held_out_tiles, make_held_out
 
 MOST_LEARN = 60_000  # learn vectors on which facts are fitted where dcnet.safetensors has none

@@ -9,7 +9,6 @@ import numpy as np
 from ivfast.backends import check_device
 from ivfast.config import Config
 from ivfast.data import (
-    Cleaning,
     EvaluationSet,
     Space,
     Vectors,
@@ -17,7 +16,6 @@ from ivfast.data import (
     open_evaluation_set,
     open_vectors,
     rows_per_block,
-    scan,
     space_of,
 )
 from ivfast.draws import spread
@@ -26,6 +24,7 @@ from ivfast.ground_truth import COUNTED, follow_kept
 from ivfast.neighbors import split
 from ivfast.npy import missing
 from ivfast.progress import Progress
+from ivfast.scanning import Cleaning, scan
 
 RECOMMENDED = 39  # learn vectors a bucket, as FAISS has it
 JUDGED = 100  # queries searched for exactly to see whether gt is stale

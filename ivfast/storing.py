@@ -5,13 +5,14 @@ from pathlib import Path
 import numpy as np
 
 from ivfast.assignment import Plan, assign, log_use
-from ivfast.data import FLOATS, Cleaning, Vectors, scan
+from ivfast.data import FLOATS, Vectors
 from ivfast.demand import Demand, find_probes, reverse_of
 from ivfast.errors import UserError
 from ivfast.export import Model, load_model
 from ivfast.neighbors import nearest_of_all
 from ivfast.progress import silent
 from ivfast.routers import LogitTiles, centers_router
+from ivfast.scanning import Cleaning, scan
 
 
 def store(save_path: Path | str, vectors: np.ndarray, percent: float) -> tuple[np.ndarray, np.ndarray]:

@@ -18,10 +18,10 @@ from ivfast.data import (
     open_evaluation_set,
     open_vectors,
     rows_per_block,
-    scan,
 )
 from ivfast.errors import UserError
 from ivfast.progress import silent
+from ivfast.scanning import scan
 
 few = settings(derandomize=True, deadline=None, max_examples=40)
 

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from ivfast import data as reading
-from ivfast.data import AS_STORED, Cleaning, Space, Vectors, moments, open_evaluation_set, open_vectors, scan, unit_rows
+from ivfast.data import Space, Vectors, moments, open_evaluation_set, open_vectors, unit_rows
 from ivfast.demo import make_patches
 from ivfast.errors import UserError
 from ivfast.ground_truth import follow_kept
 from ivfast.intake import check_distinct, judge_gt, scan_set
 from ivfast.progress import Progress, silent
+from ivfast.scanning import AS_STORED, Cleaning, scan
 from ivfast.synthetic import save_set
 from run_dcnet import main
 

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from ivfast.config import Config
-from ivfast.data import EvaluationSet, open_evaluation_set, scan
+from ivfast.data import EvaluationSet, open_evaluation_set
 from ivfast.evaluation import Kept, Result
 from ivfast.progress import silent
 from ivfast.report import as_csv, as_json, best, table, verdict, warnings, write
+from ivfast.scanning import scan
 
 FIELDS = [
     "router", "rule", "percent", "probing", "nprobe", "recall", "scanned", "scanned_p99", "scanned_at",
