@@ -1,6 +1,7 @@
-"""What tests/ and parity_tests/ share: a share of the cores for each worker of pytest-xdist, one fixture."""
+"""What tests/ and parity_tests/ share: cores and compiled programs, one fixture."""
 
 import os
+import tempfile
 from collections.abc import Iterator
 
 
@@ -13,7 +14,21 @@ def _keep_to_own_cores() -> None:
         os.sched_setaffinity(0, cores[number % len(cores) :: workers])
 
 
+def _compile_once() -> tempfile.TemporaryDirectory[str] | None:
+    """Hundreds of runs compile the same few programs: a third of the suite's time without this.
+
+    The folder is the first process's, which removes it; workers and command lines find it named.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return None
+    folder = tempfile.TemporaryDirectory(prefix="ivfast_tests_", ignore_cleanup_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+    return folder
+
+
 _keep_to_own_cores()
+COMPILED = _compile_once()
 
 import faiss  # noqa: E402
 import pytest  # noqa: E402

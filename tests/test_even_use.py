@@ -42,7 +42,7 @@ def fill(z_of: Callable[[np.ndarray], np.ndarray], learn: np.ndarray, *stored: n
 
 
 def test_4096_buckets_at_batch_512_stay_in_use(tmp_path: Path) -> None:
-    """Four epochs without the held-out choice: what training itself does to the buckets."""
+    """Three epochs without the held-out choice: what training itself does to the buckets."""
     images = shared_identities(4096, 21, 48)
     learn = np.random.default_rng(1).permutation(images[:, :10].reshape(-1, 48))
     base = images[:, 10:20].reshape(-1, 48)
@@ -50,14 +50,14 @@ def test_4096_buckets_at_batch_512_stay_in_use(tmp_path: Path) -> None:
     save_set(tmp_path, "set", learn, base, images[:500, 20], gt)
     config, _ = parse(
         f"--save_path {tmp_path / 'out'} --data_path {tmp_path} --data_name set --learn_name learn_set --nlist 4096 "
-        "--batch_size 512 --niter 10 --param_list 48 128 4096 --epochs 4 --warmup 1 --lr 2e-3 --percents 0 "
+        "--batch_size 512 --niter 10 --param_list 48 128 4096 --epochs 3 --warmup 1 --lr 2e-3 --percents 0 "
         "--gpu -1".split()
     )
     config.save_path.mkdir()
     run = training.start_run(config, silent())
     position = training.start_point(run)
     state, goal, centers = position.state, position.goal, run.prepared.kmeans
-    for epoch in range(1, 5):
+    for epoch in range(1, 4):
         chunks = epoch_chunks(run.source, epoch, 8)
         state, _ = run_chunks(
             run.backend, state, chunks, goal, 500, run.source.n_steps, 0, "", silent(), lambda *_: None
