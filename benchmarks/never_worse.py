@@ -4,10 +4,9 @@
     python -m benchmarks.never_worse --sets faces:IP faces_noisy:IP patches:L2 --settings transfer in-sample
 
 The main job without a deep path, and each setting of GRID on its own. Figures are shares of base scanned for
-90 % recall over those of FAISS k-means at its better percent, means over seeds: of the exported centers
-under nearest assignment, and under benefit (T_s = 1) at percents
-0 / 0.8 / 1.5; of k-means' own centers likewise. `lost` is the mean of these four less that of the best epoch
-in hindsight, k-means counted.
+90 % recall over those of FAISS k-means at its better percent, means over seeds: of the exported centers under
+nearest assignment, and under benefit at percents 0 / 0.8 / 1.5; of k-means' own centers likewise. `lost` is
+the mean of these four less that of the best epoch in hindsight, k-means counted.
 """
 
 import argparse
@@ -20,14 +19,14 @@ import numpy as np
 
 from benchmarks.peers.task import SETTINGS, check_sets, write_set
 from benchmarks.runs import PERCENTS, print_table
-from ivfast.assignment import Plan, log_use
+from ivfast.assignment import Plan
 from ivfast.checkpoint import checkpoint_folder
 from ivfast.config import Config
 from ivfast.demand import ReverseNeighbors
 from ivfast.evaluation import RouterSetting, evaluate_router
 from ivfast.export import load_model
 from ivfast.exporting import export
-from ivfast.facts import held_out_answers, measure_use, nprobe_of_answers
+from ivfast.facts import fit_facts, make_plans
 from ivfast.preparation import reverse_of_base
 from ivfast.progress import silent
 from ivfast.routers import Router, centers_router
@@ -65,10 +64,9 @@ def scanned(run: Run, setting: RouterSetting, reverse: ReverseNeighbors | None =
 
 def shares(run: Run, router: Router, reverse: ReverseNeighbors) -> np.ndarray:
     """Scanned under nearest, then under benefit at each percent, (1 + percents,)"""
-    use = measure_use(run.prepared.learn, run.prepared.space, router, (1.0,), run.config.seed)[1.0]
-    plans = [Plan("benefit", percent, 1.0, log_use(use)) for percent in PERCENTS]
-    nprobe = nprobe_of_answers(*held_out_answers(run.held, router))
-    return scanned(run, RouterSetting(router, [Plan("ratio", 0.0), *plans], None, None, nprobe=nprobe), reverse)
+    facts = fit_facts(run.held, router, 1.0, PERCENTS)  # k is the router's
+    plans = [plan for plan in make_plans(router.name, facts, PERCENTS) if plan.rule == "benefit"]
+    return scanned(run, RouterSetting(router, [Plan("ratio", 0.0), *plans], None, None, nprobe=facts.nprobe), reverse)
 
 
 def over_kmeans(run: Run) -> float:

@@ -55,7 +55,7 @@ def mean_membership(tiles: Iterable[tuple[int, np.ndarray]], temperatures: Itera
     """M at each temperature: the mean of softmax(z / T) over all rows, (nlist,) float64."""
     sums: dict[float, np.ndarray] = {}
     n = 0
-    wanted = list(temperatures)
+    wanted = set(temperatures)
     for _, z in tiles:
         n += len(z)
         for temperature in wanted:

@@ -33,7 +33,7 @@ class Probes(NamedTuple):
     buckets: np.ndarray  # (m, kept) int32, best first
     above: np.ndarray  # (m, kept) float32, logits above the border between probed and not
     log_use: np.ndarray  # (nlist,) float32, log of the mean chance at SOFTNESS
-    cost: np.ndarray  # (nlist,) float32, the mean chance at ONLY_SOFTNESS over its mean
+    cost: np.ndarray  # (nlist,) float32, the mean chance at ONLY_SOFTNESS over that of the bucket of a mean vector
 
 
 class Demand(NamedTuple):
@@ -83,10 +83,11 @@ class TileDemand(NamedTuple):
     def surplus(self, buckets: np.ndarray) -> np.ndarray:
         """What each bucket is worth as a vector's only one, in log scanned, but for its own memberships.
 
-            surplus_b = 10 sum_y w_y c_b(y) / mean sum of w - mean c_b / mean of all mean c
+            surplus_b = 10 sum_y w_y c_b(y) / mean sum of w - mean c_b / sum over b' of s_b' mean c_b'
 
-        A vector moved to b is scanned by every query that probes b, and found by those of its askers that do:
-        to first order the two change log scanned at equal recall in this ratio (up to one factor for all).
+        s is the share of askers whose best bucket b' is. A vector moved to b is scanned by every query that
+        probes b, and found by those of its askers that do: to first order the two change log scanned at equal
+        recall in this ratio (up to one factor for all).
 
         buckets: (n, width); returns (n, width) float32
         """
@@ -188,18 +189,19 @@ def find_probes(tiles: LogitTiles, nprobe: float, bar: Bar | None = None) -> Pro
     kept = min(KEPT, nlist)
     buckets = np.empty((tiles.n, kept), dtype=np.int32)
     above = np.empty((tiles.n, kept), dtype=np.float32)
-    use, only_use = np.zeros(nlist), np.zeros(nlist)
+    use, only_use, size = np.zeros(nlist), np.zeros(nlist), np.zeros(nlist)
     for start, z in tiles:
         best = top(z, kept)
         logits = np.take_along_axis(z, best, axis=1)
         border = logits[:, at - 1 : at + 1].mean(axis=1, keepdims=True)
         logits -= border
         buckets[start : start + len(z)], above[start : start + len(z)] = best, logits
+        size += np.bincount(best[:, 0], minlength=nlist)
         for total, softness in ((use, SOFTNESS), (only_use, ONLY_SOFTNESS)):
             chances = chance(logits, softness)
             total += np.bincount(best.ravel(), weights=chances.ravel(), minlength=nlist)
         if bar is not None:
             bar.advance(len(z))
     use = np.maximum(use / max(tiles.n, 1), LEAST_USE / nlist)
-    cost = only_use / max(only_use.mean(), np.finfo(np.float64).tiny)
+    cost = only_use * max(tiles.n, 1) / max(size @ only_use, np.finfo(np.float64).tiny)
     return Probes(buckets, above, np.log(use).astype(np.float32), cost.astype(np.float32))

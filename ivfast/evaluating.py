@@ -25,7 +25,7 @@ from ivfast.draws import generator, spread
 from ivfast.errors import UserError
 from ivfast.evaluation import Result, RouterSetting, evaluate_router, held_out_rows
 from ivfast.export import Model, load_model
-from ivfast.facts import Facts, fit_facts, make_plans
+from ivfast.facts import Facts, fit_facts, make_plans, measure_use
 from ivfast.intake import check_split, cleaning, scan_set
 from ivfast.neighbors import find_neighbors, split
 from ivfast.npy import open_array
@@ -216,8 +216,11 @@ class _Fitting:
         if router.name == "kmeans" or not new:
             return facts
         tiles = held_out_tiles(self.held, router)
-        demand = held_out_demand(self.held, router, facts.nprobe) if max(new) > 0 else None
-        return facts._replace(storing=facts.storing | choose_temperatures(self.held, tiles, new, demand))
+        demand = held_out_demand(self.held, router, facts.nprobe)
+        storing = facts.storing | choose_temperatures(self.held, tiles, new, demand)
+        unknown = set(storing.values()) - facts.use.keys()
+        use = measure_use(self.learn, self.space, router, unknown, self.seed) if unknown else {}
+        return facts._replace(storing=storing, use=facts.use | use)
 
     def held_out_logits(self, router: Router) -> np.ndarray:
         """Logits of the held-out vectors that set thresholds, (n, nlist) float32."""

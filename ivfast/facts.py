@@ -1,5 +1,6 @@
 """What is fitted for a router once it is final: k, T, T_s for each percent, m, and what it will scan."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from ivfast.draws import generator, spread
 from ivfast.prediction import Predicted, calibration_error, predict, reliability
 from ivfast.probing import RECALL
 from ivfast.routers import LogitTiles, Router
-from ivfast.validation import TEMPERATURES, HeldOut, choose_temperatures, held_out_demand, held_out_tiles
+from ivfast.validation import HeldOut, choose_temperatures, held_out_demand, held_out_tiles
 
 USE_PER_BUCKET = 200  # learn vectors from which m is told
 TEMPERATURE_ROWS = 4000  # held-out vectors on which T is fitted
@@ -38,10 +39,9 @@ def fit_facts(held: HeldOut, router: Router, k: float, percents: tuple[float, ..
     facts = Facts(k, temperature, nprobe_of_answers(z, targets), {}, {}, {}, error)
     if router.name != "kmeans":  # which is stored by ratio alone
         demand = held_out_demand(held, router, facts.nprobe)
-        facts = facts._replace(
-            storing=choose_temperatures(held, tiles, percents, demand),
-            use=measure_use(held.learn, held.space, router, TEMPERATURES, held.seed),
-        )
+        storing = choose_temperatures(held, tiles, percents, demand)
+        use = measure_use(held.learn, held.space, router, storing.values(), held.seed)
+        facts = facts._replace(storing=storing, use=use)
     plans = [plan for plan in make_plans(router.name, facts, percents) if plan.rule == default_rule(router.name)]
     return facts._replace(predicted=predict(held, tiles, plans, demand))
 
@@ -64,7 +64,7 @@ def nprobe_of_answers(z: np.ndarray, targets: np.ndarray) -> float:
 
 
 def measure_use(
-    learn: Vectors, space: Space, router: Router, temperatures: tuple[float, ...], seed: int
+    learn: Vectors, space: Space, router: Router, temperatures: Iterable[float], seed: int
 ) -> dict[float, np.ndarray]:
     """M at each temperature: mean membership over 200 nlist learn vectors, or all."""
     n = min(len(learn), USE_PER_BUCKET * router.nlist)

@@ -1,5 +1,6 @@
 """Whether a trained state is better than k-means, judged on held-out learn vectors alone."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -17,8 +18,10 @@ LEAST_GAIN = 0.005  # over k-means; two standard errors below the gain, a loss m
 SAME = 0.005  # epochs this close to the best count as equal: the latest is taken
 RESAMPLES = 200
 SAMPLE_PER_BUCKET, SAMPLE_LEAST = 40, 20_000  # learn vectors from which bucket sizes are told
-TEMPERATURES = (0.5, 0.7, 1.0, 1.5, 2.0, 3.0)  # of which T_s is chosen
+TEMPERATURES = (0.5, 0.7, 1.0, 1.5, 2.0, 3.0)  # of which T_s is chosen with copies
 SAME_TEMPERATURE = 0.02
+ONLY_TEMPERATURES = (0.001, 0.1, *TEMPERATURES)  # and without: the sharpest is all but the nearest center
+SAME_ONLY_TEMPERATURE = 0.002  # where askers mislead, each step away from the nearest center loses half a percent
 MOST_ASKING = 2_000_000  # training vectors that stand for queries of the pool at most
 
 
@@ -263,15 +266,14 @@ def is_gain(judgement: Judgement, start: Judgement, kmeans: list[Curves], seed: 
 def choose_temperatures(
     held: HeldOut, tiles: HeldOutTiles, percents: tuple[float, ...], demand: Demand | None = None
 ) -> dict[float, float]:
-    """T_s for each percent, under benefit: of the values within 2 % of the least the one nearest 1."""
-    extra = [percent for percent in percents if percent > 0]
-    chosen = dict.fromkeys(percents, 1.0)
-    if not extra:
-        return chosen
-    use = sample_use(held, tiles, TEMPERATURES)
-    plans = [Plan("benefit", percent, t, log_use(use[t])) for percent in extra for t in TEMPERATURES]
-    shares = np.array([scanned_share(c) for c in measure(held, tiles, plans, demand)]).reshape(len(extra), -1)
-    for percent, row in zip(extra, shares, strict=True):
-        good = np.flatnonzero(row <= (1 + SAME_TEMPERATURE) * row.min())
-        chosen[percent] = TEMPERATURES[min(good, key=lambda i: abs(np.log(TEMPERATURES[i])))]
+    """T_s for each percent, under benefit: of the values near the least the one nearest 1."""
+    grids = {percent: TEMPERATURES if percent else ONLY_TEMPERATURES for percent in percents}
+    use = sample_use(held, tiles, ONLY_TEMPERATURES)
+    plans = [Plan("benefit", percent, t, log_use(use[t])) for percent, grid in grids.items() for t in grid]
+    shares = iter([scanned_share(curves) for curves in measure(held, tiles, plans, demand)])
+    chosen = {}
+    for percent, grid in grids.items():
+        found = {t: next(shares) for t in grid}
+        near = (1 + (SAME_TEMPERATURE if percent else SAME_ONLY_TEMPERATURE)) * min(found.values())
+        chosen[percent] = min((t for t in grid if found[t] <= near), key=lambda t: abs(math.log(t)))
     return chosen

@@ -134,7 +134,7 @@ def test_the_only_bucket_is_worth_most_to_askers_and_to_the_vector(case: Case):
     p = np.exp(z - z.max(axis=1, keepdims=True))
     own = np.log(p / p.sum(axis=1, keepdims=True)) - np.log(case.use)
     chances = chances_by_hand(z, 3, 1)
-    cost = chances.mean(axis=0) / chances.mean()
+    cost = chances.mean(axis=0) / chances.mean(axis=0)[z.argmax(axis=1)].mean()
     for i in range(len(z)):
         askers = [(y, near.index(i)) for y, near in enumerate(case.nearest.tolist()) if i in near]
         gain = chances[i] + sum(case.asking[place] * chances[y] for y, place in askers)

@@ -12,7 +12,7 @@ from ivfast.data import Vectors
 from ivfast.demand import Demand, find_probes
 from ivfast.facts import held_out_answers, measure_use, nprobe_of_answers
 from ivfast.routers import LogitTiles, Router, top
-from ivfast.validation import TEMPERATURES, choose_temperatures, held_out_demand, held_out_tiles
+from ivfast.validation import choose_temperatures, held_out_demand, held_out_tiles
 
 
 class Candidates(NamedTuple):
@@ -54,7 +54,9 @@ def plan_rule(task: Task, router: Router, rule: str, storing: dict[float, float]
         demand = None if nprobe is None else held_out_demand(task.held, router, nprobe)
         storing = choose_temperatures(task.held, held_out_tiles(task.held, router), PERCENTS, demand)
     rule = "benefit" if rule == "unasked" else rule
-    use = measure_use(task.learn, task.space, router, TEMPERATURES, task.seed) if rule == "benefit" else {}
+    use = {}
+    if rule == "benefit" and storing is not None:
+        use = measure_use(task.learn, task.space, router, storing.values(), task.seed)
 
     def find(vectors: Vectors, percent: float) -> Candidates:
         t = 1.0 if storing is None else storing[percent]
