@@ -1,6 +1,7 @@
 """Whether a trained state is better than k-means, judged on held-out learn vectors alone."""
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ RESAMPLES = 200
 SAMPLE_PER_BUCKET, SAMPLE_LEAST = 40, 20_000  # learn vectors from which bucket sizes are told
 TEMPERATURES = (0.5, 0.7, 1.0, 1.5, 2.0, 3.0)  # of which T_s is chosen with copies
 SAME_TEMPERATURE = 0.02
-ONLY_TEMPERATURES = (0.001, 0.1, *TEMPERATURES)  # and without: the sharpest is all but the nearest center
+ONLY_TEMPERATURES = (0.001, 0.1, 0.5, 1.0, 2.0, 4.0, 8.0)  # and without: from the nearest center to askers alone
 SAME_ONLY_TEMPERATURE = 0.002  # where askers mislead, each step away from the nearest center loses half a percent
 MOST_ASKING = 2_000_000  # training vectors that stand for queries of the pool at most
 
@@ -91,7 +92,7 @@ def held_out_tiles(held: HeldOut, router: Router) -> HeldOutTiles:
     )
 
 
-def sample_use(held: HeldOut, tiles: HeldOutTiles, temperatures: tuple[float, ...]) -> dict[float, np.ndarray]:
+def sample_use(held: HeldOut, tiles: HeldOutTiles, temperatures: Iterable[float]) -> dict[float, np.ndarray]:
     """M at each temperature over the sample. (nlist,) float64"""
     inside = np.zeros(len(held.pool), dtype=bool)
     inside[held.sample] = True
@@ -268,7 +269,7 @@ def choose_temperatures(
 ) -> dict[float, float]:
     """T_s for each percent, under benefit: of the values near the least the one nearest 1."""
     grids = {percent: TEMPERATURES if percent else ONLY_TEMPERATURES for percent in percents}
-    use = sample_use(held, tiles, ONLY_TEMPERATURES)
+    use = sample_use(held, tiles, sorted({t for grid in grids.values() for t in grid}))
     plans = [Plan("benefit", percent, t, log_use(use[t])) for percent, grid in grids.items() for t in grid]
     shares = iter([scanned_share(curves) for curves in measure(held, tiles, plans, demand)])
     chosen = {}

@@ -63,7 +63,9 @@ def one_copy(task: Task, centers: np.ndarray, weight: float, *, squared: bool) -
             losses = residual_losses(x, centers, d2, first, weight, squared)
             second = losses.argmin(axis=1)
             again = (1 + weight) * np.maximum(d2[rows, first], TINY)
-            parts.append((np.stack([first, second], axis=1), np.stack([again, -losses[rows, second] / again], axis=1)))
+            with np.errstate(over="ignore"):  # a vector that is its center has no use for a copy: -inf
+                key = -losses[rows, second] / again
+            parts.append((np.stack([first, second], axis=1), np.stack([again, key], axis=1)))
         buckets, keys = (np.concatenate(part) for part in zip(*parts, strict=True))
         return Candidates(buckets.astype(np.int32), keys.astype(np.float32))
 
