@@ -20,9 +20,8 @@ SAME = 0.005  # epochs this close to the best count as equal: the latest is take
 RESAMPLES = 200
 SAMPLE_PER_BUCKET, SAMPLE_LEAST = 40, 20_000  # learn vectors from which bucket sizes are told
 TEMPERATURES = (0.5, 0.7, 1.0, 1.5, 2.0, 3.0)  # of which T_s is chosen with copies
-SAME_TEMPERATURE = 0.02
 ONLY_TEMPERATURES = (0.001, 0.1, 0.5, 1.0, 2.0, 4.0, 8.0)  # and without: from the nearest center to askers alone
-SAME_ONLY_TEMPERATURE = 0.002  # where askers mislead, each step away from the nearest center loses half a percent
+SAME_TEMPERATURE = 0.005  # values this close to the least count as equal: the one nearest 1 is taken
 MOST_ASKING = 2_000_000  # training vectors that stand for queries of the pool at most
 
 
@@ -267,7 +266,7 @@ def is_gain(judgement: Judgement, start: Judgement, kmeans: list[Curves], seed: 
 def choose_temperatures(
     held: HeldOut, tiles: HeldOutTiles, percents: tuple[float, ...], demand: Demand | None = None
 ) -> dict[float, float]:
-    """T_s for each percent, under benefit: of the values near the least the one nearest 1."""
+    """T_s for each percent, under benefit: of the values within 0.5 % of the least the one nearest 1."""
     grids = {percent: TEMPERATURES if percent else ONLY_TEMPERATURES for percent in percents}
     use = sample_use(held, tiles, sorted({t for grid in grids.values() for t in grid}))
     plans = [Plan("benefit", percent, t, log_use(use[t])) for percent, grid in grids.items() for t in grid]
@@ -275,6 +274,6 @@ def choose_temperatures(
     chosen = {}
     for percent, grid in grids.items():
         found = {t: next(shares) for t in grid}
-        near = (1 + (SAME_TEMPERATURE if percent else SAME_ONLY_TEMPERATURE)) * min(found.values())
+        near = (1 + SAME_TEMPERATURE) * min(found.values())
         chosen[percent] = min((t for t in grid if found[t] <= near), key=lambda t: abs(math.log(t)))
     return chosen
