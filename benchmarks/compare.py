@@ -3,11 +3,12 @@
     python -m benchmarks.compare --data_path DIR --set text --metric IP --setting transfer --seeds 1 2 3 --out FILE
     python -m benchmarks.compare --set faces --setting in-sample --seeds 1 2 3 --out FILE
 
-DIR/learn_NAME.npy and DIR/NAME/{base,query,gt}.npy are a set; faces, faces_noisy (generated) and patches (of
-scikit-learn's photographs) need no files. transfer: methods train on learn; in-sample: on base itself. FILE
-is JSON, a list of records, to which a run appends; printed is one markdown table of means and, behind +-,
-half the range over seeds. Shares are of the vectors of base, copies counted. Nothing is tuned on the queries
-of the evaluation: what isn't a paper's own is chosen on held-out learn pairs and printed below the table.
+DIR/learn_NAME.npy and DIR/NAME/{base,query,gt}.npy are a set; faces, faces_noisy, zipf, isotropic, curved
+(generated) and patches (of scikit-learn's photographs) need no files. transfer: methods train on learn;
+in-sample: on base itself. FILE is JSON, a list of records, to which a run appends; printed is one markdown
+table of means and, behind +-, half the range over seeds. Shares are of the vectors of base, copies counted.
+Nothing is tuned on the queries of the evaluation: what isn't a paper's own is chosen on held-out learn pairs
+and printed below the table.
 benchmarks/peers holds the methods, each with its source; ScaNN and Neural LSH need `pip install '.[bench]'`.
 """
 

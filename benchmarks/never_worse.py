@@ -1,7 +1,7 @@
 """Is ivfast.npy ever worse than k-means, or much worse than its best epoch, on queries that training never saw?
 
     python -m benchmarks.never_worse --data_path DIR --sets text:IP words:IP sift:L2 --seeds 1 2 3
-    python -m benchmarks.never_worse --sets faces:IP faces_noisy:IP patches:L2 --settings transfer in-sample
+    python -m benchmarks.never_worse --sets faces:IP patches:L2 zipf:L2 isotropic:L2 curved:L2 --settings in-sample
 
 The main job without a deep path, and each setting of GRID on its own. Figures are shares of base scanned for
 90 % recall over those of FAISS k-means at its better percent, means over seeds: of the exported centers under

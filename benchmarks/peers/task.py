@@ -9,6 +9,7 @@ from typing import NamedTuple
 import faiss
 import numpy as np
 
+from benchmarks.peers.made import KINDS, make_kind
 from ivfast.data import Space, Vectors, measure_space, open_vectors
 from ivfast.demand import ReverseNeighbors, reverse_of
 from ivfast.demo import make_patches
@@ -19,7 +20,8 @@ from ivfast.validation import HeldOut, make_held_out
 
 SETTINGS = ("transfer", "in-sample")
 FACES = {"faces": {}, "faces_noisy": {"nuisance": 0.8, "noise": 0.7}}  # joint lengths beside an identity of 1
-MADE = {"faces": "IP", "faces_noisy": "IP", "patches": "L2"}  # sets that need no files, and their metrics
+# sets that need no files, and their metrics
+MADE = {"faces": "IP", "faces_noisy": "IP", "patches": "L2"} | dict.fromkeys(KINDS, "L2")
 DATA_SEED = 1  # of made sets: seeds of a comparison draw methods, not data
 FTOPK = 10
 WIDTH = 10  # buckets a vector can be in at most
@@ -76,6 +78,9 @@ def write_set(folder: Path, name: str, metric: str, data_path: Path | None, rows
         return folder
     if name == "patches":
         learn, base, query, gt = make_patches()
+    elif name in KINDS:
+        learn, base, query = make_kind(name, DATA_SEED)
+        gt = exact(query, base, "L2")
     else:
         if data_path is None or rows is None:
             return data_path or folder
