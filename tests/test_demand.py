@@ -10,9 +10,9 @@ import pytest
 from ivfast import routers, validation
 from ivfast.assignment import Plan, assign, log_use
 from ivfast.data import Space, Vectors
-from ivfast.demand import Demand, asking_weights, chance, find_probes, reverse_neighbors, reverse_of
+from ivfast.demand import Demand, chance, find_probes, reverse_of
 from ivfast.facts import nprobe_of_answers
-from ivfast.neighbors import Neighbors, find_neighbors, nearest_of_all
+from ivfast.neighbors import find_neighbors, nearest_of_all
 from ivfast.progress import silent
 from ivfast.routers import LogitTiles, Router, centers_router
 from ivfast.validation import held_out_demand, make_held_out
@@ -246,44 +246,6 @@ def test_nprobe_is_the_quantile_of_the_places_of_answers():
 
 def test_one_bucket_is_always_probed(logit_table: Callable[[np.ndarray], LogitTiles]):
     np.testing.assert_allclose(find_probes(logit_table(np.zeros((3, 1))), 4).above, 0)
-
-
-def test_of_many_askers_those_that_have_the_vector_nearest_are_kept(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("ivfast.demand.MOST_ASKERS", 3)
-    stored, asker, place = np.array([1, 0, 1, 1, 1]), np.array([5, 6, 7, 8, 9]), np.array([0, 1, 1, 0, 2])
-    found = reverse_neighbors(stored, asker, place, np.array([10, 11, 12]), np.array([0.5, 0.25, 0.125]))
-    assert found.first.tolist() == [0, 2, 6, 7]
-    assert found.asker.tolist() == [10, 6, 11, 5, 8, 7, 12]
-    assert found.place.tolist() == [0, 2, 0, 1, 1, 2, 0]
-    assert found.weights.tolist() == [1, 0.5, 0.25, 0.125]
-
-
-def test_a_nearest_asks_as_often_as_it_is_an_answer_of_those_nearest_to_the_asker(case: Case):
-    neighbors = find_neighbors(case.vectors, case.space, K, 1, silent())
-    right, n = np.zeros(20), 0
-    for answers in neighbors.answers.tolist():
-        nearest = next((row for row in answers if row in neighbors.train), None)
-        if nearest is not None:
-            near = neighbors.train_nearest[neighbors.train.tolist().index(nearest)].tolist()
-            right += [row in answers for row in near]
-            n += 1
-    np.testing.assert_allclose(asking_weights(neighbors), right / n, rtol=1e-6)
-    assert 0.9 > asking_weights(neighbors)[0] > 3 * asking_weights(neighbors)[-1] > 0
-
-
-def test_identities_ask_up_to_their_number():
-    """Four of a kind, one held out: of three that train two are nearest of the third, then come strangers."""
-    rows = np.arange(400)
-    train = rows[rows % 4 > 0]
-    kin = [[r for r in range(row - row % 4, row - row % 4 + 4) if r != row] for row in rows.tolist()]
-    near = np.array([[r for r in kin[row] if r % 4] + [(row + 41) // 4 * 4 % 400 + 1] for row in train.tolist()])
-    neighbors = Neighbors(train, near, rows[rows % 4 == 0], np.array([kin[row] for row in range(0, 400, 4)]))
-    assert asking_weights(neighbors).tolist() == [1, 1, 0]
-
-
-def test_where_no_answer_trains_all_askers_count_alike():
-    neighbors = Neighbors(np.arange(3), np.array([[1, 2], [0, 2], [0, 1]]), np.array([3, 4]), np.array([[4], [3]]))
-    assert asking_weights(neighbors).tolist() == [1, 1]
 
 
 def test_a_drawn_asker_stands_for_several_but_a_vector_for_itself(case: Case):

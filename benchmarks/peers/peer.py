@@ -50,16 +50,16 @@ def plan_rule(task: Task, router: Router, rule: str, storing: dict[float, float]
     """
     width = min(task.held.width, router.nlist)
     nprobe = nprobe_of_answers(*held_out_answers(task.held, router)) if rule == "benefit" else None
-    if rule != "ratio" and storing is None:
+    if rule == "ratio":
+        storing = dict.fromkeys(PERCENTS, 1.0)
+    elif storing is None:
         demand = None if nprobe is None else held_out_demand(task.held, router, nprobe)
         storing = choose_temperatures(task.held, held_out_tiles(task.held, router), PERCENTS, demand)
     rule = "benefit" if rule == "unasked" else rule
-    use = {}
-    if rule == "benefit" and storing is not None:
-        use = measure_use(task.learn, task.space, router, storing.values(), task.seed)
+    use = measure_use(task.learn, task.space, router, storing.values(), task.seed) if rule == "benefit" else {}
 
     def find(vectors: Vectors, percent: float) -> Candidates:
-        t = 1.0 if storing is None else storing[percent]
+        t = storing[percent]
         plan = Plan(rule, percent, t, log_use(use[t]) if use else None)
         tiles, demand = LogitTiles(router, vectors, task.space), None
         if nprobe is not None and vectors is task.base:

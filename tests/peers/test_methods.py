@@ -11,8 +11,9 @@ from benchmarks.peers import balanced, kmeans, linear_router, neural_lsh, scann_
 from benchmarks.peers.choosing import choose, held_out_share
 from benchmarks.peers.evaluator import cut, evaluate, search, store
 from benchmarks.peers.mlp import make_network, n_bytes
-from benchmarks.peers.peer import Candidates
+from benchmarks.peers.peer import Candidates, plan_rule
 from benchmarks.peers.task import Task, exact
+from benchmarks.runs import PERCENTS
 from ivfast.probing import Answers
 from ivfast.routers import LogitTiles
 from tests import independent
@@ -59,7 +60,9 @@ def test_usp_learns(transfer: Task) -> None:
     assert peer.settings["eta"] == choose(peer.settings["held-out shares"])
     found = evaluate(transfer, peer)
     assert at_90(found) < 0.7 * at_90(evaluate(transfer, untrained))
-    assert found[0]["imbalance"] < 1.5  # 1.39 seen: T_s is that of the least scanned, not of the evenest buckets
+    # by memberships as they are: T_s chosen for what is scanned may leave buckets less even
+    plain = peer._replace(rules={"unasked": plan_rule(transfer, peer.router, "unasked", dict.fromkeys(PERCENTS, 1.0))})
+    assert evaluate(transfer, plain)[0]["imbalance"] < 1.2
     assert peer.model_bytes == n_bytes(make_network(PARAM_LIST, 1)) == 4 * (24 * 64 + 64 * 3 + 64 * NLIST + NLIST)
 
 
