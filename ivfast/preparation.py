@@ -69,7 +69,7 @@ def _neighbors(config: Config, learn: Vectors, space: Space, facts: dict[str, ob
     def search() -> dict[str, np.ndarray]:
         return find_neighbors(learn, space, config.ftopk, config.seed, progress)._asdict()
 
-    key = fingerprint(**facts, ftopk=config.ftopk, asked_for=LEAST_ASKED)
+    key = fingerprint(**facts, ftopk=config.ftopk, asked_for=LEAST_ASKED, shared=True)
     found, old = cached(config.save_path / "cache", "neighbors", key, search)
     neighbors = Neighbors(**found)
     progress.note(

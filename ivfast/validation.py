@@ -34,6 +34,7 @@ class HeldOut(NamedTuple):
     pool: np.ndarray  # (n_pool,) learn rows that are stored: their answers, and a sample
     sample: np.ndarray  # (n_sample,) places in pool that stand for all of learn
     answers: Answers  # places in pool, (n_held_out, ftopk)
+    worth: np.ndarray  # (n_held_out, ftopk) float64, of each answer: by the nearest shared with it; rows sum to 1
     pairs: tuple[np.ndarray, np.ndarray]  # learn rows, two (n_pairs,), for k
     width: int  # buckets a vector is in at most
     seed: int
@@ -49,6 +50,7 @@ class Curves(NamedTuple):
     """What each held-out vector scans and finds at a grid of nprobes, under one plan."""
 
     found: np.ndarray  # (n_held_out, points) answers found, int
+    recall: np.ndarray  # (n_held_out, points) float64, of the answers by their worth
     scanned: np.ndarray  # (n_held_out, points) share of learn
     n_answers: int  # of one held-out vector
 
@@ -70,9 +72,10 @@ def make_held_out(learn: Vectors, space: Space, neighbors: Neighbors, nlist: int
     n, ftopk = neighbors.answers.shape
     drawn = generator(seed, 0, "calibration").permutation(n * ftopk)[: n_pairs(nlist)]
     pairs = neighbors.held_out[drawn // ftopk], neighbors.answers[drawn // ftopk, drawn % ftopk]
+    worth = neighbors.answers_shared / neighbors.answers_shared.sum(axis=1, keepdims=True)
     return HeldOut(
         learn, space, neighbors, pool, np.searchsorted(pool, sample),
-        Answers(at, np.ones(at.shape, dtype=bool)), pairs, width, seed, asking_weights(neighbors),
+        Answers(at, np.ones(at.shape, dtype=bool)), worth, pairs, width, seed, asking_weights(neighbors),
     )  # fmt: skip
 
 
@@ -147,19 +150,20 @@ def measure(held: HeldOut, tiles: HeldOutTiles, plans: list[Plan], demand: Deman
     """
     stored = _store(held, tiles.pool, plans, demand)
     grid = nprobe_grid(tiles.pool.router.nlist)
-    found = [[] for _ in plans]
-    scanned = [[] for _ in plans]
+    found, recall, scanned = ([[] for _ in plans] for _ in range(3))
     for start, z in tiles.held_out:
         block = slice(start, start + len(z))
         answers = Answers(held.answers.at[block], held.answers.valid[block])
         order, place = router_order(z)
         for i, plan_stored in enumerate(stored):
             first = first_found(place, plan_stored, answers)
-            found[i].append((first[:, :, None] <= grid).sum(axis=1))
+            reached = first[:, :, None] <= grid
+            found[i].append(reached.sum(axis=1))
+            recall[i].append(np.einsum("qa,qap->qp", held.worth[block], reached))
             scanned[i].append(scanned_shares(order, plan_stored)[:, grid - 1])
     return [
-        Curves(np.concatenate(f), np.concatenate(s), held.answers.at.shape[1])
-        for f, s in zip(found, scanned, strict=True)
+        Curves(np.concatenate(f), np.concatenate(r), np.concatenate(s), held.answers.at.shape[1])
+        for f, r, s in zip(found, recall, scanned, strict=True)
     ]
 
 
@@ -214,10 +218,10 @@ def judge(held: HeldOut, router: Router, percents: tuple[float, ...], *, by_near
 
 
 def scanned_share(curves: Curves, weights: np.ndarray | None = None) -> float:
-    """Scanned at recall 0.9. weights: (n_held_out,) how often each counts (None: once)"""
+    """Scanned at recall 0.9, answers counted by their worth. weights: (n_held_out,) how often each counts (None: once)"""
     if weights is None:
         weights = np.ones(len(curves.found))
-    recall = weights @ curves.found / (weights.sum() * curves.n_answers)
+    recall = weights @ curves.recall / weights.sum()
     return scanned_at(recall, weights @ curves.scanned / weights.sum(), RECALL)
 
 

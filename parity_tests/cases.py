@@ -9,7 +9,7 @@ import numpy as np
 from ivfast.backends import Goal, Setup, starting_weights
 from ivfast.batches import Chunk, PairSource, epoch_chunks
 from ivfast.data import Space, Vectors
-from ivfast.neighbors import Neighbors
+from ivfast.neighbors import make_neighbors
 from ivfast.schedule import learning_rates
 
 NLIST, DIM, HIDDEN = 24, 12, (18, 15)
@@ -63,7 +63,7 @@ def make_problem(case: Case, seed: int = 5) -> Problem:
     learn = start[rng.integers(NLIST, size=N_LEARN)] + SPREAD * rng.standard_normal((N_LEARN, DIM))
     vectors = Vectors("learn", Path("drawn"), _rows(learn, case.metric))
     train = np.sort(rng.choice(N_LEARN, N_TRAIN, replace=False))
-    neighbors = Neighbors(
+    neighbors = make_neighbors(
         train, train[rng.integers(N_TRAIN, size=(N_TRAIN, FTOPK))], train[:0], np.zeros((0, FTOPK), int)
     )
     space = Space(case.metric, np.zeros(DIM, np.float32), np.float32(1))

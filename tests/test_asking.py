@@ -7,7 +7,7 @@ import pytest
 
 from ivfast.data import Space, Vectors
 from ivfast.demand import asking_weights, reverse_neighbors
-from ivfast.neighbors import Neighbors, find_neighbors
+from ivfast.neighbors import find_neighbors, make_neighbors
 from ivfast.progress import silent
 
 
@@ -49,10 +49,10 @@ def test_identities_ask_up_to_their_number():
     train = rows[rows % 4 > 0]
     kin = [[r for r in range(row - row % 4, row - row % 4 + 4) if r != row] for row in rows.tolist()]
     near = np.array([[r for r in kin[row] if r % 4] + [(row + 41) // 4 * 4 % 400 + 1] for row in train.tolist()])
-    neighbors = Neighbors(train, near, rows[rows % 4 == 0], np.array([kin[row] for row in range(0, 400, 4)]))
+    neighbors = make_neighbors(train, near, rows[rows % 4 == 0], np.array([kin[row] for row in range(0, 400, 4)]))
     assert asking_weights(neighbors).tolist() == [1, 1, 0]
 
 
 def test_where_no_answer_trains_all_askers_count_alike():
-    neighbors = Neighbors(np.arange(3), np.array([[1, 2], [0, 2], [0, 1]]), np.array([3, 4]), np.array([[4], [3]]))
+    neighbors = make_neighbors(np.arange(3), np.array([[1, 2], [0, 2], [0, 1]]), np.array([3, 4]), np.array([[4], [3]]))
     assert asking_weights(neighbors).tolist() == [1, 1]

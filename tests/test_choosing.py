@@ -15,7 +15,7 @@ START = (0.2, 0.2)  # benefit and nearest of epoch 0
 def flat(share: float | np.ndarray) -> Curves:
     """Curves of 300 held-out vectors that find everything at once and scan a given share."""
     scanned = np.broadcast_to(np.asarray(share, dtype=np.float64), (300,))[:, None]
-    return Curves(np.full((300, 1), 10), scanned, 10)
+    return Curves(np.full((300, 1), 10), np.ones((300, 1)), scanned, 10)
 
 
 def candidate(epoch: int, benefit: float | np.ndarray, nearest: float | np.ndarray | None) -> Candidate:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ivfast import neighbors
 from ivfast.data import Space, Vectors
-from ivfast.neighbors import Neighbors, asked_for, find_neighbors, nearest_of_all, split, without_self
+from ivfast.neighbors import Neighbors, asked_for, find_neighbors, nearest_of_all, shared, split, without_self
 from ivfast.progress import silent
 
 METRICS = ("IP", "L2")
@@ -127,6 +127,48 @@ def test_without_self_drops_the_own_number_or_the_last(k: int, seed: int):
     for row, own in zip(near.tolist(), ids.tolist(), strict=True):
         expected.append([number for number in row if number != own][:k])
     assert without_self(near, ids).tolist() == expected
+
+
+def shared_by_hand(own: list[list[int]], near: np.ndarray, known: dict[int, list[int]]) -> list[list[int]]:
+    return [
+        [len(set(one) & {number, *known.get(number, [])}) for number in row]
+        for one, row in zip(own, near.tolist(), strict=True)
+    ]
+
+
+@pytest.mark.parametrize("ftopk", [1, 4, 30])
+def test_shared_nearest_are_counted_each_vector_among_its_own(
+    ftopk: int, as_vectors: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(neighbors, "SHARED_BLOCK", 101)
+    rows = draw("L2", 600)
+    rows[100:140] = rows[0]
+    found = find_neighbors(as_vectors(rows), space_of("L2"), ftopk, 1, silent())
+    of_train = dict(zip(found.train.tolist(), found.train_nearest.tolist(), strict=True))
+    known = of_train | dict(zip(found.held_out.tolist(), found.answers.tolist(), strict=True))
+    own = [[row, *known[row]] for row in found.train.tolist()]
+    assert found.train_shared.tolist() == shared_by_hand(own, found.train_neighbors, of_train)
+    own = [[row, *known[row]] for row in found.held_out.tolist()]
+    assert found.answers_shared.tolist() == shared_by_hand(own, found.answers, known)
+    assert found.train_shared.min() >= 1
+    assert found.train_shared.max() > 1
+
+
+def test_nearest_of_unknown_share_only_themselves():
+    near = np.array([[1, 2], [0, 2], [0, 1]])
+    counts = shared(np.array([7, 8, 9]), np.array([[0, 1], [8, 0], [5, 6]]), 2, (np.arange(3), near))
+    assert counts.tolist() == [[2, 2], [1, 1], [1, 1]]
+
+
+def test_strangers_share_fewer_nearest_than_kin(as_vectors: Callable):
+    """Ten of each kind, close to one another; of the nearest of a few lie some of another kind."""
+    rng = np.random.default_rng(3)
+    rows = (np.repeat(rng.standard_normal((200, 16)), 10, axis=0) + rng.normal(0, 0.8, (2000, 16))).astype(np.float32)
+    found = find_neighbors(as_vectors(rows), space_of("L2", 16), 10, 1, silent())
+    kin = found.train_neighbors // 10 == found.train[:, None] // 10
+    assert 0.3 < kin.mean() < 0.8
+    weighed = (found.train_shared * kin).sum() / found.train_shared.sum()
+    assert weighed > kin.mean() + 0.08
 
 
 def approximate(metric: str, rows: np.ndarray, ftopk: int, exact_held_out: int, as_vectors: Callable) -> Neighbors:

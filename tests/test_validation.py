@@ -10,7 +10,7 @@ import pytest
 from ivfast import validation
 from ivfast.assignment import Plan, log_use
 from ivfast.data import Space, Vectors
-from ivfast.neighbors import Neighbors
+from ivfast.neighbors import Neighbors, make_neighbors
 from ivfast.routers import centers_router
 from ivfast.validation import (
     ONLY_TEMPERATURES,
@@ -60,7 +60,8 @@ def case(request: pytest.FixtureRequest, as_vectors: Callable[[np.ndarray], Vect
     held_out = np.arange(3, N, 5)
     train = np.setdiff1d(np.arange(N), held_out)
     answers = np.argsort(d2[held_out], axis=1)[:, :FTOPK]
-    neighbors = Neighbors(train, np.zeros((len(train), FTOPK), np.int64), held_out, answers)
+    nearest = train[np.argsort(d2[np.ix_(train, train)], axis=1)[:, :FTOPK]]
+    neighbors = make_neighbors(train, nearest, held_out, answers)
     space = Space("L2", np.zeros(6, np.float32), np.float32(1))
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "sampled":
@@ -100,12 +101,14 @@ def share_by_hand(case: Case, centers: np.ndarray, rule: str, percent: float, te
     sizes = np.bincount([b for v in sample for b in stored[v]], minlength=NLIST)
     points = []
     for nprobe in range(1, NLIST + 1):
-        hits = scanned = 0.0
-        for row, answers in zip(case.neighbors.held_out, case.neighbors.answers, strict=True):
+        recall = scanned = 0.0
+        neighbors = case.neighbors
+        for row, answers, shared in zip(neighbors.held_out, neighbors.answers, neighbors.answers_shared, strict=True):
             probed = set(np.argsort(-z[row])[:nprobe].tolist())
-            hits += sum(bool(probed & set(stored[answer])) for answer in answers)
+            found = [bool(probed & set(stored[answer])) for answer in answers]
+            recall += (found * shared).sum() / shared.sum()
             scanned += sizes[list(probed)].sum() / len(sample)
-        points.append((hits / case.neighbors.answers.size, scanned / len(case.neighbors.held_out)))
+        points.append((recall / len(neighbors.held_out), scanned / len(neighbors.held_out)))
     return interpolate(points)
 
 
@@ -211,13 +214,14 @@ def test_pairs_are_held_out_vectors_with_their_answers_each_once(case: Case):
 def test_nprobes_on_a_grid_are_enough_to_reach_full_recall(case: Case):
     for curves in kmeans_share(case.held, router_of(case.start), PERCENTS):
         assert (curves.found[:, -1] == curves.n_answers).all()
+        np.testing.assert_allclose(curves.recall[:, -1], 1)
         assert (np.diff(curves.found, axis=1) >= 0).all()
 
 
 def flat(share: float | np.ndarray, n: int = 400) -> Curves:
     """Curves that find everything at once and scan a given share."""
     scanned = np.broadcast_to(np.asarray(share, dtype=np.float64), (n,))[:, None]
-    return Curves(np.full((n, 1), 10), scanned, 10)
+    return Curves(np.full((n, 1), 10), np.ones((n, 1)), scanned, 10)
 
 
 def judgement(benefit: float | np.ndarray, nearest: float | np.ndarray | None = None) -> Judgement:
@@ -233,14 +237,14 @@ def test_epoch_worse_than_kmeans_under_nearest_is_not_eligible():
 
 
 def test_weights_count_vectors_again(rng: np.random.Generator):
-    curves = Curves(np.cumsum(rng.integers(0, 4, (30, 4)), axis=1), np.cumsum(rng.random((30, 4)), axis=1), 9)
-    curves = curves._replace(found=np.minimum(curves.found, 9))
-    curves.found[:, -1] = 9
+    found = np.minimum(np.cumsum(rng.integers(0, 4, (30, 4)), axis=1), 9)
+    found[:, -1] = 9
+    curves = Curves(found, np.sqrt(found / 9), np.cumsum(rng.random((30, 4)), axis=1), 9)
     weights = rng.integers(0, 3, 30)
     again = np.repeat(np.arange(30), weights)
-    repeated = Curves(curves.found[again], curves.scanned[again], 9)
+    repeated = Curves(curves.found[again], curves.recall[again], curves.scanned[again], 9)
     assert scanned_share(curves, weights.astype(float)) == pytest.approx(scanned_share(repeated))
-    points = zip(curves.found.sum(axis=0) / 270, curves.scanned.mean(axis=0), strict=True)
+    points = zip(curves.recall.mean(axis=0), curves.scanned.mean(axis=0), strict=True)
     assert scanned_share(curves) == pytest.approx(interpolate(list(points)))
 
 
@@ -289,7 +293,9 @@ def test_budget_of_the_sample_is_exact_even_among_duplicates(distinct: int, as_v
     rng = np.random.default_rng(4)
     x = rng.standard_normal((distinct, 6)).astype(np.float32)[np.arange(N) % distinct]
     rows = np.arange(0, N, 5)
-    neighbors = Neighbors(np.setdiff1d(np.arange(N), rows), np.zeros((320, 2), np.int64), rows, rows[:, None] + [1, 2])
+    neighbors = make_neighbors(
+        np.setdiff1d(np.arange(N), rows), np.zeros((320, 2), np.int64), rows, rows[:, None] + [1, 2]
+    )
     space = Space("L2", np.zeros(6, np.float32), np.float32(1))
     held = make_held_out(as_vectors(x), space, neighbors, NLIST, WIDTH, 1)
     centers = rng.standard_normal((NLIST, 6)).astype(np.float32)

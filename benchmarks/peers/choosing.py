@@ -10,12 +10,16 @@ from ivfast.routers import LogitTiles, Router
 
 
 def held_out_share(task: Task, router: Router, rule: Rule, percent: float) -> float:
-    """Share of learn scanned for 90 % of the held-out vectors' neighbours in learn, fixed probing; 1 if never."""
+    """Share of learn scanned for 90 % of the held-out vectors' neighbours in learn, fixed probing; 1 if never.
+
+    Neighbours count by the nearest that they share with the vector, as where ours are chosen.
+    """
     neighbors = task.neighbors
     rows, at = np.unique(neighbors.answers, return_inverse=True)
     answers = Answers(at.reshape(neighbors.answers.shape), np.ones(neighbors.answers.shape, dtype=bool))
     stored = store(cut(rule.candidates(task.learn, percent), percent), rows, task.nlist)
-    curve = search(LogitTiles(router, task.learn, task.space, neighbors.held_out), stored, answers)
+    queries = LogitTiles(router, task.learn, task.space, neighbors.held_out)
+    curve = search(queries, stored, answers, worth=task.held.worth)
     share = scanned_at(curve.recall, curve.scanned, RECALL)
     return 1.0 if np.isnan(share) else share
 

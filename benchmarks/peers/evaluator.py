@@ -63,32 +63,37 @@ def store(lists: np.ndarray, rows: np.ndarray, nlist: int) -> Stored:
     return Stored(np.bincount(lists[lists >= 0], minlength=nlist), len(lists), lists[rows])
 
 
-def search(queries: LogitTiles, stored: Stored, answers: Answers, adaptive: Adaptive | None = None) -> Curve:
+def search(
+    queries: LogitTiles, stored: Stored, answers: Answers, adaptive: Adaptive | None = None,
+    worth: np.ndarray | None = None,
+) -> Curve:  # fmt: skip
     """Search all queries at every nprobe, or with adaptive probing at 200 thresholds.
 
     answers: of all queries, in the order of the tiles
+    worth: (queries, width) how much each answer counts, fixed probing alone; None: alike
     """
-    n_answers = int(answers.valid.sum())
+    worth = answers.valid.astype(np.float64) if worth is None else worth
     nlist = queries.router.nlist
     thresholds = np.empty(0, dtype=np.float32)
     if adaptive is not None:
         gains = log_gains(adaptive.held_out, adaptive.temperature, stored)
         thresholds = thresholds_for(gains, np.geomspace(1, nlist, SUMMARY_POINTS))
-    found = np.zeros(nlist if adaptive is None else SUMMARY_POINTS, dtype=np.int64)
+    found = np.zeros(nlist if adaptive is None else SUMMARY_POINTS)
     scanned = []
     for start, z in queries:
         block = Answers(answers.at[start : start + len(z)], answers.valid[start : start + len(z)])
         if adaptive is None:
             order, place = router_order(z)
             first = first_found(place, stored, block)
-            found += np.cumsum(np.bincount(first.ravel() - 1, minlength=nlist + 1)[:-1])
+            counted = worth[start : start + len(z)].ravel()
+            found += np.cumsum(np.bincount(first.ravel() - 1, counted, minlength=nlist + 1)[:-1])
             scanned.append(scanned_shares(order, stored))
         else:
             counts = count_adaptive(log_gains(z, adaptive.temperature, stored), thresholds, stored, block)
             found += counts.found
             scanned.append(counts.scanned / stored.n)
     shares = np.concatenate(scanned)
-    return Curve(found / n_answers, shares.mean(axis=0), np.percentile(shares, 99, axis=0))
+    return Curve(found / worth.sum(), shares.mean(axis=0), np.percentile(shares, 99, axis=0))
 
 
 def figures(curve: Curve, stored: Stored) -> dict[str, Any]:
