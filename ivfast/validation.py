@@ -218,7 +218,7 @@ def judge(held: HeldOut, router: Router, percents: tuple[float, ...], *, by_near
 
 
 def scanned_share(curves: Curves, weights: np.ndarray | None = None) -> float:
-    """Scanned at recall 0.9, answers counted by their worth. weights: (n_held_out,) how often each counts (None: once)"""
+    """Scanned at recall 0.9, answers by their worth. weights: (n_held_out,) how often each counts (None: once)"""
     if weights is None:
         weights = np.ones(len(curves.found))
     recall = weights @ curves.recall / weights.sum()
