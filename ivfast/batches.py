@@ -46,7 +46,7 @@ def chunk_steps(n_steps: int, batch_size: int, dim: int) -> int:
 def epoch_pairs(source: PairSource, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     """The pairs of one epoch: every training vector once, each with one of its neighbours.
 
-    A neighbour is drawn as often as the two share nearest (see ivfast.neighbors.shared).
+    A neighbour is drawn as likely as the number of nearest that the two share (see ivfast.neighbors.shared).
 
     returns: rows of learn, (n_train,) int64 and (n_train,) int32
     """
@@ -60,7 +60,7 @@ def draw_columns(rng: np.random.Generator, counts: np.ndarray) -> np.ndarray:
     """One column of each row, as likely as its count. counts: (n, k) uint16, no row all zero; returns (n,) int64"""
     ticket = rng.integers(counts.sum(axis=1, dtype=np.int64))
     column, passed = np.zeros(len(counts), dtype=np.int64), np.zeros(len(counts), dtype=np.int64)
-    for count in counts.T:  # not all at once: of ten million rows that would be gigabytes
+    for count in counts.T:  # not all at once: of ten million rows that would be a gigabyte
         passed += count
         column += passed <= ticket
     return column

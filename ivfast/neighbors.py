@@ -14,7 +14,7 @@ EXACT_HELD_OUT = 2_000_000  # up to here the held-out vectors are
 GOOD_RECALL = 0.95  # of the IVF search; nprobe doubles until it is reached
 SAMPLE = 1000  # vectors on which that recall is measured
 LEAST_ASKED = 20  # nearest of a vector that tell who asks, at least: of ten, a vector's askers are too few
-SHARED_BLOCK = 1024  # rows whose neighbours are compared at once: what is compared stays in the cache
+SHARED_ENTRIES = 10_240  # neighbours that are compared with at once: so many twenties stay in the cache
 HELD_OUT_SHARE, HELD_OUT_LEAST, HELD_OUT_MOST = 0.05, 1000, 20_000
 
 
@@ -74,7 +74,7 @@ def find_neighbors(learn: Vectors, space: Space, ftopk: int, seed: int, progress
 def make_neighbors(
     train: np.ndarray, train_nearest: np.ndarray, held_out: np.ndarray, answers: np.ndarray
 ) -> Neighbors:
-    """Count shared neighbours of pairs whose nearest are known (see Neighbors)."""
+    """Count what pairs share (see Neighbors); of a held-out vector's nearest its answers are known."""
     ftopk = answers.shape[1]
     train_shared = shared(train, train_nearest, ftopk, (train, train_nearest))
     answers_shared = shared(held_out, answers, ftopk, (train, train_nearest), (held_out, answers))
@@ -84,26 +84,29 @@ def make_neighbors(
 def shared(rows: np.ndarray, nearest: np.ndarray, ftopk: int, *known: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     """How many nearest two neighbours have in common, each counted among its own.
 
-    Two images of one person share most of their nearest, two strangers that happen to look alike few: how sure it
-    is that one is what a query for the other wants (Jarvis and Patrick, IEEE Transactions on Computers, 1973).
+        shared(x, y) = 1 + |({x} + N(x)) & N(y)|
 
-    rows: (n,) numbers; nearest: (n, k) of each; the first ftopk are counted
-    known: ascending numbers (m,) and their nearest (m, k)
-    returns: (n, ftopk) uint16, 1 to k + 1
+    N holds at most the twenty nearest, and nothing where they are not known. Two images of one person share most of
+    their nearest, two strangers that happen to look alike few: how sure it is that one is what a query for the other
+    wants (Jarvis and Patrick, IEEE Transactions on Computers, 1973).
+
+    rows: (n,) numbers; nearest: (n, k) of each, of which the first ftopk are the other sides y
+    known: numbers, (m,) ascending, and their nearest, (m, any); no number in two of them
+    returns: (n, min(ftopk, k)) uint16, 1 to 22
     """
     counts = np.empty((len(rows), min(ftopk, nearest.shape[1])), dtype=np.uint16)
-    for start in range(0, len(rows), SHARED_BLOCK):
-        block = slice(start, start + SHARED_BLOCK)
-        own = np.concatenate([rows[block, None], nearest[block]], axis=1)
-        near = nearest[block, :ftopk]
-        counts[block] = sum(_common(own, near, *one) for one in known) + 1
+    step = max(1, SHARED_ENTRIES // max(1, counts.shape[1]))
+    for start in range(0, len(rows), step):
+        near = nearest[start : start + step]
+        own = np.concatenate([rows[start : start + step, None].astype(near.dtype), near[:, :LEAST_ASKED]], axis=1)
+        counts[start : start + step] = 1 + sum(_common(own, near[:, :ftopk], *one) for one in known)
     return counts
 
 
 def _common(own: np.ndarray, near: np.ndarray, numbers: np.ndarray, nearest: np.ndarray) -> np.ndarray:
-    """Of the nearest of `near`, those in `own`; 0 where near isn't among numbers. (n, k), (n, f) -> (n, f)"""
+    """Of the nearest of `near`, those in `own`; 0 where near isn't among numbers. (n, w), (n, f) -> (n, f)"""
     place = np.minimum(np.searchsorted(numbers, near), len(numbers) - 1)
-    theirs = nearest[place]  # (n, f, k)
+    theirs = nearest[place, :LEAST_ASKED]  # (n, f, up to 20)
     common = np.zeros(theirs.shape, dtype=bool)
     for column in own.T:
         common |= theirs == column[:, None, None]

@@ -50,7 +50,7 @@ class Curves(NamedTuple):
     """What each held-out vector scans and finds at a grid of nprobes, under one plan."""
 
     found: np.ndarray  # (n_held_out, points) answers found, int
-    recall: np.ndarray  # (n_held_out, points) float64, of the answers by their worth
+    recall: np.ndarray  # (n_held_out, points) float64, share of the answers found, by their worth
     scanned: np.ndarray  # (n_held_out, points) share of learn
     n_answers: int  # of one held-out vector
 
@@ -218,11 +218,19 @@ def judge(held: HeldOut, router: Router, percents: tuple[float, ...], *, by_near
 
 
 def scanned_share(curves: Curves, weights: np.ndarray | None = None) -> float:
-    """Scanned at recall 0.9, answers by their worth. weights: (n_held_out,) how often each counts (None: once)"""
+    """Scanned at recall 0.9: the mean of two, all answers counted alike and by their worth.
+
+    Right may be who is near, or who is of one kind: by the first alone an epoch would be judged by the strangers
+    that it finds, by the second alone by fewer answers than there are.
+
+    weights: (n_held_out,) how often each counts (None: once)
+    """
     if weights is None:
         weights = np.ones(len(curves.found))
-    recall = weights @ curves.recall / weights.sum()
-    return scanned_at(recall, weights @ curves.scanned / weights.sum(), RECALL)
+    total = weights.sum()
+    scanned = weights @ curves.scanned / total
+    alike, by_worth = weights @ curves.found / (total * curves.n_answers), weights @ curves.recall / total
+    return (scanned_at(alike, scanned, RECALL) + scanned_at(by_worth, scanned, RECALL)) / 2
 
 
 def kmeans_share(held: HeldOut, router: Router, percents: tuple[float, ...]) -> list[Curves]:

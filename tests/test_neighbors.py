@@ -129,10 +129,10 @@ def test_without_self_drops_the_own_number_or_the_last(k: int, seed: int):
     assert without_self(near, ids).tolist() == expected
 
 
-def shared_by_hand(own: list[list[int]], near: np.ndarray, known: dict[int, list[int]]) -> list[list[int]]:
+def shared_by_hand(near: dict[int, list[int]], known: dict[int, list[int]], ftopk: int) -> list[list[int]]:
     return [
-        [len(set(one) & {number, *known.get(number, [])}) for number in row]
-        for one, row in zip(own, near.tolist(), strict=True)
+        [1 + len({row, *own[:20]} & set(known.get(other, [])[:20])) for other in own[:ftopk]]
+        for row, own in near.items()
     ]
 
 
@@ -140,16 +140,14 @@ def shared_by_hand(own: list[list[int]], near: np.ndarray, known: dict[int, list
 def test_shared_nearest_are_counted_each_vector_among_its_own(
     ftopk: int, as_vectors: Callable, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(neighbors, "SHARED_BLOCK", 101)
+    monkeypatch.setattr(neighbors, "SHARED_ENTRIES", 101 * ftopk)
     rows = draw("L2", 600)
     rows[100:140] = rows[0]
     found = find_neighbors(as_vectors(rows), space_of("L2"), ftopk, 1, silent())
-    of_train = dict(zip(found.train.tolist(), found.train_nearest.tolist(), strict=True))
-    known = of_train | dict(zip(found.held_out.tolist(), found.answers.tolist(), strict=True))
-    own = [[row, *known[row]] for row in found.train.tolist()]
-    assert found.train_shared.tolist() == shared_by_hand(own, found.train_neighbors, of_train)
-    own = [[row, *known[row]] for row in found.held_out.tolist()]
-    assert found.answers_shared.tolist() == shared_by_hand(own, found.answers, known)
+    train = dict(zip(found.train.tolist(), found.train_nearest.tolist(), strict=True))
+    held_out = dict(zip(found.held_out.tolist(), found.answers.tolist(), strict=True))
+    assert found.train_shared.tolist() == shared_by_hand(train, train, ftopk)
+    assert found.answers_shared.tolist() == shared_by_hand(held_out, train | held_out, ftopk)
     assert found.train_shared.min() >= 1
     assert found.train_shared.max() > 1
 
@@ -157,7 +155,7 @@ def test_shared_nearest_are_counted_each_vector_among_its_own(
 def test_nearest_of_unknown_share_only_themselves():
     near = np.array([[1, 2], [0, 2], [0, 1]])
     counts = shared(np.array([7, 8, 9]), np.array([[0, 1], [8, 0], [5, 6]]), 2, (np.arange(3), near))
-    assert counts.tolist() == [[2, 2], [1, 1], [1, 1]]
+    assert counts.tolist() == [[2, 2], [1, 2], [1, 1]]
 
 
 def test_strangers_share_fewer_nearest_than_kin(as_vectors: Callable):

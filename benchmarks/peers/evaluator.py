@@ -72,6 +72,7 @@ def search(
     answers: of all queries, in the order of the tiles
     worth: (queries, width) how much each answer counts, fixed probing alone; None: alike
     """
+    assert adaptive is None or worth is None
     worth = answers.valid.astype(np.float64) if worth is None else worth
     nlist = queries.router.nlist
     thresholds = np.empty(0, dtype=np.float32)
