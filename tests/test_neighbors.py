@@ -155,7 +155,7 @@ def test_shared_nearest_are_counted_each_vector_among_its_own(
 def test_nearest_of_unknown_share_only_themselves():
     near = np.array([[1, 2], [0, 2], [0, 1]])
     counts = shared(np.array([7, 8, 9]), np.array([[0, 1], [8, 0], [5, 6]]), 2, (np.arange(3), near))
-    assert counts.tolist() == [[2, 2], [1, 2], [1, 1]]
+    assert counts.tolist() == [[2, 2], [1, 1], [1, 1]]
 
 
 def test_strangers_share_fewer_nearest_than_kin(as_vectors: Callable):

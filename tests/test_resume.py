@@ -178,6 +178,18 @@ def test_resume_refuses_other_data(
     assert not (tmp_path / "out" / "cache").exists()  # before k-means
 
 
+def test_resume_refuses_a_checkpoint_of_other_rules(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of another version, whose pairs and judgements were others: half of each would be neither."""
+    with monkeypatch.context() as patch:
+        patch.setattr("ivfast.resuming.RULES", 1)
+        stop_in(patch, 1, 1)
+        assert main(flags(data, tmp_path)) == 143
+    assert main(flags(data, tmp_path, "--resume", "True")) == 2
+    assert "another version of ivfast" in capsys.readouterr().err
+
+
 def test_checkpoint_of_one_backend_is_continued_by_the_other(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unbroken: dict[tuple[str, ...], dict[str, Any]]
 ) -> None:

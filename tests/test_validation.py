@@ -82,7 +82,7 @@ def log_softmax_by_hand(z: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def share_by_hand(case: Case, centers: np.ndarray, rule: str, percent: float, temperature: float = 1.0) -> float:
-    """Scanned at recall 0.9 of the held-out vectors, by rule at percent."""
+    """Scanned at recall 0.9 of the held-out vectors, by rule at percent: mean of answers alike and by what is shared."""
     z = logits_by_hand(case.x, centers)
     sample = case.held.pool[case.held.sample]
     keys = np.log(z.max(axis=1, keepdims=True) / z) / 2
@@ -99,17 +99,20 @@ def share_by_hand(case: Case, centers: np.ndarray, rule: str, percent: float, te
     border = -extras[budget - 1] if budget else math.inf
     stored = [[b for i, b in enumerate(ranked[v]) if i == 0 or worth[v][i] >= border] for v in range(N)]
     sizes = np.bincount([b for v in sample for b in stored[v]], minlength=NLIST)
-    points = []
+    neighbors = case.neighbors
+    alike, by_worth = [], []
     for nprobe in range(1, NLIST + 1):
-        recall = scanned = 0.0
-        neighbors = case.neighbors
+        hits = recall = scanned = 0.0
         for row, answers, shared in zip(neighbors.held_out, neighbors.answers, neighbors.answers_shared, strict=True):
             probed = set(np.argsort(-z[row])[:nprobe].tolist())
             found = [bool(probed & set(stored[answer])) for answer in answers]
+            hits += sum(found)
             recall += (found * shared).sum() / shared.sum()
             scanned += sizes[list(probed)].sum() / len(sample)
-        points.append((recall / len(neighbors.held_out), scanned / len(neighbors.held_out)))
-    return interpolate(points)
+        n = len(neighbors.held_out)
+        alike.append((hits / neighbors.answers.size, scanned / n))
+        by_worth.append((recall / n, scanned / n))
+    return (interpolate(alike) + interpolate(by_worth)) / 2
 
 
 def covered(
@@ -244,8 +247,11 @@ def test_weights_count_vectors_again(rng: np.random.Generator):
     again = np.repeat(np.arange(30), weights)
     repeated = Curves(curves.found[again], curves.recall[again], curves.scanned[again], 9)
     assert scanned_share(curves, weights.astype(float)) == pytest.approx(scanned_share(repeated))
-    points = zip(curves.recall.mean(axis=0), curves.scanned.mean(axis=0), strict=True)
-    assert scanned_share(curves) == pytest.approx(interpolate(list(points)))
+    scanned = curves.scanned.mean(axis=0).tolist()
+    alike, by_worth = (found.sum(axis=0) / 270).tolist(), curves.recall.mean(axis=0).tolist()
+    both = [interpolate(list(zip(recall, scanned, strict=True))) for recall in (alike, by_worth)]
+    assert both[0] != both[1]
+    assert scanned_share(curves) == pytest.approx(sum(both) / 2)
 
 
 def test_standard_error_is_that_of_the_mean_difference():

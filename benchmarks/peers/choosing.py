@@ -12,16 +12,16 @@ from ivfast.routers import LogitTiles, Router
 def held_out_share(task: Task, router: Router, rule: Rule, percent: float) -> float:
     """Share of learn scanned for 90 % of the held-out vectors' neighbours in learn, fixed probing; 1 if never.
 
-    Neighbours count by the nearest that they share with the vector, as where ours are chosen.
+    The mean of two, as where ours are chosen: neighbours count alike, and by the nearest that they share.
     """
     neighbors = task.neighbors
     rows, at = np.unique(neighbors.answers, return_inverse=True)
     answers = Answers(at.reshape(neighbors.answers.shape), np.ones(neighbors.answers.shape, dtype=bool))
     stored = store(cut(rule.candidates(task.learn, percent), percent), rows, task.nlist)
     queries = LogitTiles(router, task.learn, task.space, neighbors.held_out)
-    curve = search(queries, stored, answers, worth=task.held.worth)
-    share = scanned_at(curve.recall, curve.scanned, RECALL)
-    return 1.0 if np.isnan(share) else share
+    curves = [search(queries, stored, answers, worth=worth) for worth in (None, task.held.worth)]
+    shares = [scanned_at(curve.recall, curve.scanned, RECALL) for curve in curves]
+    return float(np.mean(np.nan_to_num(shares, nan=1.0)))
 
 
 def choose(shares: dict[float, float]) -> float:

@@ -71,6 +71,19 @@ def test_adaptive_search_equals_brute_force(tables, rng: np.random.Generator) ->
         assert curve.scanned[i] == pytest.approx(scanned.mean(), abs=1e-12)
 
 
+def test_answers_count_by_their_worth(tables, rng: np.random.Generator) -> None:
+    queries, lists, gt = tables
+    stored = store(lists, np.arange(200), NLIST)
+    worth = rng.random(gt.shape) * (gt >= 0)
+    curve = search(queries, stored, answers_of(gt), worth=worth)
+    for nprobe in (1, 3, 7):
+        found = 0.0
+        for z, answers, counted in zip(queries.all(), gt.tolist(), worth, strict=True):
+            probed = set(np.argsort(-z)[:nprobe].tolist())
+            found += sum(w for a, w in zip(answers, counted, strict=True) if a >= 0 and probed & set(lists[a].tolist()))
+        assert curve.recall[nprobe - 1] == pytest.approx(found / worth.sum())
+
+
 def test_budget_takes_the_largest_keys_over_all_vectors(rng: np.random.Generator) -> None:
     keys = rng.permutation(300).reshape(100, 3).astype(np.float32)
     keys[:5, 1:] = -np.inf
@@ -148,3 +161,15 @@ def test_held_out_share_looks_at_learn_alone(topics_task: Task, rng: np.random.G
     others = Vectors("query", Path("none"), unit_rows(rng, 10, 24))
     blind = topics_task._replace(base=others, query=others, gt=np.zeros((10, 1), np.int64))
     assert held_out_share(blind, start.router, rule, 0.0) == share
+
+
+def test_held_out_share_is_the_mean_of_neighbours_alike_and_by_what_they_share(topics_task: Task) -> None:
+    start = kmeans.train(topics_task, 5)
+    rule = plan_rule(topics_task, start.router, "ratio")
+    worth = topics_task.held.worth
+    by_sharing = held_out_share(topics_task, start.router, rule, 0.0)
+    even = topics_task._replace(held=topics_task.held._replace(worth=np.full(worth.shape, 1 / worth.shape[1])))
+    alike = held_out_share(even, start.router, rule, 0.0)
+    first = np.eye(worth.shape[1])[np.zeros(len(worth), dtype=int)]
+    nearest = held_out_share(topics_task._replace(held=topics_task.held._replace(worth=first)), start.router, rule, 0.0)
+    assert nearest < by_sharing < alike  # the nearest share most, and are found first
