@@ -46,18 +46,18 @@ def chunk_steps(n_steps: int, batch_size: int, dim: int) -> int:
 def epoch_pairs(source: PairSource, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     """The pairs of one epoch: every training vector once, each with one of its neighbours.
 
-    A neighbour is drawn as likely as the number of nearest that the two share (see ivfast.neighbors.shared).
+    The closer kin a neighbour is, the likelier it is drawn (see ivfast.neighbors.kinship).
 
     returns: rows of learn, (n_train,) int64 and (n_train,) int32
     """
     train, nearest = source.neighbors.train, source.neighbors.train_neighbors
     order = generator(source.seed, epoch, "order").permutation(len(train))
-    column = draw_columns(generator(source.seed, epoch, "pair"), source.neighbors.train_shared)
+    column = draw_columns(generator(source.seed, epoch, "pair"), source.neighbors.train_kinship)
     return train[order], nearest[order, column[order]]
 
 
 def draw_columns(rng: np.random.Generator, counts: np.ndarray) -> np.ndarray:
-    """One column of each row, as likely as its count. counts: (n, k) uint16, no row all zero; returns (n,) int64"""
+    """One column of each row, as likely as its count. counts: (n, k) uint8, no row all zero; returns (n,) int64"""
     ticket = rng.integers(counts.sum(axis=1, dtype=np.int64))
     column, passed = np.zeros(len(counts), dtype=np.int64), np.zeros(len(counts), dtype=np.int64)
     for count in counts.T:  # not all at once: of ten million rows that would be a gigabyte

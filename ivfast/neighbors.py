@@ -14,7 +14,8 @@ EXACT_HELD_OUT = 2_000_000  # up to here the held-out vectors are
 GOOD_RECALL = 0.95  # of the IVF search; nprobe doubles until it is reached
 SAMPLE = 1000  # vectors on which that recall is measured
 LEAST_ASKED = 20  # nearest of a vector that tell who asks, at least: of ten, a vector's askers are too few
-SHARED_ENTRIES = 10_240  # neighbours that are compared with at once: so many twenties stay in the cache
+SURELY_KIN = 5  # of the nearest in common, beyond which two are not taken for closer kin
+COMPARED = 10_240  # neighbours that are compared with at once: so many twenties stay in the cache
 HELD_OUT_SHARE, HELD_OUT_LEAST, HELD_OUT_MOST = 0.05, 1000, 20_000
 
 
@@ -25,8 +26,8 @@ class Neighbors(NamedTuple):
     train_nearest: np.ndarray  # (n_train, ftopk or more) int32, nearest first; rows of train: they tell who asks
     held_out: np.ndarray  # (n_held_out,) int64, ascending
     answers: np.ndarray  # (n_held_out, ftopk) int64, nearest among all other learn vectors
-    train_shared: np.ndarray  # (n_train, ftopk) uint16, see `shared`, of train_neighbors
-    answers_shared: np.ndarray  # (n_held_out, ftopk) uint16, of answers
+    train_kinship: np.ndarray  # (n_train, ftopk) uint8, see `kinship`, of train_neighbors
+    answers_kinship: np.ndarray  # (n_held_out, ftopk) uint8, of answers
 
     @property
     def train_neighbors(self) -> np.ndarray:
@@ -74,33 +75,34 @@ def find_neighbors(learn: Vectors, space: Space, ftopk: int, seed: int, progress
 def make_neighbors(
     train: np.ndarray, train_nearest: np.ndarray, held_out: np.ndarray, answers: np.ndarray
 ) -> Neighbors:
-    """Count what pairs share (see Neighbors); of a held-out vector's nearest its answers are known."""
+    """Tell how much pairs are kin (see Neighbors); of a held-out vector's nearest its answers are known."""
     ftopk = answers.shape[1]
-    train_shared = shared(train, train_nearest, ftopk, (train, train_nearest))
-    answers_shared = shared(held_out, answers, ftopk, (train, train_nearest), (held_out, answers))
-    return Neighbors(train, train_nearest, held_out, answers, train_shared, answers_shared)
+    train_kinship = kinship(train, train_nearest, ftopk, (train, train_nearest))
+    answers_kinship = kinship(held_out, answers, ftopk, (train, train_nearest), (held_out, answers))
+    return Neighbors(train, train_nearest, held_out, answers, train_kinship, answers_kinship)
 
 
-def shared(rows: np.ndarray, nearest: np.ndarray, ftopk: int, *known: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """How many nearest two neighbours have in common, each counted among its own.
+def kinship(rows: np.ndarray, nearest: np.ndarray, ftopk: int, *known: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """How sure it is that two neighbours are of one kind, told by the nearest that both have.
 
-        shared(x, y) = 1 + |({x} + N(x)) & N(y)|
+        kinship(x, y) = min(5, 1 + |({x} + N(x)) & N(y)|)^2
 
     N holds at most the twenty nearest, and nothing where they are not known. Two images of one person share most of
-    their nearest, two strangers that happen to look alike few: how sure it is that one is what a query for the other
-    wants (Jarvis and Patrick, IEEE Transactions on Computers, 1973).
+    their nearest, two strangers that happen to look alike few (Jarvis and Patrick, IEEE Transactions on Computers,
+    1973); above five in common, pairs are kin alike.
 
     rows: (n,) numbers; nearest: (n, k) of each, of which the first ftopk are the other sides y
     known: numbers, (m,) ascending, and their nearest, (m, any); no number in two of them
-    returns: (n, min(ftopk, k)) uint16, 1 to 22
+    returns: (n, min(ftopk, k)) uint8, 1, 4, 9, 16 or 25
     """
-    counts = np.empty((len(rows), min(ftopk, nearest.shape[1])), dtype=np.uint16)
-    step = max(1, SHARED_ENTRIES // max(1, counts.shape[1]))
+    found = np.empty((len(rows), min(ftopk, nearest.shape[1])), dtype=np.uint8)
+    step = max(1, COMPARED // max(1, found.shape[1]))
     for start in range(0, len(rows), step):
         near = nearest[start : start + step]
         own = np.concatenate([rows[start : start + step, None].astype(near.dtype), near[:, :LEAST_ASKED]], axis=1)
-        counts[start : start + step] = 1 + sum(_common(own, near[:, :ftopk], *one) for one in known)
-    return counts
+        common = sum(_common(own, near[:, :ftopk], *one) for one in known)
+        found[start : start + step] = np.minimum(SURELY_KIN, 1 + common) ** 2
+    return found
 
 
 def _common(own: np.ndarray, near: np.ndarray, numbers: np.ndarray, nearest: np.ndarray) -> np.ndarray:

@@ -12,7 +12,7 @@ from ivfast.data import Space, Vectors, measure_space, moments, rows_per_block
 from ivfast.demand import ReverseNeighbors, reverse_of
 from ivfast.draws import generator
 from ivfast.kmeans import ALL_POINTS, POINTS_PER_BUCKET, train_kmeans
-from ivfast.neighbors import LEAST_ASKED, Neighbors, find_neighbors, nearest_of_all
+from ivfast.neighbors import LEAST_ASKED, SURELY_KIN, Neighbors, find_neighbors, nearest_of_all
 from ivfast.progress import Progress
 from ivfast.routers import NEAR
 from ivfast.schedule import learning_rates
@@ -69,7 +69,7 @@ def _neighbors(config: Config, learn: Vectors, space: Space, facts: dict[str, ob
     def search() -> dict[str, np.ndarray]:
         return find_neighbors(learn, space, config.ftopk, config.seed, progress)._asdict()
 
-    key = fingerprint(**facts, ftopk=config.ftopk, asked_for=LEAST_ASKED, shared=True)
+    key = fingerprint(**facts, ftopk=config.ftopk, asked_for=LEAST_ASKED, kinship=SURELY_KIN)
     found, old = cached(config.save_path / "cache", "neighbors", key, search)
     neighbors = Neighbors(**found)
     progress.note(

@@ -21,8 +21,8 @@ def bytes_needed(config: Config, n_learn: int, n_base: int) -> int:
     weights = 4 * (linear + deep)
     checkpoint = 4 * weights + 4 * linear
     nearest = 4 * (n_learn + n_base) * max(config.ftopk, LEAST_ASKED)
-    counts = 2 * n_learn * config.ftopk
-    cache = 8 * n_learn + 8 * n_held_out(n_learn) * config.ftopk + nearest + counts + 4 * linear
+    kinship = n_learn * config.ftopk
+    cache = 8 * n_learn + 8 * n_held_out(n_learn) * config.ftopk + nearest + kinship + 4 * linear
     return (KEEP + 1) * checkpoint + 2 * weights + 12 * linear + 8 * 3 * 6 * config.nlist + cache + (1 << 20)
 
 

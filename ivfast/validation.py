@@ -34,7 +34,7 @@ class HeldOut(NamedTuple):
     pool: np.ndarray  # (n_pool,) learn rows that are stored: their answers, and a sample
     sample: np.ndarray  # (n_sample,) places in pool that stand for all of learn
     answers: Answers  # places in pool, (n_held_out, ftopk)
-    worth: np.ndarray  # (n_held_out, ftopk) float64, of each answer: by the nearest shared with it; rows sum to 1
+    worth: np.ndarray  # (n_held_out, ftopk) float64, of each answer: its kinship, rows sum to 1
     pairs: tuple[np.ndarray, np.ndarray]  # learn rows, two (n_pairs,), for k
     width: int  # buckets a vector is in at most
     seed: int
@@ -72,7 +72,7 @@ def make_held_out(learn: Vectors, space: Space, neighbors: Neighbors, nlist: int
     n, ftopk = neighbors.answers.shape
     drawn = generator(seed, 0, "calibration").permutation(n * ftopk)[: n_pairs(nlist)]
     pairs = neighbors.held_out[drawn // ftopk], neighbors.answers[drawn // ftopk, drawn % ftopk]
-    worth = neighbors.answers_shared / neighbors.answers_shared.sum(axis=1, keepdims=True)
+    worth = neighbors.answers_kinship / neighbors.answers_kinship.sum(axis=1, keepdims=True)
     return HeldOut(
         learn, space, neighbors, pool, np.searchsorted(pool, sample),
         Answers(at, np.ones(at.shape, dtype=bool)), worth, pairs, width, seed, asking_weights(neighbors),

@@ -58,10 +58,10 @@ def test_pair_is_one_of_its_neighbours_and_never_held_out():
                 assert {one, other}.isdisjoint(HELD_OUT.tolist())
 
 
-def test_neighbours_are_drawn_by_what_they_share_and_anew_each_epoch():
+def test_neighbours_are_drawn_by_their_kinship_and_anew_each_epoch():
     source = make_source()
-    counts = np.random.default_rng(1).integers(1, 9, (len(TRAIN), FTOPK)).astype(np.uint16)
-    source = source._replace(neighbors=source.neighbors._replace(train_shared=counts))
+    counts = np.random.default_rng(1).integers(1, 9, (len(TRAIN), FTOPK)).astype(np.uint8)
+    source = source._replace(neighbors=source.neighbors._replace(train_kinship=counts))
     drawn = np.empty((400, len(TRAIN)), dtype=np.int64)
     for epoch in range(400):
         left, right = epoch_pairs(source, epoch + 1)

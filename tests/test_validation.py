@@ -82,7 +82,7 @@ def log_softmax_by_hand(z: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def share_by_hand(case: Case, centers: np.ndarray, rule: str, percent: float, temperature: float = 1.0) -> float:
-    """Scanned at recall 0.9 of the held-out vectors, by rule at percent: mean of answers alike and by what is shared."""
+    """Scanned at recall 0.9 of the held-out vectors, by rule at percent: mean of answers alike and by kinship."""
     z = logits_by_hand(case.x, centers)
     sample = case.held.pool[case.held.sample]
     keys = np.log(z.max(axis=1, keepdims=True) / z) / 2
@@ -103,11 +103,11 @@ def share_by_hand(case: Case, centers: np.ndarray, rule: str, percent: float, te
     alike, by_worth = [], []
     for nprobe in range(1, NLIST + 1):
         hits = recall = scanned = 0.0
-        for row, answers, shared in zip(neighbors.held_out, neighbors.answers, neighbors.answers_shared, strict=True):
+        for row, answers, kin in zip(neighbors.held_out, neighbors.answers, neighbors.answers_kinship, strict=True):
             probed = set(np.argsort(-z[row])[:nprobe].tolist())
             found = [bool(probed & set(stored[answer])) for answer in answers]
             hits += sum(found)
-            recall += (found * shared).sum() / shared.sum()
+            recall += (found * kin).sum() / kin.sum()
             scanned += sizes[list(probed)].sum() / len(sample)
         n = len(neighbors.held_out)
         alike.append((hits / neighbors.answers.size, scanned / n))

@@ -12,7 +12,7 @@ from ivfast.routers import LogitTiles, Router
 def held_out_share(task: Task, router: Router, rule: Rule, percent: float) -> float:
     """Share of learn scanned for 90 % of the held-out vectors' neighbours in learn, fixed probing; 1 if never.
 
-    The mean of two, as where ours are chosen: neighbours count alike, and by the nearest that they share.
+    The mean of two, as where ours are chosen: neighbours count alike, and by their kinship.
     """
     neighbors = task.neighbors
     rows, at = np.unique(neighbors.answers, return_inverse=True)

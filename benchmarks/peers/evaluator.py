@@ -72,7 +72,8 @@ def search(
     answers: of all queries, in the order of the tiles
     worth: (queries, width) how much each answer counts, fixed probing alone; None: alike
     """
-    assert adaptive is None or worth is None
+    if adaptive is not None and worth is not None:
+        raise ValueError("adaptive probing counts all answers alike")
     worth = answers.valid.astype(np.float64) if worth is None else worth
     nlist = queries.router.nlist
     thresholds = np.empty(0, dtype=np.float32)

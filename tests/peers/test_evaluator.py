@@ -163,13 +163,13 @@ def test_held_out_share_looks_at_learn_alone(topics_task: Task, rng: np.random.G
     assert held_out_share(blind, start.router, rule, 0.0) == share
 
 
-def test_held_out_share_is_the_mean_of_neighbours_alike_and_by_what_they_share(topics_task: Task) -> None:
+def test_held_out_share_is_the_mean_of_neighbours_alike_and_by_kinship(topics_task: Task) -> None:
     start = kmeans.train(topics_task, 5)
     rule = plan_rule(topics_task, start.router, "ratio")
     worth = topics_task.held.worth
-    by_sharing = held_out_share(topics_task, start.router, rule, 0.0)
+    by_kinship = held_out_share(topics_task, start.router, rule, 0.0)
     even = topics_task._replace(held=topics_task.held._replace(worth=np.full(worth.shape, 1 / worth.shape[1])))
     alike = held_out_share(even, start.router, rule, 0.0)
     first = np.eye(worth.shape[1])[np.zeros(len(worth), dtype=int)]
     nearest = held_out_share(topics_task._replace(held=topics_task.held._replace(worth=first)), start.router, rule, 0.0)
-    assert nearest < by_sharing < alike  # the nearest share most, and are found first
+    assert nearest < by_kinship < alike  # the nearest are kin and found first
