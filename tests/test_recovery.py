@@ -28,6 +28,9 @@ FLAGS = (
 )
 AMP = ("--use_amp", "True")
 RECALL = 0.005  # largest gap seen: 0.0025, ten of 135 steps missing
+# by benefit at percent 0: where values of T_s are as good on held-out vectors, rounding alone (float16, no step
+# missing) can turn which is taken; seen: 0.0065
+RECALL_BY_TEMPERATURE = 0.01
 
 Spoil = Callable[[int, np.ndarray], None]  # step from 0, x (batch, dim) changed in place
 Run = Callable[..., Path]
@@ -118,10 +121,13 @@ def recall(out: Path) -> dict[tuple[Any, ...], float]:
     }
 
 
-def largest_gap(left: Path, right: Path) -> float:
+def check_gaps(left: Path, right: Path) -> None:
+    """Two runs find alike, line by line."""
     mine, other = recall(left), recall(right)
     assert mine.keys() == other.keys()
-    return max(abs(mine[line] - other[line]) for line in mine)
+    for line, found in mine.items():
+        by_temperature = line[1:] == ("benefit", 0.0)
+        assert abs(found - other[line]) <= (RECALL_BY_TEMPERATURE if by_temperature else RECALL), line
 
 
 def skips(out: Path) -> list[tuple[int, float]]:
@@ -161,7 +167,7 @@ def test_run_recovers_and_tells_what_it_skipped(
         assert 1 < n_skipped < 24
     else:
         assert skips(tmp_path) == told
-    assert largest_gap(tmp_path, whole) <= RECALL
+    check_gaps(tmp_path, whole)
     assert not re.search("collapsed|at chance", (tmp_path / "train.log").read_text())
 
 
