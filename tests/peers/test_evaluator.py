@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import compare
+from benchmarks import compare, curves
 from benchmarks.peers import dcnet, kmeans
 from benchmarks.peers.choosing import held_out_share
 from benchmarks.peers.evaluator import Adaptive, cut, evaluate, figures, search, store, temperature_of
@@ -173,3 +173,23 @@ def test_held_out_share_is_the_mean_of_neighbours_alike_and_by_kinship(topics_ta
     first = np.eye(worth.shape[1])[np.zeros(len(worth), dtype=int)]
     nearest = held_out_share(topics_task._replace(held=topics_task.held._replace(worth=first)), start.router, rule, 0.0)
     assert nearest < by_kinship < alike  # the nearest are kin and found first
+
+
+def test_curves_are_the_means_of_the_percent_that_scans_least() -> None:
+    def record(percent: float, seed: int, shares: list[float | None], probing: str = "fixed") -> dict:
+        at = dict(zip(("0.80", "0.90", "0.95", "0.99"), shares, strict=True))
+        about = {"set": "a", "setting": "transfer", "method": "kmeans25", "rule": "ratio", "seed": seed}
+        return about | {"percent": percent, "probing": probing, "scanned_at": at}
+
+    records = [
+        record(0.0, 1, [0.1, 0.2, 0.3, 0.4]),
+        record(0.0, 2, [0.1, 0.4, 0.5, None]),
+        record(0.8, 1, [0.1, 0.1, 0.2, 0.2]),
+        record(0.8, 2, [0.1, None, None, None]),  # 90 % never reached
+        record(0.0, 1, [0.01] * 4, "adaptive"),
+        record(0.0, 1, [0.01] * 4) | {"rule": "random"},
+    ]
+    found = curves.panels(records)
+    assert list(found) == [("a", "transfer")]
+    assert list(found["a", "transfer"]) == [("kmeans25", "ratio")]
+    np.testing.assert_allclose(found["a", "transfer"]["kmeans25", "ratio"], [0.1, 0.3, 0.4, np.nan])
