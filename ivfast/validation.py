@@ -276,12 +276,13 @@ def is_gain(judgement: Judgement, start: Judgement, kmeans: list[Curves], seed: 
 
 
 def choose_temperatures(
-    held: HeldOut, tiles: HeldOutTiles, percents: tuple[float, ...], demand: Demand | None = None
-) -> dict[float, float]:
-    """T_s for each percent, under benefit: of the values within 0.5 % of the least the one nearest 1."""
+    held: HeldOut, tiles: HeldOutTiles, percents: tuple[float, ...], demand: Demand | None = None,
+    rule: str = "benefit",
+) -> dict[float, float]:  # fmt: skip
+    """T_s for each percent, under a rule: of the values within 0.5 % of the least the one nearest 1."""
     grids = {percent: TEMPERATURES if percent else ONLY_TEMPERATURES for percent in percents}
     use = sample_use(held, tiles, sorted({t for grid in grids.values() for t in grid}))
-    plans = [Plan("benefit", percent, t, log_use(use[t])) for percent, grid in grids.items() for t in grid]
+    plans = [Plan(rule, percent, t, log_use(use[t])) for percent, grid in grids.items() for t in grid]
     shares = iter([scanned_share(curves) for curves in measure(held, tiles, plans, demand)])
     chosen = {}
     for percent, grid in grids.items():

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from benchmarks.peers.choosing import held_out_share
-from benchmarks.peers.peer import plan_rule
+from benchmarks.peers.peer import Rule
 from benchmarks.peers.task import Task
 from ivfast.routers import Router
 
@@ -53,14 +53,14 @@ def n_bytes(network: nn.Sequential) -> int:
 
 def train(
     task: Task, network: nn.Sequential, optimizer: torch.optim.Optimizer, epochs: int, n: int, batch: int,
-    loss_of: Callable[[torch.Tensor], torch.Tensor], each_epoch: Callable[[], None],
+    loss_of: Callable[[torch.Tensor], torch.Tensor], each_epoch: Callable[[], None], router: Router, rule: Rule,
 ) -> tuple[float, int]:  # fmt: skip
     """Train, and leave the network as it was best on held-out learn pairs, each stored once.
 
-    n: rows trained on; loss_of: of a batch of their numbers; returns the held-out share and its epoch
+    n: rows trained on; loss_of: of a batch of their numbers
+    router: of the network; rule: where vectors are stored by then
+    returns: the held-out share and its epoch
     """
-    router = as_router("network", network, task.nlist)
-    rule = plan_rule(task, router, "membership", {0.0: 1.0})
     best, best_share, best_epoch = copy.deepcopy(network.state_dict()), np.inf, 0
     for epoch in range(1, epochs + 1):
         network.train()

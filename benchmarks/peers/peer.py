@@ -50,17 +50,17 @@ def plan_rule(task: Task, router: Router, rule: str, storing: dict[float, float]
     """
     width = min(task.held.width, router.nlist)
     nprobe = nprobe_of_answers(*held_out_answers(task.held, router)) if rule == "benefit" else None
+    stored_by = "benefit" if rule == "unasked" else rule
     if rule == "ratio":
         storing = dict.fromkeys(PERCENTS, 1.0)
     elif storing is None:
         demand = None if nprobe is None else held_out_demand(task.held, router, nprobe)
-        storing = choose_temperatures(task.held, held_out_tiles(task.held, router), PERCENTS, demand)
-    rule = "benefit" if rule == "unasked" else rule
-    use = measure_use(task.learn, task.space, router, storing.values(), task.seed) if rule == "benefit" else {}
+        storing = choose_temperatures(task.held, held_out_tiles(task.held, router), PERCENTS, demand, stored_by)
+    use = measure_use(task.learn, task.space, router, storing.values(), task.seed) if stored_by == "benefit" else {}
 
     def find(vectors: Vectors, percent: float) -> Candidates:
         t = storing[percent]
-        plan = Plan(rule, percent, t, log_use(use[t]) if use else None)
+        plan = Plan(stored_by, percent, t, log_use(use[t]) if use else None)
         tiles, demand = LogitTiles(router, vectors, task.space), None
         if nprobe is not None and vectors is task.base:
             demand = Demand(task.reverse, find_probes(tiles, nprobe))

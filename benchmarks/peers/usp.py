@@ -69,5 +69,7 @@ def _train(task: Task, param_list: tuple[int, ...], eta: float, epochs: int) -> 
 
     look_up()
     optimizer = torch.optim.Adam(network.parameters(), lr=LR)
-    share, epoch = train(task, network, optimizer, epochs, len(x), BATCH, loss_of, look_up)
+    router = as_router("usp", network, task.nlist)
+    rule = plan_rule(task, router, "membership", {0.0: 1.0})
+    share, epoch = train(task, network, optimizer, epochs, len(x), BATCH, loss_of, look_up, router, rule)
     return network, share, epoch
