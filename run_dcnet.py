@@ -1,7 +1,6 @@
 """Trains and evaluates the cluster centers of an IVF index. `run_dcnet.py --help` lists all flags."""
 
 import sys
-from dataclasses import replace
 
 from ivfast.command_line import parse
 from ivfast.config import Config, check, clip
@@ -43,9 +42,7 @@ def _run(config: Config, given: set[str], progress: Progress) -> None:
             progress.note(f"--{name} is not given: {getattr(config, name)} is used")
     if config.eval:
         found = find_model(config, given)
-        nlist, dim = found.centers.shape
-        config = replace(config, nlist=nlist, param_list=found.model.param_list if found.model else (dim, nlist))
-        evaluate(clip(config, given), found, progress)
+        evaluate(clip(found.settings(config), given), found, progress)
     else:
         train(clip(config, given), progress)
 

@@ -86,7 +86,7 @@ def fit_temperature(z: np.ndarray, targets: np.ndarray) -> float:
 
     Minimises - mean log softmax(z / T) at the targets.
 
-    z: (n, nlist) logits of held-out vectors; targets: (n, ftopk) best buckets of their answers
+    z: (n, nlist) logits of held-out vectors; targets: (n, answers) best buckets of their answers
     """
 
     def cost(t: float) -> float:

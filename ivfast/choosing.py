@@ -53,6 +53,11 @@ def seen(choice: Choice, candidate: Candidate, kmeans: list[Curves]) -> Choice:
     return choice._replace(best=best, least=least)
 
 
+def over_kmeans(found: float, choice: Choice, kmeans: list[Curves]) -> float:
+    """A value over that of k-means' own centers stored alike, for people: 1 is no gain."""
+    return found / value(choice.start.judgement, kmeans)
+
+
 def part_of_the_way(candidate: Candidate, kmeans_k: float, way: float) -> Candidate:
     """Weights and k between k-means and an epoch: u and the last layer, which are 0 at the start, shrunk; k in log.
 

@@ -86,13 +86,18 @@ def check(config: Config) -> None:
     if config.eval:
         if config.ai_center is None:
             raise UserError("--eval True needs --ai_center: the ivfast.npy to evaluate")
+        if config.resume or config.start_epoch:
+            raise UserError("--resume and --start_epoch continue a training: leave them out with --eval True")
         return
     if config.ai_center is not None:
         raise UserError("--ai_center is only read with --eval True; add it, or leave --ai_center out")
     if config.learn_name is None:
         raise UserError("--learn_name is missing: which DATA_PATH/LEARN_NAME.npy to train on")
     if len(config.param_list) < 2 or min(config.param_list) < 1:
-        raise UserError(f"--param_list {_words(config.param_list)}: expected at least DIM NLIST, all positive")
+        raise UserError(
+            f"--param_list {_words(config.param_list)}: expected at least DIM NLIST, all positive; "
+            "begin it with the vectors' dim"
+        )
     if config.param_list[-1] != config.nlist:
         raise UserError(
             f"--param_list ends in {config.param_list[-1]}, but --nlist is {config.nlist}: "
@@ -100,7 +105,7 @@ def check(config: Config) -> None:
         )
     check_normalize(config, config.metric)
     if config.epochs and config.warmup >= config.epochs:
-        raise UserError(f"--warmup {config.warmup} must be less than --epochs {config.epochs}")
+        raise UserError(f"--warmup {config.warmup} must be less than --epochs {config.epochs}; lower it")
     if config.start_epoch > config.epochs:
         raise UserError(f"--start_epoch {config.start_epoch} is above --epochs {config.epochs}")
     if config.resume and config.start_epoch:

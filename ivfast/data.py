@@ -108,8 +108,8 @@ def open_vectors(path: Path, name: str, dim: int | None) -> Vectors:
     if dim is not None and rows.shape[1] != dim:
         raise UserError(
             f"{name}: {path} has {rows.shape[1]} columns, expected {dim} "
-            "(the first number of --param_list, and the same in learn, base, query and centers); "
-            "correct --param_list or name other files"
+            "(the first number of --param_list, and the same in learn, base, query and --ai_center); "
+            "correct that flag or name other files"
         )
     return Vectors(name, path, rows)
 

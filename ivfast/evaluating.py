@@ -1,5 +1,6 @@
 """The evaluation's story: which routers lie in a folder, and what they scan on a data set."""
 
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -47,6 +48,15 @@ class Found(NamedTuple):
     model: Model | None
     metric: str
 
+    def settings(self, config: Config) -> Config:
+        """Settings of an evaluation: as the files say, where they do."""
+        nlist, dim = self.centers.shape
+        config = replace(config, nlist=nlist, metric=self.metric, param_list=(dim, nlist))
+        if self.model:
+            ftopk = self.model.about["settings"]["ftopk"]
+            config = replace(config, param_list=self.model.param_list, ftopk=ftopk)
+        return config
+
 
 def find_model(config: Config, given: set[str]) -> Found:
     """Read --ai_center and what lies beside it.
@@ -72,6 +82,8 @@ def find_model(config: Config, given: set[str]) -> Found:
         raise UserError(
             f"--metric {config.metric}, but the centers were trained for {model.space.metric}; leave it out"
         )
+    if model and "ftopk" in given and config.ftopk != (ftopk := model.about["settings"]["ftopk"]):
+        raise UserError(f"--ftopk {config.ftopk}, but the centers were trained with {ftopk}; leave it out")
     metric = model.space.metric if model else config.metric
     check_normalize(config, metric)
     if metric == "IP":
@@ -95,8 +107,8 @@ def _open_centers(path: Path, shape: tuple[int, ...] | None) -> np.ndarray:
         )
     with np.errstate(over="ignore"):
         centers = np.array(array, dtype=np.float32)
-    if not np.isfinite(centers).all():
-        raise UserError(f"centers: {path} holds NaN or infinity; export it anew")
+    if len(bad := np.flatnonzero(~np.isfinite(centers).all(axis=1))):
+        raise UserError(f"centers: {path} row {bad[0]} holds NaN or infinity, expected finite numbers; export it anew")
     return centers
 
 
@@ -140,7 +152,8 @@ def evaluate(
     for setting in routers:
         results += evaluate_router(setting, data, space, width, nprobes, config.valid_batch_size, progress, reverse)
     about = found.model.about if found.model else {}
-    report.write(config, data, results, about, progress)
+    is_kmeans = found.kmeans is not None and np.array_equal(found.centers, found.kmeans)
+    report.write(config, data, results, about, progress, is_kmeans=is_kmeans)
     return results
 
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ivfast.choosing import WAYS, Verdict, decide, part_of_the_way
+from ivfast.choosing import WAYS, Verdict, decide, over_kmeans, part_of_the_way
 from ivfast.evaluating import model_router
 from ivfast.export import Model, save_model
 from ivfast.facts import Facts, fit_facts
@@ -51,8 +51,9 @@ def _decide(run: Run, router: str, point: Point) -> Verdict:
         candidate = part_of_the_way(last, choice.start.k, way)
         state = state_of(run, candidate)
         shorter.append(candidate._replace(judgement=judge_router(run, router, state, candidate.k)))
-    values = ", ".join(f"{c.way:g} {value(c.judgement, run.kmeans):.3f}" for c in shorter)
-    run.progress.note(f"{router}: held-out scanned over k-means at parts of the last epoch's way from it: {values}")
+    values = [over_kmeans(value(c.judgement, run.kmeans), choice, run.kmeans) for c in shorter]
+    told = ", ".join(f"{candidate.way:g} {found:.3f}" for candidate, found in zip(shorter, values, strict=True))
+    run.progress.note(f"{router}: the same at parts of the last epoch's way from k-means: {told}")
     return decide(choice, shorter, run.kmeans, run.config.seed)
 
 

@@ -47,7 +47,7 @@ def fit_facts(held: HeldOut, router: Router, k: float, percents: tuple[float, ..
 
 
 def held_out_answers(held: HeldOut, router: Router) -> tuple[np.ndarray, np.ndarray]:
-    """Logits of up to 4,000 held-out vectors, (n, nlist), and the best buckets of their answers, (n, ftopk)."""
+    """Logits of up to 4,000 held-out vectors, (n, nlist), and the best buckets of their answers, (n, answers)."""
     chosen = spread(len(held.rows), TEMPERATURE_ROWS)
     answers = held.pool[held.answers.at[chosen]]
     distinct, at = np.unique(answers, return_inverse=True)
@@ -58,7 +58,7 @@ def held_out_answers(held: HeldOut, router: Router) -> tuple[np.ndarray, np.ndar
 
 
 def nprobe_of_answers(z: np.ndarray, targets: np.ndarray) -> float:
-    """The 90 % quantile of the places of answers' best buckets. z: (n, nlist); targets: (n, ftopk) buckets"""
+    """The 90 % quantile of the places of answers' best buckets. z: (n, nlist); targets: (n, answers) buckets"""
     at = np.take_along_axis(z, targets, axis=1)
     return float(np.quantile([(z > column[:, None]).sum(axis=1) + 1 for column in at.T], RECALL))
 

@@ -105,8 +105,8 @@ def check_distinct(learn: Vectors, nlist: int) -> None:
             if len(seen) == nlist:
                 return
     raise UserError(
-        f"learn: {learn.path} has {len(seen)} distinct vectors among {len(learn)}, fewer than --nlist {nlist}; "
-        "use other vectors or fewer buckets"
+        f"learn: {learn.path} has {len(seen)} distinct vectors among {len(learn)}, fewer than --nlist {nlist}, "
+        "as float32; use other vectors or fewer buckets, or subtract their mean and rescale them in float64"
     )
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from ivfast.data import Space, Vectors, rows_per_block
 from ivfast.draws import generator
+from ivfast.ground_truth import COUNTED
 from ivfast.progress import Progress
 
 EXACT_LEARN = 200_000  # up to here every learn vector is searched for exactly
@@ -25,14 +26,14 @@ class Neighbors(NamedTuple):
     train: np.ndarray  # (n_train,) int64, ascending
     train_nearest: np.ndarray  # (n_train, ftopk or more) int32, nearest first; rows of train: they tell who asks
     held_out: np.ndarray  # (n_held_out,) int64, ascending
-    answers: np.ndarray  # (n_held_out, ftopk) int64, nearest among all other learn vectors
+    answers: np.ndarray  # (n_held_out, up to 10) int64, nearest among all other learn vectors: so many count in gt
     train_kinship: np.ndarray  # (n_train, ftopk) uint8, see `kinship`, of train_neighbors
-    answers_kinship: np.ndarray  # (n_held_out, ftopk) uint8, of answers
+    answers_kinship: np.ndarray  # as answers, uint8
 
     @property
     def train_neighbors(self) -> np.ndarray:
         """The other sides of training pairs, (n_train, ftopk) int32."""
-        return self.train_nearest[:, : self.answers.shape[1]]
+        return self.train_nearest[:, : self.train_kinship.shape[1]]
 
 
 def asked_for(ftopk: int, n: int) -> int:
@@ -57,28 +58,30 @@ def split(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def find_neighbors(learn: Vectors, space: Space, ftopk: int, seed: int, progress: Progress) -> Neighbors:
-    """Split learn and search for the nearest of each vector, itself left out."""
+    """Split learn and search for the nearest of each vector, itself left out.
+
+    Held-out vectors have the ten answers that an evaluation counts, whatever ftopk is.
+    """
     train, held_out = split(len(learn), seed)
-    most = asked_for(ftopk, len(train))
+    most, n_answers = asked_for(ftopk, len(train)), min(COUNTED, len(learn) - 1)
     if len(learn) <= EXACT_LEARN:
         x = learn.take(space, slice(None))
         among = np.arange(len(learn))
         nearest = _exact(x[train], x[train], train, train, most, space.metric, progress).astype(np.int32)
-        answers = _exact(x[held_out], x, held_out, among, ftopk, space.metric, progress)
+        answers = _exact(x[held_out], x, held_out, among, n_answers, space.metric, progress)
     else:
         index = _ivf(learn, space, train, progress)
         nearest = _search_all(index, learn, space, train, most, progress)
-        answers = _answers(index, learn, space, held_out, ftopk, progress)
-    return make_neighbors(train, nearest, held_out, answers)
+        answers = _answers(index, learn, space, held_out, n_answers, progress)
+    return make_neighbors(train, nearest, held_out, answers, ftopk)
 
 
 def make_neighbors(
-    train: np.ndarray, train_nearest: np.ndarray, held_out: np.ndarray, answers: np.ndarray
+    train: np.ndarray, train_nearest: np.ndarray, held_out: np.ndarray, answers: np.ndarray, ftopk: int
 ) -> Neighbors:
     """Tell how much pairs are kin (see Neighbors); of a held-out vector's nearest its answers are known."""
-    ftopk = answers.shape[1]
     train_kinship = kinship(train, train_nearest, ftopk, (train, train_nearest))
-    answers_kinship = kinship(held_out, answers, ftopk, (train, train_nearest), (held_out, answers))
+    answers_kinship = kinship(held_out, answers, answers.shape[1], (train, train_nearest), (held_out, answers))
     return Neighbors(train, train_nearest, held_out, answers, train_kinship, answers_kinship)
 
 

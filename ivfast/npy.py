@@ -117,9 +117,14 @@ def missing(absent: dict[str, Path]) -> UserError:
     folders = dict.fromkeys(path.parent for path in absent.values())
     there = "; ".join(_what_is_there(folder) for folder in folders)
     return UserError(
-        f"{names}: {paths} {'is' if len(absent) == 1 else 'are'} missing; {there}; "
+        f"{names}: {paths} {'is' if len(absent) == 1 else 'are'} missing{_but_a_folder(absent)}; {there}; "
         "put the file there, or correct the flag that names it"
     )
+
+
+def _but_a_folder(absent: dict[str, Path]) -> str:
+    folders = [str(path) for path in absent.values() if os.path.isdir(path)]
+    return f" ({', '.join(folders)}: a folder, expected a file)" if folders else ""
 
 
 def _what_is_there(folder: Path) -> str:

@@ -48,7 +48,7 @@ class Reliability(NamedTuple):
 def reliability(z: np.ndarray, targets: np.ndarray, temperature: float) -> Reliability:
     """Compare softmax(z / T) with where the right answers lie, over all (vector, bucket) pairs.
 
-    z: (n, nlist) logits of held-out vectors; targets: (n, ftopk) best buckets of their answers
+    z: (n, nlist) logits of held-out vectors; targets: (n, answers) best buckets of their answers
     """
     mass, told, true = np.zeros(BINS), np.zeros(BINS), np.zeros(BINS)
     for rows in row_blocks(*z.shape):

@@ -11,6 +11,7 @@ from ivfast.config import Config
 from ivfast.data import Space, Vectors, measure_space, moments, rows_per_block
 from ivfast.demand import ReverseNeighbors, reverse_of
 from ivfast.draws import generator
+from ivfast.ground_truth import COUNTED
 from ivfast.kmeans import ALL_POINTS, POINTS_PER_BUCKET, train_kmeans
 from ivfast.neighbors import LEAST_ASKED, SURELY_KIN, Neighbors, find_neighbors, nearest_of_all
 from ivfast.progress import Progress
@@ -69,12 +70,12 @@ def _neighbors(config: Config, learn: Vectors, space: Space, facts: dict[str, ob
     def search() -> dict[str, np.ndarray]:
         return find_neighbors(learn, space, config.ftopk, config.seed, progress)._asdict()
 
-    key = fingerprint(**facts, ftopk=config.ftopk, asked_for=LEAST_ASKED, kinship=SURELY_KIN)
+    key = fingerprint(**facts, ftopk=config.ftopk, asked_for=LEAST_ASKED, answers=COUNTED, kinship=SURELY_KIN)
     found, old = cached(config.save_path / "cache", "neighbors", key, search)
     neighbors = Neighbors(**found)
     progress.note(
         f"neighbours: {neighbors.train_nearest.shape[1]} of each of {len(neighbors.train):,} training and "
-        f"{config.ftopk} of "
+        f"{neighbors.answers.shape[1]} of "
         f"{len(neighbors.held_out):,} held-out vectors{', from the cache' if old else ''}"
     )
     return neighbors
@@ -120,7 +121,8 @@ def measure_buckets(learn: Vectors, space: Space, centers: np.ndarray, seed: int
         squares += np.bincount(nearest[:, 0], weights=d2[:, 0], minlength=nlist)
         deltas += float(d2.mean(axis=1).sum())
     radius = np.sqrt(squares / np.maximum(counts, 1) / dim)
-    median = float(np.median(radius[counts > 0]))
+    spread = radius[radius > 0]  # a bucket of one vector has none
+    median = float(np.median(spread)) if len(spread) else 0.0
     radius = np.where(counts > 0, np.maximum(radius, median * LEAST_RADIUS), median)
     floor = max(1e-6 * deltas / n, float(np.finfo(np.float32).tiny))
     return Buckets(counts / n, radius.astype(np.float32), floor)

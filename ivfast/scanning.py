@@ -20,10 +20,23 @@ class Cleaning(NamedTuple):
     drop: bool = False  # leave out rows that are not finite, and under IP rows of zeros
 
 
+class Advice(NamedTuple):
+    """What messages say is to be done."""
+
+    drop: str  # with rows that are zero or not finite
+    normalize: str  # with rows that lack unit norm
+
+
 AS_STORED = Cleaning()
+BY_FLAGS = Advice(
+    "leave such rows out with --drop_bad_rows True",
+    "add --normalize True, or run faiss.normalize_L2 before np.save, or use --metric L2",
+)
 
 
-def scan(vectors: Vectors, metric: str, progress: Progress, cleaning: Cleaning = AS_STORED) -> Vectors:
+def scan(
+    vectors: Vectors, metric: str, progress: Progress, cleaning: Cleaning = AS_STORED, advice: Advice = BY_FLAGS
+) -> Vectors:
     """One pass over all rows of the file: hash them, and refuse or drop what would spoil a run.
 
     returns: the vectors with their digest, and with what cleaning made of them
@@ -47,7 +60,7 @@ def scan(vectors: Vectors, metric: str, progress: Progress, cleaning: Cleaning =
         if scanned.kept is not None:
             digest.update(b"drop")
         faults[(faults == NOT_FINITE) | (faults == ZERO)] = FINE  # they are gone
-    _refuse(vectors, faults)
+    _refuse(vectors, faults, advice)
     return replace(scanned, digest=digest.hexdigest())
 
 
@@ -92,25 +105,25 @@ def _drop(vectors: Vectors, faults: np.ndarray, progress: Progress) -> Vectors:
     return vectors if len(kept) == len(faults) else replace(vectors, kept=kept)
 
 
-def _refuse(vectors: Vectors, faults: np.ndarray) -> None:
+def _refuse(vectors: Vectors, faults: np.ndarray, advice: Advice) -> None:
     """Raise UserError where a row of the file is not fine."""
     where = f"{vectors.name}: {vectors.path}"
     found = {fault: np.flatnonzero(faults == fault) for fault in (NOT_FINITE, ZERO, NOT_UNIT)}
     if len(found[NOT_FINITE]):
         raise UserError(
             f"{where} {_rows(found[NOT_FINITE], 'holds', 'hold')} NaN, infinity or a value beyond float32, expected "
-            "finite numbers; mend such rows, or leave them out with --drop_bad_rows True"
+            f"finite numbers; mend such rows, or {advice.drop}"
         )
     if len(found[ZERO]):
         raise UserError(
             f"{where} {_rows(found[ZERO], 'is', 'are')} zero, expected unit norm under --metric IP; "
-            "leave such rows out with --drop_bad_rows True, or use --metric L2"
+            f"{advice.drop}, or use --metric L2"
         )
     if len(found[NOT_UNIT]):
         first = vectors.rows[found[NOT_UNIT][0]].astype(np.float64)
         raise UserError(
             f"{where} {_rows(found[NOT_UNIT], 'has', 'have')} norm {np.linalg.norm(first):.4g}, expected 1 under "
-            "--metric IP; add --normalize True, or run faiss.normalize_L2 before np.save, or use --metric L2"
+            f"--metric IP; {advice.normalize}"
         )
 
 

@@ -6,6 +6,7 @@ from itertools import pairwise
 from ivfast.checkpoint import KEEP
 from ivfast.config import Config
 from ivfast.errors import RunError
+from ivfast.ground_truth import COUNTED
 from ivfast.neighbors import LEAST_ASKED, n_held_out
 
 
@@ -22,7 +23,7 @@ def bytes_needed(config: Config, n_learn: int, n_base: int) -> int:
     checkpoint = 4 * weights + 4 * linear
     nearest = 4 * (n_learn + n_base) * max(config.ftopk, LEAST_ASKED)
     kinship = n_learn * config.ftopk
-    cache = 8 * n_learn + 8 * n_held_out(n_learn) * config.ftopk + nearest + kinship + 4 * linear
+    cache = 8 * n_learn + 9 * n_held_out(n_learn) * COUNTED + nearest + kinship + 4 * linear
     return (KEEP + 1) * checkpoint + 2 * weights + 12 * linear + 8 * 3 * 6 * config.nlist + cache + (1 << 20)
 
 

@@ -1,5 +1,8 @@
 """Which buckets the vectors of a base go into, for an engine that is told (FAISS `add_core`, say)."""
 
+import math
+from collections.abc import Iterable
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +15,9 @@ from ivfast.export import Model, load_model
 from ivfast.neighbors import nearest_of_all
 from ivfast.progress import silent
 from ivfast.routers import LogitTiles, centers_router
-from ivfast.scanning import Cleaning, scan
+from ivfast.scanning import Advice, Cleaning, scan
+
+TO_CALLERS = Advice("leave them out before", "divide rows by their norms (faiss.normalize_L2)")
 
 
 def store(save_path: Path | str, vectors: np.ndarray, percent: float) -> tuple[np.ndarray, np.ndarray]:
@@ -36,9 +41,7 @@ def store(save_path: Path | str, vectors: np.ndarray, percent: float) -> tuple[n
     if model is None:
         raise UserError(f"{folder}: dcnet.safetensors is missing or belongs to another ivfast.npy; train again")
     facts = model.facts["centers"]
-    if percent not in facts.storing:
-        known = ", ".join(f"{p:g}" for p in facts.storing)
-        raise UserError(f"percent {percent:g} was not among the run's --percents ({known}); train with it")
+    percent = _known(percent, facts.storing)
     centers = np.load(folder / "ivfast.npy")
     router = centers_router("centers", model.space.inside(centers), model.space.metric, model.delta_floor, facts.k)
     t = facts.storing[percent]
@@ -55,10 +58,22 @@ def store(save_path: Path | str, vectors: np.ndarray, percent: float) -> tuple[n
     return np.ascontiguousarray(rows), buckets[rows, columns].astype(np.int64)
 
 
+def _known(percent: float, storing: Iterable[float]) -> float:
+    """The run's percent that is meant: 0.8 in float32 is another number than 0.8."""
+    for known in storing:
+        if isinstance(percent, Real) and math.isclose(percent, known, rel_tol=1e-6):
+            return known
+    known = ", ".join(f"{p:g}" for p in storing)
+    raise UserError(f"percent {percent!r} was not among the run's --percents ({known}); choose one, or train with it")
+
+
 def _admit(vectors: np.ndarray, model: Model) -> Vectors:
     """Check what a caller hands over as a run checks its base."""
     dim = model.param_list[0]
     if vectors.ndim != 2 or vectors.shape[1] != dim or not len(vectors) or vectors.dtype.name not in FLOATS:
-        raise UserError(f"vectors: found {vectors.dtype} of shape {vectors.shape}, expected floats, (n, {dim})")
+        raise UserError(
+            f"vectors: found {vectors.dtype} of shape {vectors.shape}, expected floats, (n, {dim}) with n above 0; "
+            "convert them with .astype('float32'), or hand over the base that the run was for"
+        )
     clean = Cleaning(normalize=model.about["settings"]["normalize"])
-    return scan(Vectors("vectors", Path("(array)"), vectors), model.space.metric, silent(), clean)
+    return scan(Vectors("vectors", Path("(array)"), vectors), model.space.metric, silent(), clean, TO_CALLERS)

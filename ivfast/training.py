@@ -16,7 +16,7 @@ from ivfast.checkpoint import (
     save_checkpoint,
     save_state,
 )
-from ivfast.choosing import Candidate, Choice, first_choice, seen
+from ivfast.choosing import Candidate, Choice, first_choice, over_kmeans, seen
 from ivfast.config import Config, check_percents
 from ivfast.errors import UserError
 from ivfast.evaluating import evaluate, find_model
@@ -136,12 +136,12 @@ def train_epoch(run: Run, point: Point) -> Point:
         arrays = weights_of(run, name, state)
         choices[name] = seen(choices[name], Candidate(epoch, k, judgement, arrays), run.kmeans)
         used[name] = judgement.used
-    values = {name: choice.values[-1] for name, choice in choices.items()}
+    values = {name: over_kmeans(choice.values[-1], choice, run.kmeans) for name, choice in choices.items()}
     shown = ", ".join(f"{name} {found:.3f}" for name, found in values.items())
     run.progress.note(
         f"epoch {epoch}/{config.epochs}: {sums.in_words(run.backend.scale(state), deep=config.deep)}, "
         f"k {k:.2f}, nprobe {goal.nprobe:.0f}; "
-        f"held-out scanned over k-means: {shown} "
+        f"held-out scanned over k-means stored alike: {shown} "
         f"({trained - began:.1f} s training, {time.monotonic() - trained:.1f} s judging)"
     )
     run.progress.metrics(epoch=epoch, **goal._asdict(), held_out=values)

@@ -33,8 +33,8 @@ class HeldOut(NamedTuple):
     neighbors: Neighbors
     pool: np.ndarray  # (n_pool,) learn rows that are stored: their answers, and a sample
     sample: np.ndarray  # (n_sample,) places in pool that stand for all of learn
-    answers: Answers  # places in pool, (n_held_out, ftopk)
-    worth: np.ndarray  # (n_held_out, ftopk) float64, of each answer: its kinship, rows sum to 1
+    answers: Answers  # places in pool, (n_held_out, up to 10)
+    worth: np.ndarray  # (n_held_out, up to 10) float64, of each answer: its kinship, rows sum to 1
     pairs: tuple[np.ndarray, np.ndarray]  # learn rows, two (n_pairs,), for k
     width: int  # buckets a vector is in at most
     seed: int
@@ -69,9 +69,9 @@ def make_held_out(learn: Vectors, space: Space, neighbors: Neighbors, nlist: int
     sample = np.sort(generator(seed, 0, "sample").choice(len(learn), n_sample, replace=False))
     pool = np.unique(np.concatenate([sample, neighbors.answers.ravel()]))
     at = np.searchsorted(pool, neighbors.answers)
-    n, ftopk = neighbors.answers.shape
-    drawn = generator(seed, 0, "calibration").permutation(n * ftopk)[: n_pairs(nlist)]
-    pairs = neighbors.held_out[drawn // ftopk], neighbors.answers[drawn // ftopk, drawn % ftopk]
+    n, n_answers = neighbors.answers.shape
+    drawn = generator(seed, 0, "calibration").permutation(n * n_answers)[: n_pairs(nlist)]
+    pairs = neighbors.held_out[drawn // n_answers], neighbors.answers[drawn // n_answers, drawn % n_answers]
     worth = neighbors.answers_kinship / neighbors.answers_kinship.sum(axis=1, keepdims=True)
     return HeldOut(
         learn, space, neighbors, pool, np.searchsorted(pool, sample),
@@ -115,13 +115,13 @@ def held_out_demand(held: HeldOut, router: Router, nprobe: float) -> Demand:
     neighbors, pool = held.neighbors, held.pool
     train = neighbors.train
     stored, asker, place = _in_pool(pool, neighbors.train_nearest)
-    ftopk = neighbors.answers.shape[1]
+    n_answers = neighbors.answers.shape[1]
     mine = np.flatnonzero(np.isin(neighbors.held_out, pool))
-    own, answer = np.repeat(neighbors.held_out[mine], ftopk), neighbors.answers[mine].ravel()
+    own, answer = np.repeat(neighbors.held_out[mine], n_answers), neighbors.answers[mine].ravel()
     trains = np.isin(answer, train)
     stored = np.concatenate([stored, np.searchsorted(pool, own[trains])])
     asker = np.concatenate([asker, np.searchsorted(train, answer[trains])])
-    place = np.concatenate([place, np.tile(np.arange(ftopk), len(mine))[trains]])
+    place = np.concatenate([place, np.tile(np.arange(n_answers), len(mine))[trains]])
     asking = np.unique(asker)
     stands_for = max(1.0, len(asking) / MOST_ASKING)
     if stands_for > 1:

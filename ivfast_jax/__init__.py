@@ -35,7 +35,7 @@ class Backend:
         self._centers = jax.jit(partial(centers, metric=setup.metric))
 
     def _put(self, array: np.ndarray | float) -> Array:
-        return jax.device_put(jnp.asarray(array, dtype=self.policy.stat), self.device)
+        return jax.device_put(np.asarray(array, dtype=self.policy.stat), self.device)
 
     def init_state(self, weights: dict[str, np.ndarray], use: np.ndarray) -> TrainState:
         """weights: as starting_weights; use: (nlist,) m at the start, of both routers."""

@@ -39,7 +39,7 @@ def adam_step(
                 [moments.first[name] for name in names],
                 [moments.second[name] for name in names],
                 [],
-                [step.to(torch.float32) for _ in names],
+                [step.to(params[name].device, torch.float32) for name in names],
                 foreach=False, fused=True, amsgrad=False,
                 beta1=BETAS[0], beta2=BETAS[1], lr=float(lr) * share, weight_decay=0.0, eps=EPSILON,
                 maximize=False,

@@ -64,7 +64,7 @@ def make_problem(case: Case, seed: int = 5) -> Problem:
     vectors = Vectors("learn", Path("drawn"), _rows(learn, case.metric))
     train = np.sort(rng.choice(N_LEARN, N_TRAIN, replace=False))
     neighbors = make_neighbors(
-        train, train[rng.integers(N_TRAIN, size=(N_TRAIN, FTOPK))], train[:0], np.zeros((0, FTOPK), int)
+        train, train[rng.integers(N_TRAIN, size=(N_TRAIN, FTOPK))], train[:0], np.zeros((0, FTOPK), int), FTOPK
     )
     space = Space(case.metric, np.zeros(DIM, np.float32), np.float32(1))
     source = PairSource(vectors, space, neighbors, BATCH, DROP_PROP if case.drop else 0.0, seed)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from ivfast.data import Space, Vectors
+from ivfast.data import Space, Vectors, space_of
 from ivfast.demand import asking_weights, reverse_neighbors
 from ivfast.neighbors import find_neighbors, make_neighbors
 from ivfast.progress import silent
@@ -49,10 +49,20 @@ def test_identities_ask_up_to_their_number():
     train = rows[rows % 4 > 0]
     kin = [[r for r in range(row - row % 4, row - row % 4 + 4) if r != row] for row in rows.tolist()]
     near = np.array([[r for r in kin[row] if r % 4] + [(row + 41) // 4 * 4 % 400 + 1] for row in train.tolist()])
-    neighbors = make_neighbors(train, near, rows[rows % 4 == 0], np.array([kin[row] for row in range(0, 400, 4)]))
+    neighbors = make_neighbors(train, near, rows[rows % 4 == 0], np.array([kin[row] for row in range(0, 400, 4)]), 3)
     assert asking_weights(neighbors).tolist() == [1, 1, 0]
 
 
+@pytest.mark.parametrize("ftopk", [1, 10])
+def test_who_asks_is_told_by_ten_answers_whatever_ftopk(ftopk: int, as_vectors: Callable[[np.ndarray], Vectors]):
+    """Of one answer alone nobody else could be among the nearest."""
+    rows = np.random.default_rng(2).standard_normal((400, 3)).astype(np.float32)
+    found = find_neighbors(as_vectors(rows), space_of(rows, "L2"), ftopk, 1, silent())
+    assert asking_weights(found)[0] > 0.5
+
+
 def test_where_no_answer_trains_all_askers_count_alike():
-    neighbors = make_neighbors(np.arange(3), np.array([[1, 2], [0, 2], [0, 1]]), np.array([3, 4]), np.array([[4], [3]]))
+    neighbors = make_neighbors(
+        np.arange(3), np.array([[1, 2], [0, 2], [0, 1]]), np.array([3, 4]), np.array([[4], [3]]), 1
+    )
     assert asking_weights(neighbors).tolist() == [1, 1]

@@ -213,11 +213,12 @@ CENTERS: list[tuple[Change, str, str]] = [
     (lambda a: a[0], "", r"centers: .*shape \(12,\)"),
     (lambda a: a.astype(object), "", "centers: .*Python objects"),
     (lambda a: a.astype(np.int32), "", "centers: .*holds int32"),
-    (lambda a: put(a, 2, np.nan, 1), "", "centers: .*NaN"),
+    (lambda a: put(a, 2, np.nan, 1), "", "centers: .* row 2 holds NaN"),
     (lambda a: put(a, 3, 7.5), "", r"centers: .* row 3 has norm 25\.98, expected at most 1 under --metric IP"),
     (lambda a: a, "--learn_name learn_faces --ftopk 8", "10 vectors, of which 8 train, too few for --ftopk 8"),
     (lambda a: a, "--nlist 9", "--nlist 9, but .* has 8 centers"),
     (lambda a: a, "--param_list 12 9", "--param_list 12 9, but .* is 8 x 12"),
+    (lambda a: a, "--resume True", "leave them out with --eval True"),
     (lambda a: a, "--nprobes 9", "--nprobes 9 is above nlist 8"),
     (lambda a: a, "--metric L2 --normalize True", "--normalize True with --metric L2"),
 ]  # fmt: skip

@@ -22,7 +22,7 @@ def make_source(batch_size: int = 16, drop_prop: float = 0.0, seed: int = 1) -> 
     neighbors = np.stack([rng.choice(TRAIN[row != TRAIN], FTOPK, replace=False) for row in TRAIN])
     rows = np.repeat(np.arange(1, N + 1, dtype=np.float32)[:, None], DIM, axis=1)
     space = Space("L2", np.zeros(DIM, np.float32), np.float32(1))
-    found = make_neighbors(TRAIN, neighbors, HELD_OUT, np.zeros((len(HELD_OUT), FTOPK), np.int64))
+    found = make_neighbors(TRAIN, neighbors, HELD_OUT, np.zeros((len(HELD_OUT), FTOPK), np.int64), FTOPK)
     return PairSource(Vectors("learn", Path("learn.npy"), rows), space, found, batch_size, drop_prop, seed)
 
 

@@ -143,7 +143,8 @@ def test_what_is_no_file_is_called_missing(what: str, tmp_path: Path) -> None:
         path.symlink_to(tmp_path / "nowhere")
     elif what == "pipe":
         os.mkfifo(path)
-    with pytest.raises(UserError, match=r"^query: .* is missing; "):
+    folder = r" \(.*a\.npy: a folder, expected a file\)" if what == "folder" else ""
+    with pytest.raises(UserError, match=rf"^query: \S* is missing{folder}; "):
         open_array(path, "query")
 
 

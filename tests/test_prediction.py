@@ -30,7 +30,7 @@ def test_prediction_is_where_held_out_vectors_reach_each_level(as_vectors, plain
     z = (3 * rng.standard_normal((N, NLIST))).astype(np.float32)
     held_out = np.arange(0, N, 7)
     answers = np.array([rng.choice(np.setdiff1d(np.arange(N), [row]), FTOPK, replace=False) for row in held_out])
-    neighbors = make_neighbors(np.arange(1), np.zeros((1, FTOPK), int), held_out, answers)
+    neighbors = make_neighbors(np.arange(1), np.zeros((1, FTOPK), int), held_out, answers, FTOPK)
     held = make_held_out(as_vectors(z), plain_space(NLIST), neighbors, NLIST, 3, 1)
     m = softmax(z).mean(axis=0)
     tiles = held_out_tiles(held, Router("table", NLIST, lambda x: x))
@@ -78,7 +78,7 @@ def test_held_out_answers_are_taken_from_all_of_the_file(
     monkeypatch.setattr("ivfast.facts.TEMPERATURE_ROWS", 3)
     z = np.eye(NLIST, dtype=np.float32)[np.arange(N) * NLIST // N]  # sorted by bucket
     held_out = np.arange(0, N, 7)
-    neighbors = make_neighbors(np.arange(1), np.zeros((1, 1), int), held_out, held_out[:, None] + 1)
+    neighbors = make_neighbors(np.arange(1), np.zeros((1, 1), int), held_out, held_out[:, None] + 1, 1)
     held = make_held_out(as_vectors(z), plain_space(NLIST), neighbors, NLIST, 3, 1)
     found, targets = held_out_answers(held, Router("table", NLIST, lambda x: x))
     assert found.argmax(axis=1).tolist() == [0, 5, 11]

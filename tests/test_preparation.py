@@ -18,6 +18,16 @@ def test_floor_is_a_millionth_of_mean_delta(
     assert measure_buckets(as_vectors(x), plain_space(6), centers, 1).delta_floor == pytest.approx(expected, rel=1e-6)
 
 
+def test_a_bucket_of_one_vector_has_a_fiftieth_of_the_usual_radius(
+    as_vectors: Callable[[np.ndarray], Vectors], plain_space: Callable[[int], Space]
+):
+    """However many they are: of six buckets four hold their center alone."""
+    centers = 100 * np.arange(6, dtype=np.float32)[:, None]
+    x = np.concatenate([centers[:4], centers[4] + [[-2], [2]], centers[5] + [[-4], [4]]]).astype(np.float32)
+    radius = measure_buckets(as_vectors(x), plain_space(1), centers, 1).radius
+    np.testing.assert_allclose(radius, [3 / 50] * 4 + [2, 4], rtol=1e-6)
+
+
 def test_floor_is_above_zero_where_all_vectors_are_centers(
     as_vectors: Callable[[np.ndarray], Vectors], plain_space: Callable[[int], Space]
 ):

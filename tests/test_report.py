@@ -68,7 +68,7 @@ def test_json_has_the_documented_fields(config: Config, opened: EvaluationSet):
         assert stored["scanned_at"] == expected.scanned_at | {"0.99": None}  # NaN is no JSON
         assert all(stored[name] == getattr(expected, name) for name in FIELDS[:-1] if name != "scanned_at")
         assert stored["predicted"] == {level: kept._asdict() for level, kept in expected.predicted.items()}
-    assert record["verdict"] == verdict(results)
+    assert record["verdict"] == verdict(results, is_kmeans=False)
 
 
 def test_json_tells_data_sets_apart(config: Config, opened: EvaluationSet, tiny_set):
@@ -150,18 +150,31 @@ def test_unreadable_earlier_evaluation_is_replaced(content: str, config: Config,
 ])  # fmt: skip
 def test_sentence_follows_the_shares_under_the_default_rules(centers: float, says: str):
     """k-means by ratio scans 6 %; centers by benefit. Adaptive probing and other rules do not count."""
-    text = verdict(all_results(centers))
+    text = verdict(all_results(centers), is_kmeans=False)
     assert text.startswith(says)
-    assert f"k-means 6.00 % (percent 0), AI centers {100 * centers:.2f} % (percent 0.8)" in text
+    assert f"k-means 6.00 % (percent 0), AI centers {100 * centers:.2f} % (percent 0.8 by benefit)" in text
 
 
 def test_gain_in_the_sentence_is_that_over_kmeans():
-    assert "33 % less than with k-means" in verdict(all_results(0.04))  # 1 - 0.04 / 0.06
+    assert "33 % less than with k-means" in verdict(all_results(0.04), is_kmeans=False)  # 1 - 0.04 / 0.06
 
 
 def test_without_kmeans_the_sentence_gives_the_shares_alone():
-    text = verdict([r for r in all_results() if r.router != "kmeans"])
-    assert text == "For 90 % recall a search scans: AI centers 4.00 % (percent 0.8), DCNet 3.00 % (percent 0.8)."
+    text = verdict([r for r in all_results() if r.router != "kmeans"], is_kmeans=False)
+    shares = "AI centers 4.00 % (percent 0.8 by benefit), DCNet 3.00 % (percent 0.8 by benefit)"
+    assert text == f"For 90 % recall a search scans: {shares}."
+
+
+def test_sentence_tells_what_the_nearest_center_alone_is_worth():
+    results = [*all_results(), result("centers", "ratio", 0.0, 0.055)]
+    assert verdict(results, is_kmeans=False).endswith("AI centers by the nearest center alone 5.50 %.")
+
+
+def test_sentence_says_where_the_centers_are_kmeans():
+    """However little benefit scans: the gain is not training's."""
+    text = verdict(all_results(0.02), is_kmeans=True)
+    assert text.startswith("ivfast.npy is k-means")
+    assert "k-means 6.00 % (percent 0), the same centers 2.00 % (percent 0.8 by benefit)" in text
 
 
 def test_best_is_the_cheapest_percent_of_the_default_rule():

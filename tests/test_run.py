@@ -64,16 +64,26 @@ def test_second_run_repeats_neither_kmeans_nor_neighbours(data: Path, tmp_path: 
     assert len(list((tmp_path / "cache").iterdir())) == 5
 
 
-def test_evaluation_of_the_files_is_the_training_s_own(data: Path, tmp_path: Path) -> None:
-    assert main(start(data, tmp_path / "a")) == 0
+@pytest.mark.parametrize("trained_with", [[], ["--metric", "L2", "--ftopk", "6"]])
+def test_evaluation_of_the_files_is_the_training_s_own(
+    trained_with: list[str], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of all that was trained with, the files tell."""
+    assert main(start(data, tmp_path / "a", *trained_with)) == 0
     flags = [
         "--data_path", str(data), "--save_path", str(tmp_path / "b"), "--data_name", "faces", "--learn_name",
         "learn_faces", "--eval", "True", "--ai_center", str(tmp_path / "a" / "ivfast.npy"), "--percents", "0", "0.8",
         "--gpu", "-1",
     ]  # fmt: skip
     assert main(flags) == 0
-    ours, theirs = (json.loads((tmp_path / n / "evaluation.json").read_text())["results"] for n in ("a", "b"))
-    assert ours == theirs
+    ours, theirs = (json.loads((tmp_path / n / "evaluation.json").read_text()) for n in ("a", "b"))
+    for name in ("results", "verdict"):
+        assert ours[name] == theirs[name]
+    for name in ("metric", "ftopk", "nlist", "param_list"):
+        assert ours["settings"][name] == theirs["settings"][name]
+    capsys.readouterr()
+    assert main([*flags, "--ftopk", "7"]) == 2
+    assert "leave it out" in capsys.readouterr().err
 
 
 def test_centers_alone_are_evaluated_without_learn(data: Path, tmp_path: Path) -> None:

@@ -64,13 +64,14 @@ def test_store_refuses_what_a_run_would(tmp_path: Path, tiny_set: TinySet):
     spoiled = base.copy()
     spoiled[3, 2] = np.nan
     for rows, told in (
-        (2 * base, "has norm 2|have norm 2"), (spoiled, "row 3 holds NaN"), (base[:, :7], r"expected floats, \(n, 8\)"),
-        (base[:0], "expected floats"), (base.astype(int), "found int64"),
+        (2 * base, r"(has|have) norm 2.*faiss\.normalize_L2"), (spoiled, "row 3 holds NaN.* leave them out before"),
+        (base[:, :7], r"expected floats, \(n, 8\)"), (base[:0], "n above 0"), (base.astype(int), "found int64"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=told):
             storing.store(out, rows, 0.0)
-    with pytest.raises(UserError, match=r"percent 0\.8 was not among"):
-        storing.store(out, base, 0.8)
+    for percent in (0.8, "0.0", None, np.nan):
+        with pytest.raises(UserError, match=r"percent .* was not among the run's --percents \(0\)"):
+            storing.store(out, base, percent)  # pyright: ignore[reportArgumentType]
     (out / "ivfast.npy").unlink()
     with pytest.raises(UserError, match=r"no ivfast\.npy"):
         storing.store(out, base, 0.0)

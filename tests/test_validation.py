@@ -57,7 +57,7 @@ def case(request: pytest.FixtureRequest, as_vectors: Callable[[np.ndarray], Vect
     train = np.setdiff1d(np.arange(N), held_out)
     answers = np.argsort(d2[held_out], axis=1)[:, :FTOPK]
     nearest = train[np.argsort(d2[np.ix_(train, train)], axis=1)[:, :FTOPK]]
-    neighbors = make_neighbors(train, nearest, held_out, answers)
+    neighbors = make_neighbors(train, nearest, held_out, answers, answers.shape[1])
     space = Space("L2", np.zeros(6, np.float32), np.float32(1))
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "sampled":
@@ -239,7 +239,7 @@ def test_budget_of_the_sample_is_exact_even_among_duplicates(distinct: int, as_v
     x = rng.standard_normal((distinct, 6)).astype(np.float32)[np.arange(N) % distinct]
     rows = np.arange(0, N, 5)
     neighbors = make_neighbors(
-        np.setdiff1d(np.arange(N), rows), np.zeros((320, 2), np.int64), rows, rows[:, None] + [1, 2]
+        np.setdiff1d(np.arange(N), rows), np.zeros((320, 2), np.int64), rows, rows[:, None] + [1, 2], 2
     )
     space = Space("L2", np.zeros(6, np.float32), np.float32(1))
     held = make_held_out(as_vectors(x), space, neighbors, NLIST, WIDTH, 1)
