@@ -46,7 +46,7 @@ def chunk_steps(n_steps: int, batch_size: int, dim: int) -> int:
 def epoch_pairs(source: PairSource, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     """The pairs of one epoch: every training vector once, each with one of its neighbours.
 
-    The closer kin a neighbour is, the likelier it is drawn (see ivfast.neighbors.kinship).
+    The closer kin a neighbour is, the likelier it is drawn (see ivfast.kinship).
 
     returns: rows of learn, (n_train,) int64 and (n_train,) int32
     """

@@ -8,6 +8,7 @@ import numpy as np
 from ivfast.data import Space, Vectors, rows_per_block
 from ivfast.draws import generator
 from ivfast.ground_truth import COUNTED
+from ivfast.kinship import in_common, kinship, strangers_apart
 from ivfast.progress import Progress
 
 EXACT_LEARN = 200_000  # up to here every learn vector is searched for exactly
@@ -15,8 +16,6 @@ EXACT_HELD_OUT = 2_000_000  # up to here the held-out vectors are
 GOOD_RECALL = 0.95  # of the IVF search; nprobe doubles until it is reached
 SAMPLE = 1000  # vectors on which that recall is measured
 LEAST_ASKED = 20  # nearest of a vector that tell who asks, at least: of ten, a vector's askers are too few
-SURELY_KIN = 5  # of the nearest in common, beyond which two are not taken for closer kin
-COMPARED = 10_240  # neighbours that are compared with at once: so many twenties stay in the cache
 HELD_OUT_SHARE, HELD_OUT_LEAST, HELD_OUT_MOST = 0.05, 1000, 20_000
 
 
@@ -27,8 +26,13 @@ class Neighbors(NamedTuple):
     train_nearest: np.ndarray  # (n_train, ftopk or more) int32, nearest first; rows of train: they tell who asks
     held_out: np.ndarray  # (n_held_out,) int64, ascending
     answers: np.ndarray  # (n_held_out, up to 10) int64, nearest among all other learn vectors: so many count in gt
-    train_kinship: np.ndarray  # (n_train, ftopk) uint8, see `kinship`, of train_neighbors
+    train_kinship: np.ndarray  # (n_train, ftopk) uint8, see ivfast.kinship, of train_neighbors
     answers_kinship: np.ndarray  # as answers, uint8
+
+    @property
+    def strangers_apart(self) -> bool:
+        """Whether pairs count by their kinship, not alike."""
+        return bool((self.train_kinship > 1).any())
 
     @property
     def train_neighbors(self) -> np.ndarray:
@@ -79,43 +83,12 @@ def find_neighbors(learn: Vectors, space: Space, ftopk: int, seed: int, progress
 def make_neighbors(
     train: np.ndarray, train_nearest: np.ndarray, held_out: np.ndarray, answers: np.ndarray, ftopk: int
 ) -> Neighbors:
-    """Tell how much pairs are kin (see Neighbors); of a held-out vector's nearest its answers are known."""
-    train_kinship = kinship(train, train_nearest, ftopk, (train, train_nearest))
-    answers_kinship = kinship(held_out, answers, answers.shape[1], (train, train_nearest), (held_out, answers))
+    """Tell how much pairs count (see ivfast.kinship); of a held-out vector's nearest its answers are known."""
+    counts = in_common(train, train_nearest, ftopk, (train, train_nearest))
+    of_answers = in_common(held_out, answers, answers.shape[1], (train, train_nearest), (held_out, answers))
+    apart = strangers_apart(counts)
+    train_kinship, answers_kinship = (kinship(found, apart=apart) for found in (counts, of_answers))
     return Neighbors(train, train_nearest, held_out, answers, train_kinship, answers_kinship)
-
-
-def kinship(rows: np.ndarray, nearest: np.ndarray, ftopk: int, *known: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
-    """How sure it is that two neighbours are of one kind, told by the nearest that both have.
-
-        kinship(x, y) = min(5, 1 + |({x} + N(x)) & N(y)|)^2
-
-    N holds at most the twenty nearest, and nothing where they are not known. Two images of one person share most of
-    their nearest, two strangers that happen to look alike few (Jarvis and Patrick, IEEE Transactions on Computers,
-    1973); above five in common, pairs are kin alike.
-
-    rows: (n,) numbers; nearest: (n, k) of each, of which the first ftopk are the other sides y
-    known: numbers, (m,) ascending, and their nearest, (m, any); no number in two of them
-    returns: (n, min(ftopk, k)) uint8, 1, 4, 9, 16 or 25
-    """
-    found = np.empty((len(rows), min(ftopk, nearest.shape[1])), dtype=np.uint8)
-    step = max(1, COMPARED // max(1, found.shape[1]))
-    for start in range(0, len(rows), step):
-        near = nearest[start : start + step]
-        own = np.concatenate([rows[start : start + step, None].astype(near.dtype), near[:, :LEAST_ASKED]], axis=1)
-        common = sum(_common(own, near[:, :ftopk], *one) for one in known)
-        found[start : start + step] = np.minimum(SURELY_KIN, 1 + common) ** 2
-    return found
-
-
-def _common(own: np.ndarray, near: np.ndarray, numbers: np.ndarray, nearest: np.ndarray) -> np.ndarray:
-    """Of the nearest of `near`, those in `own`; 0 where near isn't among numbers. (n, w), (n, f) -> (n, f)"""
-    place = np.minimum(np.searchsorted(numbers, near), len(numbers) - 1)
-    theirs = nearest[place, :LEAST_ASKED]  # (n, f, up to 20)
-    common = np.zeros(theirs.shape, dtype=bool)
-    for column in own.T:
-        common |= theirs == column[:, None, None]
-    return np.where(numbers[place] == near, common.sum(axis=2), 0)
 
 
 def nearest_of_all(vectors: Vectors, space: Space, k: int, progress: Progress) -> np.ndarray:

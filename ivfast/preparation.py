@@ -12,8 +12,9 @@ from ivfast.data import Space, Vectors, measure_space, moments, rows_per_block
 from ivfast.demand import ReverseNeighbors, reverse_of
 from ivfast.draws import generator
 from ivfast.ground_truth import COUNTED
+from ivfast.kinship import SURELY_KIN, VALLEY
 from ivfast.kmeans import ALL_POINTS, POINTS_PER_BUCKET, train_kmeans
-from ivfast.neighbors import LEAST_ASKED, SURELY_KIN, Neighbors, find_neighbors, nearest_of_all
+from ivfast.neighbors import LEAST_ASKED, Neighbors, find_neighbors, nearest_of_all
 from ivfast.progress import Progress
 from ivfast.routers import NEAR
 from ivfast.schedule import learning_rates
@@ -70,7 +71,8 @@ def _neighbors(config: Config, learn: Vectors, space: Space, facts: dict[str, ob
     def search() -> dict[str, np.ndarray]:
         return find_neighbors(learn, space, config.ftopk, config.seed, progress)._asdict()
 
-    key = fingerprint(**facts, ftopk=config.ftopk, asked_for=LEAST_ASKED, answers=COUNTED, kinship=SURELY_KIN)
+    rules = {"asked_for": LEAST_ASKED, "answers": COUNTED, "kinship": [SURELY_KIN, VALLEY]}
+    key = fingerprint(**facts, ftopk=config.ftopk, **rules)
     found, old = cached(config.save_path / "cache", "neighbors", key, search)
     neighbors = Neighbors(**found)
     progress.note(
@@ -78,6 +80,8 @@ def _neighbors(config: Config, learn: Vectors, space: Space, facts: dict[str, ob
         f"{neighbors.answers.shape[1]} of "
         f"{len(neighbors.held_out):,} held-out vectors{', from the cache' if old else ''}"
     )
+    if neighbors.strangers_apart:
+        progress.note("neighbours: kin and strangers among them stand apart: pairs count by the nearest in common")
     return neighbors
 
 

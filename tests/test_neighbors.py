@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ivfast import neighbors
 from ivfast.data import Space, Vectors
-from ivfast.neighbors import Neighbors, asked_for, find_neighbors, kinship, nearest_of_all, split, without_self
+from ivfast.neighbors import Neighbors, asked_for, find_neighbors, nearest_of_all, split, without_self
 from ivfast.progress import silent
 
 METRICS = ("IP", "L2")
@@ -128,44 +128,6 @@ def test_without_self_drops_the_own_number_or_the_last(k: int, seed: int):
     for row, own in zip(near.tolist(), ids.tolist(), strict=True):
         expected.append([number for number in row if number != own][:k])
     assert without_self(near, ids).tolist() == expected
-
-
-def kinship_by_hand(near: dict[int, list[int]], known: dict[int, list[int]], ftopk: int) -> list[list[int]]:
-    return [
-        [min(5, 1 + len({row, *own[:20]} & set(known.get(other, [])[:20]))) ** 2 for other in own[:ftopk]]
-        for row, own in near.items()
-    ]
-
-
-@pytest.mark.parametrize("ftopk", [1, 4, 30])
-def test_kinship_counts_common_nearest_each_vector_among_its_own(
-    ftopk: int, as_vectors: Callable, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(neighbors, "COMPARED", 101 * ftopk)
-    rows = draw("L2", 600, dim=64)
-    rows[100:140] = rows[0]
-    found = find_neighbors(as_vectors(rows), space_of("L2", 64), ftopk, 1, silent())
-    train = dict(zip(found.train.tolist(), found.train_nearest.tolist(), strict=True))
-    held_out = dict(zip(found.held_out.tolist(), found.answers.tolist(), strict=True))
-    assert found.train_kinship.tolist() == kinship_by_hand(train, train, ftopk)
-    assert found.answers_kinship.tolist() == kinship_by_hand(held_out, train | held_out, 10)
-    assert len(np.unique(found.answers_kinship)) > 1
-
-
-def test_of_unknown_nearest_none_are_in_common():
-    near = np.array([[1, 2], [0, 2], [0, 1]])
-    found = kinship(np.array([7, 8, 9]), np.array([[0, 1], [8, 0], [5, 6]]), 2, (np.arange(3), near))
-    assert found.tolist() == [[4, 4], [1, 1], [1, 1]]
-
-
-def test_strangers_are_less_kin(as_vectors: Callable):
-    """Ten of each kind, so noisy that half of the nearest are of another."""
-    rng = np.random.default_rng(3)
-    rows = np.repeat(rng.standard_normal((200, 64)), 10, axis=0) + rng.normal(0, 1.2, (2000, 64))
-    found = find_neighbors(as_vectors(rows.astype(np.float32)), space_of("L2", 64), 10, 1, silent())
-    kin = found.train_neighbors // 10 == found.train[:, None] // 10
-    assert 0.3 < kin.mean() < 0.8
-    assert found.train_kinship[kin].sum() / found.train_kinship.sum() > kin.mean() + 0.1
 
 
 def approximate(metric: str, rows: np.ndarray, ftopk: int, exact_held_out: int, as_vectors: Callable) -> Neighbors:

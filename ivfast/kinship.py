@@ -1,0 +1,68 @@
+"""How much neighbours count: where strangers are among them and can be told, less than one's own kind."""
+
+import numpy as np
+
+COUNTED_NEAREST = 20  # of a vector, that are compared with another's
+SURELY_KIN = 5  # nearest in common beyond which two are not taken for closer kin
+COMPARED = 10_240  # neighbours that are compared with at once: so many twenties stay in the cache
+HEAP = 0.1  # of all pairs are in either heap of counts at least
+VALLEY = 0.8  # of the lower heap's peak: where counts between two heaps are rarer, they are two
+
+
+def kinship(counts: np.ndarray, *, apart: bool) -> np.ndarray:
+    """How sure it is that two neighbours are of one kind, by the count of `in_common`.
+
+        kinship(x, y) = min(5, count)^2     where strangers stand apart, else 1
+
+    Above a count of five pairs are kin alike. Where counts don't fall into two heaps, a low one doesn't tell a
+    stranger: of text's exact neighbours those with little in common are right as well.
+
+    counts: (n, k) uint8; returns (n, k) uint8, from 1 to 25
+    """
+    return np.minimum(SURELY_KIN, counts) ** 2 if apart else np.ones_like(counts)
+
+
+def strangers_apart(counts: np.ndarray) -> bool:
+    """Whether the counts of all pairs fall into two heaps, strangers and kin, with a valley between.
+
+    counts: of `in_common`, of training pairs
+    """
+    share = np.bincount(counts.ravel()) / max(counts.size, 1)
+    for at in range(1, len(share) - 1):
+        below, above = share[:at], share[at + 1 :]
+        heaps = min(below.sum(), above.sum()) >= HEAP
+        if heaps and share[at] < VALLEY * min(below.max(), above.max()):
+            return True
+    return False
+
+
+def in_common(rows: np.ndarray, nearest: np.ndarray, ftopk: int, *known: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """Count what pairs of neighbours have in common.
+
+        count(x, y) = 1 + |({x} + N(x)) & N(y)|
+
+    N holds at most the twenty nearest, and nothing where they are not known. Two images of one person share most of
+    their nearest, two strangers that happen to look alike few (Jarvis and Patrick, IEEE Transactions on Computers,
+    1973).
+
+    rows: (n,) numbers; nearest: (n, k) of each, of which the first ftopk are the other sides y
+    known: numbers, (m,) ascending, and their nearest, (m, any); no number in two of them
+    returns: (n, min(ftopk, k)) uint8, 1 to 22
+    """
+    found = np.empty((len(rows), min(ftopk, nearest.shape[1])), dtype=np.uint8)
+    step = max(1, COMPARED // max(1, found.shape[1]))
+    for start in range(0, len(rows), step):
+        near = nearest[start : start + step]
+        own = np.concatenate([rows[start : start + step, None].astype(near.dtype), near[:, :COUNTED_NEAREST]], axis=1)
+        found[start : start + step] = 1 + sum(_in_common(own, near[:, :ftopk], *one) for one in known)
+    return found
+
+
+def _in_common(own: np.ndarray, near: np.ndarray, numbers: np.ndarray, nearest: np.ndarray) -> np.ndarray:
+    """Of the nearest of `near`, those in `own`; 0 where near isn't among numbers. (n, w), (n, f) -> (n, f)"""
+    place = np.minimum(np.searchsorted(numbers, near), len(numbers) - 1)
+    theirs = nearest[place, :COUNTED_NEAREST]  # (n, f, up to 20)
+    common = np.zeros(theirs.shape, dtype=bool)
+    for column in own.T:
+        common |= theirs == column[:, None, None]
+    return np.where(numbers[place] == near, common.sum(axis=2), 0)
