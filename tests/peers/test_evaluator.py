@@ -166,13 +166,15 @@ def test_held_out_share_looks_at_learn_alone(topics_task: Task, rng: np.random.G
 def test_held_out_share_is_the_mean_of_neighbours_alike_and_by_kinship(topics_task: Task) -> None:
     start = kmeans.train(topics_task, 5)
     rule = plan_rule(topics_task, start.router, "ratio")
-    worth = topics_task.held.worth
-    by_kinship = held_out_share(topics_task, start.router, rule, 0.0)
-    even = topics_task._replace(held=topics_task.held._replace(worth=np.full(worth.shape, 1 / worth.shape[1])))
-    alike = held_out_share(even, start.router, rule, 0.0)
-    first = np.eye(worth.shape[1])[np.zeros(len(worth), dtype=int)]
-    nearest = held_out_share(topics_task._replace(held=topics_task.held._replace(worth=first)), start.router, rule, 0.0)
-    assert nearest < by_kinship < alike  # the nearest are kin and found first
+    n, n_answers = topics_task.held.worth.shape
+
+    def share(worth: list[float]) -> float:
+        """Where answers count so much, nearest first."""
+        held = topics_task.held._replace(worth=np.tile(np.array(worth) / np.sum(worth), (n, 1)))
+        return held_out_share(topics_task._replace(held=held), start.router, rule, 0.0)
+
+    even, falling, first = [1.0] * n_answers, [float(n_answers - i) for i in range(n_answers)], [1.0, *[0.0] * 9]
+    assert share(first) < share(falling) < share(even)  # the nearest are found first
 
 
 def test_curves_are_the_means_of_the_percent_that_scans_least() -> None:
