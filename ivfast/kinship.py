@@ -2,7 +2,7 @@
 
 import numpy as np
 
-COUNTED_NEAREST = 20  # of a vector, that are compared with another's
+OWN_NEAREST = 20  # of each vector, that are compared
 SURELY_KIN = 5  # nearest in common beyond which two are not taken for closer kin
 COMPARED = 10_240  # neighbours that are compared with at once: so many twenties stay in the cache
 HEAP = 0.1  # of all pairs are in either heap of counts at least
@@ -53,7 +53,7 @@ def in_common(rows: np.ndarray, nearest: np.ndarray, ftopk: int, *known: tuple[n
     step = max(1, COMPARED // max(1, found.shape[1]))
     for start in range(0, len(rows), step):
         near = nearest[start : start + step]
-        own = np.concatenate([rows[start : start + step, None].astype(near.dtype), near[:, :COUNTED_NEAREST]], axis=1)
+        own = np.concatenate([rows[start : start + step, None].astype(near.dtype), near[:, :OWN_NEAREST]], axis=1)
         found[start : start + step] = 1 + sum(_in_common(own, near[:, :ftopk], *one) for one in known)
     return found
 
@@ -61,7 +61,7 @@ def in_common(rows: np.ndarray, nearest: np.ndarray, ftopk: int, *known: tuple[n
 def _in_common(own: np.ndarray, near: np.ndarray, numbers: np.ndarray, nearest: np.ndarray) -> np.ndarray:
     """Of the nearest of `near`, those in `own`; 0 where near isn't among numbers. (n, w), (n, f) -> (n, f)"""
     place = np.minimum(np.searchsorted(numbers, near), len(numbers) - 1)
-    theirs = nearest[place, :COUNTED_NEAREST]  # (n, f, up to 20)
+    theirs = nearest[place, :OWN_NEAREST]  # (n, f, up to 20)
     common = np.zeros(theirs.shape, dtype=bool)
     for column in own.T:
         common |= theirs == column[:, None, None]

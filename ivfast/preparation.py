@@ -12,7 +12,7 @@ from ivfast.data import Space, Vectors, measure_space, moments, rows_per_block
 from ivfast.demand import ReverseNeighbors, reverse_of
 from ivfast.draws import generator
 from ivfast.ground_truth import COUNTED
-from ivfast.kinship import SURELY_KIN, VALLEY
+from ivfast.kinship import HEAP, OWN_NEAREST, SURELY_KIN, VALLEY
 from ivfast.kmeans import ALL_POINTS, POINTS_PER_BUCKET, train_kmeans
 from ivfast.neighbors import LEAST_ASKED, Neighbors, find_neighbors, nearest_of_all
 from ivfast.progress import Progress
@@ -71,7 +71,7 @@ def _neighbors(config: Config, learn: Vectors, space: Space, facts: dict[str, ob
     def search() -> dict[str, np.ndarray]:
         return find_neighbors(learn, space, config.ftopk, config.seed, progress)._asdict()
 
-    rules = {"asked_for": LEAST_ASKED, "answers": COUNTED, "kinship": [SURELY_KIN, VALLEY]}
+    rules = {"asked_for": LEAST_ASKED, "answers": COUNTED, "kinship": [OWN_NEAREST, SURELY_KIN, HEAP, VALLEY]}
     key = fingerprint(**facts, ftopk=config.ftopk, **rules)
     found, old = cached(config.save_path / "cache", "neighbors", key, search)
     neighbors = Neighbors(**found)
