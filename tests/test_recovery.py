@@ -22,13 +22,13 @@ from tests.runs import make_data
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-# seed 3: at 1 and 2 values of T_s tie at percent 0, and rounding alone turns which is taken (0.006 of recall)
+# seed 1: at 3 values of T_s tie at percent 0.8, and rounding alone turns which is taken (0.006 of recall)
 FLAGS = (
     "--data_name faces --learn_name learn_faces --nlist 32 --param_list 24 48 32 --niter 10 --epochs 5 --warmup 1 "
-    "--batch_size 150 --lr 2e-3 --percents 0 0.8 --gpu -1 --log_interval 1000 --seed 3"
+    "--batch_size 150 --lr 2e-3 --percents 0 0.8 --gpu -1 --log_interval 1000 --seed 1"
 )
 AMP = ("--use_amp", "True")
-RECALL = 0.005  # largest gap seen: 0.0025, ten of 135 steps missing
+RECALL = 0.005  # largest gap seen: 0.004, ten of 135 steps missing
 
 Spoil = Callable[[int, np.ndarray], None]  # step from 0, x (batch, dim) changed in place
 Run = Callable[..., Path]
