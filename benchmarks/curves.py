@@ -53,7 +53,7 @@ def draw(path: Path, found: dict[tuple[str, str], dict[Line, np.ndarray]]) -> No
     columns = min(3, len(found))
     rows = -(-len(found) // columns)
     figure = Figure(figsize=(WIDTH * columns, WIDTH * rows), layout="constrained")
-    grid = np.atleast_1d(figure.subplots(rows, columns, squeeze=False)).ravel()
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, ((name, setting), lines) in zip(grid, found.items(), strict=False):
         for (method, rule), shares in lines.items():
             color, width = f"C{LINES.index((method, rule))}", 2.5 if rule == "benefit" else 1.2

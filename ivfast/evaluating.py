@@ -53,8 +53,7 @@ class Found(NamedTuple):
         nlist, dim = self.centers.shape
         config = replace(config, nlist=nlist, metric=self.metric, param_list=(dim, nlist))
         if self.model:
-            ftopk = self.model.about["settings"]["ftopk"]
-            config = replace(config, param_list=self.model.param_list, ftopk=ftopk)
+            config = replace(config, param_list=self.model.param_list, ftopk=self.model.ftopk)
         return config
 
 
@@ -82,8 +81,8 @@ def find_model(config: Config, given: set[str]) -> Found:
         raise UserError(
             f"--metric {config.metric}, but the centers were trained for {model.space.metric}; leave it out"
         )
-    if model and "ftopk" in given and config.ftopk != (ftopk := model.about["settings"]["ftopk"]):
-        raise UserError(f"--ftopk {config.ftopk}, but the centers were trained with {ftopk}; leave it out")
+    if model and "ftopk" in given and config.ftopk != model.ftopk:
+        raise UserError(f"--ftopk {config.ftopk}, but the centers were trained with {model.ftopk}; leave it out")
     metric = model.space.metric if model else config.metric
     check_normalize(config, metric)
     if metric == "IP":

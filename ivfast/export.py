@@ -32,6 +32,11 @@ class Model(NamedTuple):
     asking: np.ndarray  # (k,) float32, see ivfast.demand.asking_weights
     about: dict[str, Any]  # settings, chosen epochs, data fingerprint, versions
 
+    @property
+    def ftopk(self) -> int:
+        """That it was trained with: a vector is stored in so many buckets at most."""
+        return self.about["settings"]["ftopk"]
+
 
 def file_hash(path: Path) -> str:
     """SHA-256 of a file's bytes."""

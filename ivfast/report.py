@@ -175,7 +175,7 @@ def verdict(results: list[Result], *, is_kmeans: bool) -> str:
     told = f"for 90 % recall a search scans with {told}"
     if is_kmeans:
         return f"ivfast.npy is k-means, since no gain was sure on held-out vectors: {told}."
-    if (nearest := by_nearest(results)) is not None:
+    if (nearest := _by_nearest(results)) is not None:
         told += f"; AI centers by the nearest center alone {_percent(nearest)}"
     gain = 1 - found["centers"].scanned_at["0.90"] / found["kmeans"].scanned_at["0.90"]
     if gain > SAME:
@@ -187,7 +187,7 @@ def _storing(row: Result) -> str:
     return f"percent {row.percent:g}" + ("" if row.rule == "ratio" else f" by {row.rule}")
 
 
-def by_nearest(results: list[Result]) -> float | None:
+def _by_nearest(results: list[Result]) -> float | None:
     """What the centers scan at recall 0.9 where each vector is in its nearest center's bucket, fixed probing."""
     wanted = ("centers", "fixed", "ratio", 0.0)
     shares = [r.scanned_at["0.90"] for r in results if (r.router, r.probing, r.rule, r.percent) == wanted]

@@ -22,8 +22,9 @@ def bytes_needed(config: Config, n_learn: int, n_base: int) -> int:
     weights = 4 * (linear + deep)
     checkpoint = 4 * weights + 4 * linear
     nearest = 4 * (n_learn + n_base) * max(config.ftopk, LEAST_ASKED)
-    kinship = n_learn * config.ftopk
-    cache = 8 * n_learn + 9 * n_held_out(n_learn) * COUNTED + nearest + kinship + 4 * linear
+    answers = 8 * n_held_out(n_learn) * COUNTED
+    kinship = n_learn * config.ftopk + n_held_out(n_learn) * COUNTED
+    cache = 8 * n_learn + answers + nearest + kinship + 4 * linear
     return (KEEP + 1) * checkpoint + 2 * weights + 12 * linear + 8 * 3 * 6 * config.nlist + cache + (1 << 20)
 
 

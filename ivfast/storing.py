@@ -46,7 +46,7 @@ def store(save_path: Path | str, vectors: np.ndarray, percent: float) -> tuple[n
     router = centers_router("centers", model.space.inside(centers), model.space.metric, model.delta_floor, facts.k)
     t = facts.storing[percent]
     plan = Plan("benefit", percent, t, log_use(facts.use[t]))
-    width = min(model.about["settings"]["ftopk"], len(centers))
+    width = min(model.ftopk, len(centers))
     base = _admit(np.asarray(vectors), model)
     tiles, demand = LogitTiles(router, base, model.space), None
     if len(base) > 1:
@@ -63,8 +63,8 @@ def _known(percent: float, storing: Iterable[float]) -> float:
     for known in storing:
         if isinstance(percent, Real) and math.isclose(percent, known, rel_tol=1e-6):
             return known
-    known = ", ".join(f"{p:g}" for p in storing)
-    raise UserError(f"percent {percent!r} was not among the run's --percents ({known}); choose one, or train with it")
+    told = ", ".join(f"{p:g}" for p in storing)
+    raise UserError(f"percent {percent!r} was not among the run's --percents ({told}); choose one, or train with it")
 
 
 def _admit(vectors: np.ndarray, model: Model) -> Vectors:

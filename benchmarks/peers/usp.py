@@ -58,8 +58,10 @@ def _train(task: Task, param_list: tuple[int, ...], eta: float, epochs: int) -> 
     near = torch.from_numpy(np.searchsorted(neighbors.train, neighbors.train_neighbors))  # rows of train
     now = torch.zeros(len(x), dtype=torch.int64)  # bucket of each training row
 
+    router = as_router("usp", network, task.nlist)
+
     def look_up() -> None:
-        tiles = LogitTiles(as_router("usp", network, task.nlist), task.learn, task.space, neighbors.train)
+        tiles = LogitTiles(router, task.learn, task.space, neighbors.train)
         now[:] = torch.from_numpy(np.concatenate([z.argmax(axis=1) for _, z in tiles]))
 
     def loss_of(rows: torch.Tensor) -> torch.Tensor:
@@ -69,7 +71,6 @@ def _train(task: Task, param_list: tuple[int, ...], eta: float, epochs: int) -> 
 
     look_up()
     optimizer = torch.optim.Adam(network.parameters(), lr=LR)
-    router = as_router("usp", network, task.nlist)
     rule = plan_rule(task, router, "membership", {0.0: 1.0})
     share, epoch = train(task, network, optimizer, epochs, len(x), BATCH, loss_of, look_up, router, rule)
     return network, share, epoch
