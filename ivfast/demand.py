@@ -50,9 +50,9 @@ class Demand(NamedTuple):
         place = self.reverse.place[first[0] : first[-1]]
         weight = self.reverse.weights[place] * np.where(place > 0, np.float32(self.stands_for), np.float32(1))
         row = np.repeat(np.arange(n), np.diff(first))
-        buckets, above = self.probes.buckets[asker], self.probes.above[asker]
+        cell = row[:, None] * len(self.probes.cost) + self.probes.buckets[asker]
         mean_weight = float(self.reverse.weights.sum())
-        return TileDemand(first[:-1] - first[0], row, weight, mean_weight, buckets, above, self.probes)
+        return TileDemand(first[:-1] - first[0], row, weight, mean_weight, cell, self.probes.above[asker], self.probes)
 
 
 class TileDemand(NamedTuple):
@@ -62,18 +62,20 @@ class TileDemand(NamedTuple):
     row: np.ndarray  # (pairs,) vector
     weight: np.ndarray  # (pairs,) float32, of the asker
     mean_weight: float  # what the weights of one vector's askers sum to on average
-    buckets: np.ndarray  # (pairs, kept) int32, where it looks, best first
+    cell: np.ndarray  # (pairs, kept) int64, row x nlist + a bucket where it looks, best first
     above: np.ndarray  # (pairs, kept) float32
     probes: Probes
 
     def chances(self, buckets: np.ndarray, softness: float) -> np.ndarray:
         """That each asker probes its vector's buckets. (n, width) -> (pairs, width) float32"""
-        wanted = buckets[self.row]
-        above = np.full(wanted.shape, -np.inf, dtype=np.float32)
-        # one place at a time: all at once would not fit the cache
-        for look, found in zip(self.buckets.T, self.above.T, strict=True):
-            np.copyto(above, found[:, None], where=wanted == look[:, None])
-        return chance(above, softness)
+        n, width = buckets.shape
+        columns = np.full((n, len(self.probes.cost)), -1, dtype=np.int16)  # of each bucket among a row's wanted
+        np.put_along_axis(columns, buckets, np.arange(width, dtype=np.int16)[None], axis=1)
+        column = columns.ravel().take(self.cell).ravel()
+        hit = np.flatnonzero(column >= 0)
+        above = np.full(len(self.row) * width, -np.inf, dtype=np.float32)
+        above[hit // self.cell.shape[1] * width + column[hit]] = self.above.ravel()[hit]
+        return chance(above, softness).reshape(-1, width)
 
     def asked(self, buckets: np.ndarray) -> "Asked":
         """Start to fill buckets, (n, width) int32; the first of each row is taken first."""
