@@ -50,8 +50,8 @@ def over_kmeans(folder: Path, data: Path, seed: int) -> tuple[float, float]:
 
 @pytest.mark.parametrize("case", ["isotropic", "rate", "shuffled"])
 def test_exported_centers_scan_no_more_than_kmeans(case: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """2 % on the mean of three seeds. Seen: isotropic 1.000 and 1.002 (spread of the seeds 0.0002),
-    a rate a hundred times too high 0.64 and 0.64, shuffled neighbours 1.000 and 1.006 (spread 0.004).
+    """2 % on the mean of three seeds. Seen: isotropic 1.000 and 1.000 (spread of the seeds 0.002),
+    a rate a hundred times too high 0.77 and 0.78, shuffled neighbours 1.000 and 1.012 (spread 0.007).
     """
     draw = isotropic if case == "isotropic" else clustered
     if case == "shuffled":
@@ -65,7 +65,7 @@ def test_exported_centers_scan_no_more_than_kmeans(case: str, tmp_path: Path, mo
     ratios = []
     for seed in SEEDS:
         rng = np.random.default_rng(seed)
-        learn, base, query = draw(rng, 12_000), draw(rng, 20_000), draw(rng, 4_000)
+        learn, base, query = draw(rng, 8_000), draw(rng, 10_000), draw(rng, 4_000)
         gt = faiss.knn(query, base, 10, metric=faiss.METRIC_INNER_PRODUCT)[1]
         data, out = tmp_path / f"data{seed}", tmp_path / f"out{seed}"
         save_set(data, "set", learn, base, query, gt)
