@@ -24,15 +24,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.peers import balanced, copies, dcnet, kmeans, linear_router, neural_lsh, scann_tree, usp
-from benchmarks.peers.evaluator import SHARES, evaluate
+from benchmarks.peers.evaluator import evaluate
 from benchmarks.peers.peer import Peer
 from benchmarks.peers.task import MADE, SETTINGS, Task, check_sets, open_task, write_set
 from benchmarks.runs import HIDDEN, print_table
+from benchmarks.tables import HEAD, table
 from ivfast.files import save_json
-from ivfast.probing import LEVELS
 
 METHODS = (
     "kmeans25", "kmeans128", "balanced", "scann", "scann_soar", "linear_router", "usp", "neural_lsh", "centers", "net",
@@ -136,35 +134,6 @@ def append(out: Path | None, records: list[dict[str, Any]]) -> None:
     save_json(out, old + json.loads(json.dumps(records), parse_constant=lambda _: None))
 
 
-def table(records: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Head and rows of markdown: one row a method, rule, percent and probing, over seeds."""
-    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for record in records:
-        percent = record["percent"] if record["rule"] != "own" else "own"
-        groups.setdefault((record["method"], record["rule"], percent, record["probing"]), []).append(record)
-    head = ["method", "rule", "copies", "probing"]
-    head += [f"scanned at {level:.2f}, %" for level in LEVELS] + [f"recall at {100 * share:g} %" for share in SHARES]
-    head += ["imbalance", "p99 at 0.90, %", "seconds", "MB"]
-    rows = []
-    for (method, rule, _, probing), group in groups.items():
-        of_copies = spread([record["entries"] / record["rows"] - 1 for record in group], 2)
-        row = [method, rule, of_copies, probing]
-        row += [spread([100 * record["scanned_at"][f"{level:.2f}"] for record in group], 2) for level in LEVELS]
-        row += [spread([record["recall_at"][f"{share:g}"] for record in group], 3) for share in SHARES]
-        row += [spread([record["imbalance"] for record in group], 2)]
-        row += [spread([100 * record["p99_at_0.90"] for record in group], 1)]
-        rows.append([*row, spread([r["seconds"] for r in group], 0), f"{group[0]['bytes'] / 1e6:.1f}"])
-    return head, rows
-
-
-def spread(values: list[float], digits: int) -> str:
-    """Mean, and half the range where there are several."""
-    if np.isnan(values).any():
-        return "never"
-    mean = f"{np.mean(values):.{digits}f}"
-    return mean if len(values) < 2 else f"{mean} ± {(max(values) - min(values)) / 2:.{digits}f}"
-
-
 def short(value: Any) -> str:
     """Settings for people: four digits."""
     if isinstance(value, dict):
@@ -211,7 +180,7 @@ def main(argv: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = write_set(Path(scratch), options.set, options.metric, options.data_path, options.rows)
         records = [record for seed in options.seeds for record in run_seed(options, folder, seed)]
-    print_table(*table(records))
+    print_table(HEAD, table(records))
     print()
     for method in dict.fromkeys(record["method"] for record in records):
         chosen = {r["seed"]: r["settings"] for r in records if r["method"] == method}
