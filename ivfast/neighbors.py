@@ -9,11 +9,12 @@ from ivfast.data import Space, Vectors, rows_per_block
 from ivfast.draws import generator
 from ivfast.ground_truth import COUNTED
 from ivfast.kinship import in_common, kinship, strangers_apart
-from ivfast.progress import Progress
+from ivfast.progress import Bar, Progress
 
 EXACT_LEARN = 200_000  # up to here every learn vector is searched for exactly
 EXACT_HELD_OUT = 2_000_000  # up to here the held-out vectors are
 GOOD_RECALL = 0.95  # of the IVF search; nprobe doubles until it is reached
+IVF_PAYS = 16  # lists to each one probed from which on an IVF search is the faster: an exact one works in cache
 SAMPLE = 1000  # vectors on which that recall is measured
 LEAST_ASKED = 20  # nearest of a vector that tell who asks, at least: of ten, a vector's askers are too few
 HELD_OUT_SHARE, HELD_OUT_LEAST, HELD_OUT_MOST = 0.05, 1000, 20_000
@@ -136,16 +137,39 @@ def _search_all(
 ) -> np.ndarray:
     """Neighbours of the rows that the index holds, int32; its nprobe stays as found good."""
     nprobe, recall = _choose_nprobe(index, learn, space, train, ftopk)
-    progress.note(f"neighbours: IVF search, nprobe {nprobe} of {index.nlist}, measured recall {recall:.3f}")
+    exact = IVF_PAYS * nprobe > index.nlist
+    way = f"IVF search, nprobe {nprobe} of {index.nlist}, measured recall {recall:.3f}"
+    progress.note(f"neighbours: exact search, faster than {way}" if exact else f"neighbours: {way}")
     index.nprobe = nprobe
     nearest = np.empty((len(train), ftopk), dtype=np.int32)
     step = min(rows_per_block(learn.dim), 65_536)
     with progress.bar("neighbours", len(train)) as bar:
         for start in range(0, len(train), step):
             ids = train[start : start + step]
-            nearest[start : start + step] = _search(index, learn.take(space, ids), ids, ftopk)
+            x = learn.take(space, ids)
+            if exact:
+                nearest[start : start + step] = without_self(_nearest(x, learn, space, train, ftopk + 1), ids)
+            else:
+                nearest[start : start + step] = _search(index, x, ids, ftopk)
             bar.advance(len(ids))
     return nearest
+
+
+def _nearest(
+    x: np.ndarray, learn: Vectors, space: Space, rows: np.ndarray, k: int, bar: Bar | None = None
+) -> np.ndarray:
+    """The k nearest of x among rows of learn, which are read block by block. Returns (n, k) of these rows."""
+    metric = faiss.METRIC_INNER_PRODUCT if space.metric == "IP" else faiss.METRIC_L2
+    heap = faiss.ResultHeap(len(x), min(k, len(rows)), keep_max=space.metric == "IP")
+    step = rows_per_block(learn.dim)
+    for start in range(0, len(rows), step):
+        block = learn.take(space, rows[start : start + step])
+        distances, near = faiss.knn(x, block, min(k, len(block)), metric=metric)
+        heap.add_result(distances, near + start)
+        if bar is not None:
+            bar.advance(len(block))
+    heap.finalize()
+    return rows[heap.I]
 
 
 def _answers(
@@ -156,17 +180,9 @@ def _answers(
     if len(learn) > EXACT_HELD_OUT:
         index.nprobe = min(index.nlist, 4 * index.nprobe)
         return _search(index, x, held_out, ftopk)
-    metric = faiss.METRIC_INNER_PRODUCT if space.metric == "IP" else faiss.METRIC_L2
-    heap = faiss.ResultHeap(len(x), ftopk + 1, keep_max=space.metric == "IP")
-    step = rows_per_block(learn.dim)
     with progress.bar("held-out answers", len(learn)) as bar:
-        for start in range(0, len(learn), step):
-            block = learn.take(space, slice(start, start + step))
-            distances, near = faiss.knn(x, block, min(ftopk + 1, len(block)), metric=metric)
-            heap.add_result(distances, near + start)
-            bar.advance(len(block))
-    heap.finalize()
-    return without_self(heap.I, held_out)
+        near = _nearest(x, learn, space, np.arange(len(learn)), ftopk + 1, bar)
+    return without_self(near, held_out)
 
 
 def _ivf(learn: Vectors, space: Space, train: np.ndarray, progress: Progress) -> faiss.IndexIVFFlat:

@@ -130,10 +130,14 @@ def test_without_self_drops_the_own_number_or_the_last(k: int, seed: int):
     assert without_self(near, ids).tolist() == expected
 
 
-def approximate(metric: str, rows: np.ndarray, ftopk: int, exact_held_out: int, as_vectors: Callable) -> Neighbors:
+def approximate(
+    metric: str, rows: np.ndarray, ftopk: int, exact_held_out: int, as_vectors: Callable, pays: int = 0
+) -> Neighbors:
+    """By the IVF search, however many lists it probes (pays: IVF_PAYS)."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(neighbors, "EXACT_LEARN", 100)
         patch.setattr(neighbors, "EXACT_HELD_OUT", exact_held_out)
+        patch.setattr(neighbors, "IVF_PAYS", pays)
         return find_neighbors(as_vectors(rows), space_of(metric, rows.shape[1]), ftopk, 1, silent())
 
 
@@ -162,6 +166,7 @@ def test_everyone_s_neighbours_are_found_either_way(
     metric: str, exact: int, as_vectors: Callable, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(neighbors, "EXACT_LEARN", exact)
+    monkeypatch.setattr(neighbors, "IVF_PAYS", 0)
     rows = draw(metric, 3000)
     found = nearest_of_all(as_vectors(rows), space_of(metric, rows.shape[1]), 10, silent())
     everyone = np.arange(3000)
@@ -171,6 +176,17 @@ def test_everyone_s_neighbours_are_found_either_way(
         assert recall_of(rows, everyone, everyone, found) >= 0.95
     else:
         check_nearest(rows, everyone, everyone, found)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_search_is_exact_where_too_many_lists_would_be_probed(
+    metric: str, as_vectors: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(neighbors, "rows_per_block", lambda _: 301)  # blocks of both sides, the last ones short
+    rows = draw(metric, 2000)
+    found = approximate(metric, rows, 10, 10_000, as_vectors, pays=16)  # 16 of 174 lists at least
+    check_nearest(rows, found.train, found.train, found.train_nearest)
+    check_nearest(rows, found.held_out, np.arange(2000), found.answers)
 
 
 def test_held_out_search_goes_over_blocks_of_learn(as_vectors: Callable, monkeypatch: pytest.MonkeyPatch):
