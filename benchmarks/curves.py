@@ -7,20 +7,18 @@ of LINES is drawn at the percent that scans least at 90 % recall, fixed probing.
 """
 
 import argparse
-import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
+from benchmarks.tables import Record, read
 from ivfast.probing import LEVELS, RECALL
 
 matplotlib.use("Agg")
-Record = dict[str, Any]
 LINES = (
     ("kmeans25", "ratio"), ("kmeans25", "soar"), ("balanced", "ratio"), ("scann", "own"), ("scann_soar", "own"),
     ("linear_router", "ratio"), ("neural_lsh", "membership"), ("kmeans25", "benefit"), ("centers", "benefit"),
@@ -78,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE")
     parser.add_argument("--plot", type=Path, default=Path("methods.png"))
     options = parser.parse_args(argv)
-    draw(options.plot, panels(record for file in options.files for record in json.loads(file.read_text())))
+    draw(options.plot, panels(read(options.files)))
 
 
 if __name__ == "__main__":

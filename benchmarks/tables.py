@@ -9,6 +9,7 @@ nprobe (fixed) or by chances (adaptive); recall is that of fixed probing, p99 of
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,11 @@ from benchmarks.runs import print_table
 from ivfast.probing import LEVELS
 
 Record = dict[str, Any]
+ABOUT = """# Comparison
+Every method, rule of copies and budget; [benchmarks.md](benchmarks.md) says what they are, and has the commands. \
+Scanned in percent of base, copies counted, at a recall of 0.80 to 0.99 by nprobe, and at 0.90 and 0.95 by adaptive \
+probing; recall at equal scanned share; imbalance; p99 of scanned over queries at 0.90; seconds of training (with \
+other work on the machine); MB stored. Mean ± half the range where there are several seeds."""
 HEAD = [
     "method", "copies by", "copies", *(f"{level:.2f}" for level in LEVELS), "adaptive 0.90", "0.95",
     *(f"recall at {100 * share:g} %" for share in SHARES), "imbalance", "p99", "training, s", "MB",
@@ -54,8 +60,13 @@ def spread(values: list[float | None], digits: int, factor: float = 1) -> str:
     if np.isnan(found).any():
         return "never"
     mean = f"{found.mean():.{digits}f}"
-    half = f"{np.ptp(found) / 2:.{digits}f}"
-    return mean if len(found) < 2 or float(half) == 0 else f"{mean} ± {half}"
+    return mean if len(found) < 2 else f"{mean} ± {np.ptp(found) / 2:.{digits}f}"
+
+
+def read(files: list[Path]) -> Iterator[Record]:
+    """The records of what `compare.py --out` wrote."""
+    for file in files:
+        yield from json.loads(file.read_text())
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -64,8 +75,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE")
     options = parser.parse_args(argv)
     groups: dict[tuple[str, str], list[Record]] = {}
-    for record in (record for file in options.files for record in json.loads(file.read_text())):
+    for record in read(options.files):
         groups.setdefault((record["set"], record["setting"]), []).append(record)
+    print(ABOUT)
     for (name, setting), records in groups.items():
         print(f"\n## {name}, {setting}\n")
         print_table(HEAD, table(records))

@@ -3,14 +3,12 @@
 import hashlib
 import os
 
-import faiss
 import numpy as np
 
 from ivfast.backends import check_device
 from ivfast.config import Config
 from ivfast.data import (
     EvaluationSet,
-    Space,
     Vectors,
     learn_path,
     open_evaluation_set,
@@ -21,7 +19,7 @@ from ivfast.data import (
 from ivfast.draws import spread
 from ivfast.errors import UserError
 from ivfast.ground_truth import COUNTED, follow_kept
-from ivfast.neighbors import split
+from ivfast.neighbors import nearest_among, split
 from ivfast.npy import missing
 from ivfast.progress import Progress
 from ivfast.scanning import Cleaning, scan
@@ -147,7 +145,8 @@ def judge_gt(data: EvaluationSet, metric: str, progress: Progress) -> None:
     space = space_of(data.query.stored(judged), metric)
     x = data.query.take(space, judged)
     told = data.base.take(space, np.asarray(data.gt[judged, 0]).astype(np.int64))
-    nearest = _nearest(data.base, space, x)
+    best = nearest_among(x, data.base, space, np.arange(len(data.base)), 1)[0][:, 0]
+    nearest = best if metric == "IP" else -best
     found = (x * told).sum(axis=1) if metric == "IP" else -np.square(x - told).sum(axis=1)
     n_same = int((found >= nearest - SAME_DISTANCE * np.maximum(np.abs(nearest), 1)).sum())
     text = f"gt: its first answer is the exact nearest for {n_same} of {len(judged)} queries searched for"
@@ -156,14 +155,3 @@ def judge_gt(data: EvaluationSet, metric: str, progress: Progress) -> None:
             f"warning: {text}; legal where answers go by identity, else gt is stale or of another metric: regenerate it"
         )
     progress.note(text)
-
-
-def _nearest(base: Vectors, space: Space, x: np.ndarray) -> np.ndarray:
-    """The best inner product, or the negated least squared distance, of each x over base; (n,) float32."""
-    metric = faiss.METRIC_INNER_PRODUCT if space.metric == "IP" else faiss.METRIC_L2
-    best = np.full(len(x), -np.inf, dtype=np.float32)
-    step = rows_per_block(base.dim)
-    for start in range(0, len(base), step):
-        values = faiss.knn(x, base.take(space, slice(start, start + step)), 1, metric=metric)[0][:, 0]
-        best = np.maximum(best, values if space.metric == "IP" else -values)
-    return best

@@ -148,48 +148,51 @@ def _search_all(
             ids = train[start : start + step]
             x = learn.take(space, ids)
             if exact:
-                nearest[start : start + step] = without_self(_nearest(x, learn, space, train, ftopk + 1), ids)
+                nearest[start : start + step] = without_self(nearest_among(x, learn, space, train, ftopk + 1)[1], ids)
             else:
                 nearest[start : start + step] = _search(index, x, ids, ftopk)
             bar.advance(len(ids))
     return nearest
 
 
-def _nearest(
-    x: np.ndarray, learn: Vectors, space: Space, rows: np.ndarray, k: int, bar: Bar | None = None
-) -> np.ndarray:
-    """The k nearest of x among rows of learn, which are read block by block. Returns (n, k) of these rows."""
+def nearest_among(
+    x: np.ndarray, vectors: Vectors, space: Space, rows: np.ndarray, k: int, bar: Bar | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The exact k nearest of x among rows of vectors, which are read block by block.
+
+    returns: inner products or squared distances (n, k) float32, and rows (n, k), nearest first
+    """
     metric = faiss.METRIC_INNER_PRODUCT if space.metric == "IP" else faiss.METRIC_L2
     heap = faiss.ResultHeap(len(x), min(k, len(rows)), keep_max=space.metric == "IP")
-    step = rows_per_block(learn.dim)
+    step = rows_per_block(vectors.dim)
     for start in range(0, len(rows), step):
-        block = learn.take(space, rows[start : start + step])
+        block = vectors.take(space, rows[start : start + step])
         distances, near = faiss.knn(x, block, min(k, len(block)), metric=metric)
         heap.add_result(distances, near + start)
         if bar is not None:
             bar.advance(len(block))
     heap.finalize()
-    return rows[heap.I]
+    return heap.D, rows[heap.I]
 
 
 def _answers(
     index: faiss.IndexIVFFlat, learn: Vectors, space: Space, held_out: np.ndarray, ftopk: int, progress: Progress
 ) -> np.ndarray:
     x = learn.take(space, held_out)
-    index.add_with_ids(x, held_out)
     if len(learn) > EXACT_HELD_OUT:
+        index.add_with_ids(x, held_out)
         index.nprobe = min(index.nlist, 4 * index.nprobe)
         return _search(index, x, held_out, ftopk)
     with progress.bar("held-out answers", len(learn)) as bar:
-        near = _nearest(x, learn, space, np.arange(len(learn)), ftopk + 1, bar)
+        near = nearest_among(x, learn, space, np.arange(len(learn)), ftopk + 1, bar)[1]
     return without_self(near, held_out)
 
 
 def _ivf(learn: Vectors, space: Space, train: np.ndarray, progress: Progress) -> faiss.IndexIVFFlat:
     """An IVF index over the training rows, numbered as rows of learn."""
     nlist = int(4 * np.sqrt(len(train)))
-    metric = faiss.METRIC_INNER_PRODUCT if space.metric == "IP" else faiss.METRIC_L2
-    index = faiss.IndexIVFFlat(_flat(learn.dim, space.metric), learn.dim, nlist, metric)
+    quantizer = _flat(learn.dim, space.metric)
+    index = faiss.IndexIVFFlat(quantizer, learn.dim, nlist, quantizer.metric_type)
     index.cp.max_points_per_centroid = 64
     sample = train[:: max(1, len(train) // (64 * nlist))]
     index.train(learn.take(space, sample))
