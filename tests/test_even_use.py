@@ -42,12 +42,16 @@ def fill(z_of: Callable[[np.ndarray], np.ndarray], learn: np.ndarray, *stored: n
 
 
 def test_4096_buckets_at_batch_512_stay_in_use(tmp_path: Path) -> None:
-    """Three epochs without the held-out choice: what training itself does to the buckets."""
-    images = shared_identities(4096, 21, 48)
-    learn = np.random.default_rng(1).permutation(images[:, :10].reshape(-1, 48))
-    base = images[:, 10:20].reshape(-1, 48)
-    gt = np.arange(500)[:, None] * 10 + np.arange(10)
-    save_set(tmp_path, "set", learn, base, images[:500, 20], gt)
+    """Three epochs without the held-out choice: what training itself does to the buckets.
+
+    Seen: of base's buckets 138 are empty with k-means, 134 by nearest (140 where the loss does not divide by use),
+    79 and 87 under benefit.
+    """
+    images = shared_identities(4096, 11, 48)
+    learn = np.random.default_rng(1).permutation(images[:, :5].reshape(-1, 48))
+    base = images[:, 5:10].reshape(-1, 48)
+    gt = np.arange(500)[:, None] * 5 + np.arange(5)
+    save_set(tmp_path, "set", learn, base, images[:500, 10], gt)
     config, _ = parse(
         f"--save_path {tmp_path / 'out'} --data_path {tmp_path} --data_name set --learn_name learn_set --nlist 4096 "
         "--batch_size 512 --niter 10 --param_list 48 128 4096 --epochs 3 --warmup 1 --lr 2e-3 --percents 0 "
