@@ -86,7 +86,7 @@ def one_run(config: Config) -> Found:
     while point.epoch < config.epochs:
         point = train_epoch(run, point)
         if point.epoch % EVERY == 0:
-            centers = run.backend.export(point.state)["centers"]
+            centers = run.backend.centers(point.state.params)
             means.append((shares(run, router_of_centers(run, centers, point.goal.k), reverse) / base).mean())
     export(run, point)
     path = config.save_path / "ivfast.npy"

@@ -36,9 +36,31 @@ class Backend:
     def _put(self, array: np.ndarray | float) -> Array:
         return jax.device_put(np.asarray(array, dtype=self.policy.stat), self.device)
 
+    def put(self, weights: dict[str, np.ndarray]) -> dict[str, Array]:
+        """Weights on the device, without moments. weights: as starting_weights, or some of them"""
+        return {name: self._put(value) for name, value in weights.items()}
+
+    def weights(self, params: dict[str, Array]) -> dict[str, np.ndarray]:
+        """The inverse of put, of the backend's own types."""
+        return {name: np.array(_numpy(value)) for name, value in params.items()}
+
+    def centers(self, params: dict[str, Array]) -> np.ndarray:
+        """Where u moves the centers, (nlist, dim) float32, inside; u alone is read."""
+        return np.array(_numpy(self._centers(params["u"], self.constants)), dtype=np.float32)
+
+    def logits(self, params: dict[str, Array], x: np.ndarray, k: float) -> np.ndarray:
+        """Z of the net, which has a deep path. x: (n, dim) float32; returns (n, nlist) float32"""
+        z = self._forward(params, self._put(x), self.constants, self._put(k))
+        return _numpy(z["net"]).astype(np.float32, copy=False)
+
+    def export(self, params: dict[str, Array]) -> dict[str, np.ndarray]:
+        """`centers` as of centers, and the deep path's weights by name, float32."""
+        deep = {name: np.array(_numpy(value), dtype=np.float32) for name, value in params.items() if name != "u"}
+        return {"centers": self.centers(params)} | deep
+
     def init_state(self, weights: dict[str, np.ndarray], use: np.ndarray) -> TrainState:
         """weights: as starting_weights; use: (nlist,) m at the start, of both routers."""
-        params = {name: self._put(value) for name, value in weights.items()}
+        params = self.put(weights)
         routers = ("centers", "net") if self.setup.deep else ("centers",)
         return TrainState(
             params,
@@ -54,24 +76,9 @@ class Backend:
         valid = jax.device_put(chunk.valid, self.device)
         return self._chunk(state, x, x_pair, valid, Goal(*map(self._put, goal)), constants=self.constants)
 
-    def logits(self, state: TrainState, router: str, x: np.ndarray, k: float) -> np.ndarray:
-        """Z of router centers or net. x: (n, dim) float32; returns (n, nlist) float32"""
-        z = self._forward(state.params, self._put(x), self.constants, self._put(k))
-        return np.asarray(z[router], dtype=np.float32)
-
-    def export(self, state: TrainState) -> dict[str, np.ndarray]:
-        """`centers` (nlist, dim) float32 inside, and the deep path's weights by name."""
-        arrays = {"centers": self._centers(state.params["u"], self.constants)}
-        arrays |= {name: value for name, value in state.params.items() if name != "u"}
-        return {name: np.array(value, dtype=np.float32) for name, value in arrays.items()}
-
-    def weights(self, state: TrainState) -> dict[str, np.ndarray]:
-        """As starting_weights, of their own types."""
-        return {name: np.array(value) for name, value in state.params.items()}
-
     def use(self, state: TrainState) -> dict[str, np.ndarray]:
         """M of each router, (nlist,) float64."""
-        return {router: np.array(m, dtype=np.float64) for router, m in state.use.items()}
+        return {router: np.array(_numpy(m), dtype=np.float64) for router, m in state.use.items()}
 
     def scale(self, state: TrainState) -> float:
         """The loss scale, 1 without mixed precision."""
@@ -86,8 +93,10 @@ class Backend:
             "use": state.use,
             "scale": state.scale._asdict(),
         }
-        arrays = {f"{group}/{name}": np.array(v) for group, named in groups.items() for name, v in named.items()}
-        return arrays | {"step": np.array(state.step)}
+        arrays = {
+            f"{group}/{name}": np.array(_numpy(v)) for group, named in groups.items() for name, v in named.items()
+        }
+        return arrays | {"step": np.array(_numpy(state.step))}
 
     def from_state_dict(self, arrays: dict[str, np.ndarray]) -> TrainState:
         """The inverse of state_dict; raises KeyError on absent or unknown names."""
@@ -107,6 +116,11 @@ class Backend:
             jax.device_put(jnp.int32(arrays["step"]), self.device),
             scale,
         )
+
+
+def _numpy(value: Array) -> np.ndarray:
+    """On the host; on the CPU perhaps the device's own memory."""
+    return np.asarray(value)
 
 
 def make_backend(setup: Setup, gpu: int, precision: str = "float32") -> Backend:

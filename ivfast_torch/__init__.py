@@ -29,9 +29,34 @@ class Backend:
     def _put(self, array: np.ndarray | float) -> Tensor:
         return torch.tensor(array, dtype=self.policy.stat, device=self.device)
 
+    def put(self, weights: dict[str, np.ndarray]) -> dict[str, Tensor]:
+        """Weights on the device, without moments. weights: as starting_weights, or some of them"""
+        return {name: self._put(value) for name, value in weights.items()}
+
+    def weights(self, params: dict[str, Tensor]) -> dict[str, np.ndarray]:
+        """The inverse of put, of the backend's own types."""
+        return {name: np.array(_numpy(value)) for name, value in params.items()}
+
+    def centers(self, params: dict[str, Tensor]) -> np.ndarray:
+        """Where u moves the centers, (nlist, dim) float32, inside; u alone is read."""
+        with torch.no_grad():
+            c = centers(params["u"], self.constants, self.setup.metric)
+        return np.array(_numpy(c), dtype=np.float32)
+
+    def logits(self, params: dict[str, Tensor], x: np.ndarray, k: float) -> np.ndarray:
+        """Z of the net, which has a deep path. x: (n, dim) float32; returns (n, nlist) float32"""
+        with torch.no_grad():
+            z = forward(self._judged, params, self._put(x), self.constants, self._put(k))
+        return _numpy(z["net"]).astype(np.float32, copy=False)
+
+    def export(self, params: dict[str, Tensor]) -> dict[str, np.ndarray]:
+        """`centers` as of centers, and the deep path's weights by name, float32."""
+        deep = {name: np.array(_numpy(value), dtype=np.float32) for name, value in params.items() if name != "u"}
+        return {"centers": self.centers(params)} | deep
+
     def init_state(self, weights: dict[str, np.ndarray], use: np.ndarray) -> TrainState:
         """weights: as starting_weights; use: (nlist,) m at the start, of both routers."""
-        params = {name: self._put(value).requires_grad_() for name, value in weights.items()}
+        params = {name: value.requires_grad_() for name, value in self.put(weights).items()}
         routers = ("centers", "net") if self.setup.deep else ("centers",)
         return TrainState(
             params,
@@ -49,26 +74,9 @@ class Backend:
             state, x, x_pair, valid, Goal(*map(self._put, goal)), network=self.network, constants=self.constants
         )
 
-    def logits(self, state: TrainState, router: str, x: np.ndarray, k: float) -> np.ndarray:
-        """Z of router centers or net. x: (n, dim) float32; returns (n, nlist) float32"""
-        with torch.no_grad():
-            z = forward(self._judged, state.params, self._put(x), self.constants, self._put(k))
-        return z[router].to(torch.float32).cpu().numpy()
-
-    def export(self, state: TrainState) -> dict[str, np.ndarray]:
-        """`centers` (nlist, dim) float32 inside, and the deep path's weights by name."""
-        with torch.no_grad():
-            arrays = {"centers": centers(state.params["u"], self.constants, self.setup.metric)}
-        arrays |= {name: value for name, value in state.params.items() if name != "u"}
-        return {name: _numpy(value).astype(np.float32) for name, value in arrays.items()}
-
-    def weights(self, state: TrainState) -> dict[str, np.ndarray]:
-        """As starting_weights, of their own types."""
-        return {name: _numpy(value) for name, value in state.params.items()}
-
     def use(self, state: TrainState) -> dict[str, np.ndarray]:
         """M of each router, (nlist,) float64."""
-        return {router: _numpy(m).astype(np.float64) for router, m in state.use.items()}
+        return {router: np.array(_numpy(m), dtype=np.float64) for router, m in state.use.items()}
 
     def scale(self, state: TrainState) -> float:
         """The loss scale, 1 without mixed precision."""
@@ -83,8 +91,10 @@ class Backend:
             "use": state.use,
             "scale": state.scale._asdict(),
         }
-        arrays = {f"{group}/{name}": _numpy(v) for group, named in groups.items() for name, v in named.items()}
-        return arrays | {"step": _numpy(state.step)}
+        arrays = {
+            f"{group}/{name}": np.array(_numpy(v)) for group, named in groups.items() for name, v in named.items()
+        }
+        return arrays | {"step": np.array(_numpy(state.step))}
 
     def from_state_dict(self, arrays: dict[str, np.ndarray]) -> TrainState:
         """The inverse of state_dict; raises KeyError on absent or unknown names."""
@@ -107,7 +117,8 @@ class Backend:
 
 
 def _numpy(value: Tensor) -> np.ndarray:
-    return value.detach().cpu().numpy().copy()
+    """On the host; on the CPU perhaps the device's own memory."""
+    return value.detach().cpu().numpy()
 
 
 def make_backend(setup: Setup, gpu: int, precision: str = "float32") -> Backend:

@@ -34,7 +34,7 @@ class Outcome(NamedTuple):
     """What one run came to."""
 
     setup: Setup
-    states: list[Arrays]  # before the first epoch and after each, as Backend.state_dict
+    states: list[Arrays]  # after each epoch, as Backend.state_dict
     k: np.ndarray  # (epochs,)
     chosen: dict[str, int]
     ways: dict[str, float]
@@ -46,7 +46,7 @@ class Outcome(NamedTuple):
         """After each epoch in float64, and those that were exported."""
         moved = {
             f"epoch {epoch}": move_centers(state["params/u"].astype(np.float64), self.setup)
-            for epoch, state in enumerate(self.states)
+            for epoch, state in enumerate(self.states, 1)
         }
         return moved | {"ivfast.npy": self.ivfast}
 
@@ -140,14 +140,14 @@ def run(config: Config, name: str, precision: str, patch: pytest.MonkeyPatch) ->
 
 
 def _watched(backend: Backend, states: list[Arrays]) -> Backend:
-    """The backend, but every state that is exported is kept: one at the start and one an epoch."""
-    export = backend.export
+    """The backend, but every state whose m is read is kept: one an epoch."""
+    use = backend.use
 
     def keep(state: Any) -> Arrays:
         states.append(backend.state_dict(state))
-        return export(state)
+        return use(state)
 
-    backend.export = keep
+    backend.use = keep
     return backend
 
 
@@ -155,9 +155,7 @@ def _outcome(folder: Path, setup: Setup, states: list[Arrays], assignments: list
     record = json.loads((folder / "evaluation.json").read_text())
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     k = np.array([line["k"] for line in lines if "held_out" in line])
-    kept = {state["step"].item(): state for state in states}
-    kept.pop(0, None)  # states that hold the weights of a chosen epoch, for export alone
     return Outcome(
-        setup, [kept[step] for step in sorted(kept)], k, record["chosen_epochs"], record["chosen_ways"], assignments,
+        setup, states, k, record["chosen_epochs"], record["chosen_ways"], assignments,
         record["results"], np.load(folder / "ivfast.npy"),
     )  # fmt: skip

@@ -67,12 +67,12 @@ def test_4096_buckets_at_batch_512_stay_in_use(tmp_path: Path) -> None:
         state, _ = run_chunks(
             run.backend, state, chunks, goal, 500, run.source.n_steps, 0, "", silent(), lambda *_: None
         )
-        centers = run.backend.export(state)["centers"]
+        centers = run.backend.centers(state.params)
         goal = refit_goal(run, centers, run.backend.use(state)["centers"])
     k = goal.k
     routers = {
         "centers": lambda x: logits(x, centers, k),
-        "net": lambda x: run.backend.logits(state, "net", x, k).astype(np.float64),
+        "net": lambda x: run.backend.logits(state.params, x, k).astype(np.float64),
     }
     kmeans = [np.bincount(_nearest(x, run.prepared.kmeans), minlength=4096) for x in (base, learn)]
     assert (kmeans[0] == 0).sum() > 50  # there is something to mend

@@ -217,6 +217,6 @@ def trained_for(run: running.Run, position: Point, n_steps: int) -> dict[str, np
         for i, chunk in enumerate(epoch_chunks(run.source, epoch, 14)):
             chunk.valid[max(0, n - 14 * i) :] = False
             state, _ = run.backend.train_chunk(state, chunk, goal)
-        goal = refit_goal(run, run.backend.export(state)["centers"], run.backend.use(state)["centers"])
+        goal = refit_goal(run, run.backend.centers(state.params), run.backend.use(state)["centers"])
         epoch, left = epoch + 1, left - n
     return run.backend.state_dict(state)

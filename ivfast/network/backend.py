@@ -63,9 +63,33 @@ class Metrics(NamedTuple):
 
 
 class Backend(Protocol):
-    """A framework that trains DCNet. States are values of the backend's own."""
+    """A framework that trains DCNet. Arrays on the device and states are values of the backend's own.
+
+    params: weights on the device by name, as put returns and `state.params` holds: centers, logits and
+    export read them without moments. train_chunk takes a state's params with the state.
+    """
 
     setup: Setup
+
+    def put(self, weights: dict[str, np.ndarray]) -> dict[str, Any]:
+        """Weights on the device, without moments. weights: as starting_weights, or some of them"""
+        ...
+
+    def weights(self, params: dict[str, Any]) -> dict[str, np.ndarray]:
+        """The inverse of put, of the backend's own types."""
+        ...
+
+    def centers(self, params: dict[str, Any]) -> np.ndarray:
+        """Where u moves the centers, (nlist, dim) float32, inside; u alone is read."""
+        ...
+
+    def logits(self, params: dict[str, Any], x: np.ndarray, k: float) -> np.ndarray:
+        """Z of the net, which has a deep path. x: (n, dim) float32; returns (n, nlist) float32"""
+        ...
+
+    def export(self, params: dict[str, Any]) -> dict[str, np.ndarray]:
+        """`centers` as of centers, and the deep path's weights by name, float32."""
+        ...
 
     def init_state(self, weights: dict[str, np.ndarray], use: np.ndarray) -> Any:
         """weights: as starting_weights; use: (nlist,) m at the start, of both routers."""
@@ -73,18 +97,6 @@ class Backend(Protocol):
 
     def train_chunk(self, state: Any, chunk: Chunk, goal: Goal) -> tuple[Any, Metrics]:
         """Run the chunk's steps. The state handed in must not be used again."""
-        ...
-
-    def logits(self, state: Any, router: str, x: np.ndarray, k: float) -> np.ndarray:
-        """Z of router centers or net. x: (n, dim) float32; returns (n, nlist) float32"""
-        ...
-
-    def export(self, state: Any) -> dict[str, np.ndarray]:
-        """`centers` (nlist, dim) float32 inside, and the deep path's weights by name."""
-        ...
-
-    def weights(self, state: Any) -> dict[str, np.ndarray]:
-        """As starting_weights, of their own types."""
         ...
 
     def use(self, state: Any) -> dict[str, np.ndarray]:

@@ -204,13 +204,13 @@ def make_plans(router: str, facts: Facts | None, percents: tuple[float, ...]) ->
 
 def model_router(model: Model, k: float, backend_name: str, gpu: int) -> Router:
     """The whole DCNet of a file as a router: its centers are where a new network starts."""
-    backend, state = net_state(model, backend_name, gpu)
+    backend, params = net_params(model, backend_name, gpu)
     linear = centers_router("centers", model.net["centers"], model.space.metric, model.delta_floor, k)
-    return net_router(lambda x: backend.logits(state, "net", x, k), linear)
+    return net_router(lambda x: backend.logits(params, x, k), linear)
 
 
-def net_state(model: Model, backend_name: str, gpu: int) -> tuple[Backend, object]:
-    """A backend that holds a file's net."""
+def net_params(model: Model, backend_name: str, gpu: int) -> tuple[Backend, dict[str, Any]]:
+    """A backend, and a file's net on its device."""
     nlist, dim = model.param_list[-1], model.param_list[0]
     setup = Setup(
         model.param_list, model.space.metric, model.net["centers"], np.ones(nlist, np.float32),
@@ -219,4 +219,4 @@ def net_state(model: Model, backend_name: str, gpu: int) -> tuple[Backend, objec
     backend = load_backend(backend_name, setup, gpu)
     weights = {name: value for name, value in model.net.items() if name != "centers"}
     weights = {"u": np.zeros((nlist, dim), dtype=np.float32)} | weights
-    return backend, backend.init_state(weights, np.full(nlist, 1 / nlist))
+    return backend, backend.put(weights)

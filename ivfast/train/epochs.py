@@ -12,7 +12,7 @@ from ivfast.store.rules import mean_membership
 from ivfast.train.health import collapse
 from ivfast.train.pairs import chunk_steps, epoch_chunks
 from ivfast.train.point import Point, best_params, pack, state_arrays
-from ivfast.train.run import Run, judge_all, judge_router, refit_goal, router_of_centers, state_of, weights_of
+from ivfast.train.run import Run, judge_all, judge_router, params_of, refit_goal, router_of_centers, weights_of
 from ivfast.train.steps import Sums, TooManySkipsError, run_chunks
 
 
@@ -27,7 +27,7 @@ def start_point(run: Run) -> Point:
     state = run.backend.init_state(starting_weights(config.param_list, config.seed), use)
     choices = {
         name: first_choice(Candidate(0, k, judgement, {}))
-        for name, judgement in judge_all(run, state, prepared.kmeans, k).items()
+        for name, judgement in judge_all(run, state.params, prepared.kmeans, k).items()
     }
     return Point(0, 0, state, goal, choices)
 
@@ -41,7 +41,7 @@ def resume(run: Run, start: Point, saved: Saved) -> Point:
         if told["best"]:
             epoch, k = told["best"]["epoch"], told["best"]["k"]
             best = Candidate(epoch, k, choice.start.judgement, best_params(saved, router))
-            best = best._replace(judgement=judge_router(run, router, state_of(run, best), k))
+            best = best._replace(judgement=judge_router(run, router, params_of(run, best), k))
         least = float("inf") if told["least"] is None else told["least"]
         choices[router] = Choice(choice.start, best, tuple(told["values"]), least)
     state = run.backend.from_state_dict(state_arrays(saved))
@@ -57,12 +57,12 @@ def train_epoch(run: Run, point: Point) -> Point:
     began = time.monotonic()
     state, sums = _train_steps(run, point)
     trained = time.monotonic()
-    centers = run.backend.export(state)["centers"]
+    centers = run.backend.centers(state.params)
     goal = refit_goal(run, centers, run.backend.use(state)["centers"])
     k = goal.k
     choices, used = dict(point.choices), {}
-    for name, judgement in judge_all(run, state, centers, k).items():
-        arrays = weights_of(run, name, state)
+    for name, judgement in judge_all(run, state.params, centers, k).items():
+        arrays = weights_of(run, name, state.params)
         choices[name] = seen(choices[name], Candidate(epoch, k, judgement, arrays), run.kmeans)
         used[name] = judgement.used
     values = {name: over_kmeans(choice.values[-1], choice, run.kmeans) for name, choice in choices.items()}

@@ -12,7 +12,7 @@ from ivfast.runtime.files import save_array
 from ivfast.runtime.versions import versions
 from ivfast.store.dcnet_file import Facts, Model, model_router, save_model
 from ivfast.train.point import WHERE, Point
-from ivfast.train.run import Run, centers_of, judge_router, state_of, weights_of
+from ivfast.train.run import Run, centers_of, judge_router, params_of, weights_of
 
 
 def export(run: Run, point: Point) -> None:
@@ -29,7 +29,7 @@ def export(run: Run, point: Point) -> None:
     save_array(folder / "ivfast.npy", space.outside(centers_of(run, chosen)))
     setup = run.backend.setup
     model = Model(
-        {}, run.backend.export(state_of(run, verdicts["net"].chosen)) if config.deep else {}, setup.mean,
+        {}, run.backend.export(params_of(run, verdicts["net"].chosen)) if config.deep else {}, setup.mean,
         setup.scale, space,
         setup.delta_floor, config.param_list, run.held.asking, _about(run, verdicts),
     )  # fmt: skip
@@ -44,12 +44,12 @@ def export(run: Run, point: Point) -> None:
 def _decide(run: Run, router: str, point: Point) -> Verdict:
     """Beside the best epoch, try parts of the last one's way: it has settled, however good the others were."""
     choice = point.choices[router]
-    last = choice.start._replace(epoch=point.epoch, k=point.goal.k, arrays=weights_of(run, router, point.state))
+    last = choice.start._replace(epoch=point.epoch, k=point.goal.k, arrays=weights_of(run, router, point.state.params))
     shorter = []
     for way in WAYS:
         candidate = part_of_the_way(last, choice.start.k, way)
-        state = state_of(run, candidate)
-        shorter.append(candidate._replace(judgement=judge_router(run, router, state, candidate.k)))
+        judgement = judge_router(run, router, params_of(run, candidate), candidate.k)
+        shorter.append(candidate._replace(judgement=judgement))
     values = [over_kmeans(value(c.judgement, run.kmeans), choice, run.kmeans) for c in shorter]
     told = ", ".join(f"{candidate.way:g} {found:.3f}" for candidate, found in zip(shorter, values, strict=True))
     run.progress.note(f"{router}: the same at parts of the last epoch's way from k-means: {told}")

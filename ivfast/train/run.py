@@ -147,39 +147,34 @@ def refit_goal(run: Run, centers: np.ndarray, m: np.ndarray) -> Goal:
     return fit_goal(pair_logits(x, x_pair, centers, run.config.metric, run.prepared.buckets.delta_floor), m)
 
 
-def judge_all(run: Run, state: Any, centers: np.ndarray, k: float) -> dict[str, Judgement]:
-    """Every trained router at one state. centers: those of the state"""
+def judge_all(run: Run, params: Any, centers: np.ndarray, k: float) -> dict[str, Judgement]:
+    """Every trained router with weights on the device. centers: those of the weights"""
     judged = {"centers": judge(run.held, router_of_centers(run, centers, k), run.config.percents, by_nearest=True)}
     if run.config.deep:
-        judged["net"] = judge_router(run, "net", state, k)
+        judged["net"] = judge_router(run, "net", params, k)
     return judged
 
 
-def judge_router(run: Run, name: str, state: Any, k: float) -> Judgement:
-    """One router at one state."""
-    if name == "centers":
-        router = router_of_centers(run, run.backend.export(state)["centers"], k)
-    else:
-        linear = router_of_centers(run, run.backend.export(state)["centers"], k)
-        router = net_router(lambda x: run.backend.logits(state, "net", x, k), linear)
+def judge_router(run: Run, name: str, params: Any, k: float) -> Judgement:
+    """One router with weights on the device."""
+    router = router_of_centers(run, run.backend.centers(params), k)
+    if name == "net":
+        router = net_router(lambda x: run.backend.logits(params, x, k), router)
     return judge(run.held, router, run.config.percents, by_nearest=name == "centers")
 
 
-def weights_of(run: Run, router: str, state: Any) -> dict[str, np.ndarray]:
-    """What a candidate keeps of a state."""
-    weights = run.backend.weights(state)
-    return weights if router == "net" else {"u": weights["u"]}
+def weights_of(run: Run, router: str, params: Any) -> dict[str, np.ndarray]:
+    """What a candidate keeps of weights on the device."""
+    return run.backend.weights(params if router == "net" else {"u": params["u"]})
 
 
-def state_of(run: Run, candidate: Candidate) -> Any:
-    """A state that holds a candidate's weights, for logits and export alone."""
-    nlist = run.config.nlist
-    weights = starting_weights(run.config.param_list, run.config.seed) | candidate.arrays
-    return run.backend.init_state(weights, np.full(nlist, 1 / nlist))
+def params_of(run: Run, candidate: Candidate) -> Any:
+    """A candidate's weights on the device."""
+    return run.backend.put(candidate.arrays or starting_weights(run.config.param_list, run.config.seed))
 
 
 def centers_of(run: Run, candidate: Candidate) -> np.ndarray:
     """A candidate's centers, (nlist, dim) float32, inside."""
     if candidate.epoch == 0:  # not through the backend: under IP it would renormalise what k-means found
         return run.prepared.kmeans
-    return run.backend.export(state_of(run, candidate))["centers"]
+    return run.backend.centers(params_of(run, candidate))
