@@ -6,7 +6,7 @@ MOVE = 16.0  # centers move by so many root mean squares of their bucket per uni
 NET_WEIGHT = 0.3  # of the net's loss beside the centers'
 USE_MEMORY = 20  # m remembers about so many vectors a bucket
 SOFTNESS = 0.7  # of the border between probed and not, in logits
-HALVINGS = 20  # in which training finds that border; at 12 a flip by rounding parts the backends by 4e-5
+HALVINGS = 20  # halvings that find the border of what is probed; with 12 the two backends ended 4e-5 apart
 SMALLEST_SCALE, LARGEST_SCALE = 1, 2**24  # of the loss
 
 COUNTED = 10  # columns of gt that count as right answers

@@ -4,7 +4,6 @@ from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
@@ -24,8 +23,9 @@ class Backend:
         self.policy = make_policy(precision)
         self.network = DCNet(setup.param_list, setup.metric, self.policy)
         # what is exported is a float32 network, and is judged as one
-        judged = self.network.clone(policy=make_policy("float64" if precision == "float64" else "float32"))
-        self.constants = Constants(*(self._put(np.asarray(getattr(setup, name))) for name in Constants._fields))
+        self._stat = "float64" if precision == "float64" else "float32"
+        judged = DCNet(setup.param_list, setup.metric, make_policy(self._stat))
+        self.constants = Constants(*(self._put_stat(getattr(setup, name)) for name in Constants._fields))
         # else XLA leaves out the rounding to a half type where it sees one go straight back
         options = {"xla_allow_excess_precision": False}
         chunk = partial(train_chunk, network=self.network)
@@ -33,12 +33,9 @@ class Backend:
         self._forward = jax.jit(partial(forward, judged))
         self._centers = jax.jit(partial(centers, metric=setup.metric))
 
-    def _put(self, array: np.ndarray | float) -> Array:
-        return jax.device_put(np.asarray(array, dtype=self.policy.stat), self.device)
-
     def put(self, weights: dict[str, np.ndarray]) -> dict[str, Array]:
         """Weights on the device, without moments. weights: as starting_weights, or some of them"""
-        return {name: self._put(value) for name, value in weights.items()}
+        return {name: self._put_stat(value) for name, value in weights.items()}
 
     def weights(self, params: dict[str, Array]) -> dict[str, np.ndarray]:
         """The inverse of put, of the backend's own types."""
@@ -50,7 +47,7 @@ class Backend:
 
     def logits(self, params: dict[str, Array], x: np.ndarray, k: float) -> np.ndarray:
         """Z of the net, which has a deep path. x: (n, dim) float32; returns (n, nlist) float32"""
-        z = self._forward(params, self._put(x), self.constants, self._put(k))
+        z = self._forward(params, self._put_stat(x), self.constants, self._put_stat(k))
         return _numpy(z["net"]).astype(np.float32, copy=False)
 
     def export(self, params: dict[str, Array]) -> dict[str, np.ndarray]:
@@ -65,24 +62,24 @@ class Backend:
         return TrainState(
             params,
             init_moments(params),
-            {router: self._put(use) for router in routers},
-            jax.device_put(jnp.int32(0), self.device),
-            jax.device_put(init_scale(self.setup.loss_scale, self.policy), self.device),
+            {router: self._put_stat(use) for router in routers},
+            self._put(np.array(0, dtype=np.int32)),
+            LossScale(*(self._put(_numpy(part)) for part in init_scale(self.setup.loss_scale, self.policy))),
         )
 
     def train_chunk(self, state: TrainState, chunk: Chunk, goal: Goal) -> tuple[TrainState, Metrics]:
         """Run the chunk's steps. The state handed in must not be used again."""
-        x, x_pair = self._put(chunk.x), self._put(chunk.x_pair)
-        valid = jax.device_put(chunk.valid, self.device)
-        return self._chunk(state, x, x_pair, valid, Goal(*map(self._put, goal)), constants=self.constants)
+        x, x_pair = self._put_stat(chunk.x), self._put_stat(chunk.x_pair)
+        goal = Goal(*map(self._put_stat, goal))
+        return self._chunk(state, x, x_pair, self._put(chunk.valid), goal, constants=self.constants)
 
     def use(self, state: TrainState) -> dict[str, np.ndarray]:
         """M of each router, (nlist,) float64."""
         return {router: np.array(_numpy(m), dtype=np.float64) for router, m in state.use.items()}
 
-    def scale(self, state: TrainState) -> float:
-        """The loss scale, 1 without mixed precision."""
-        return float(state.scale.value)
+    def loss_scale(self, state: TrainState) -> float:
+        """1 without mixed precision."""
+        return float(state.loss_scale.value)
 
     def state_dict(self, state: TrainState) -> dict[str, np.ndarray]:
         """Everything of a state, by name; the same names, shapes and types in all backends."""
@@ -91,10 +88,12 @@ class Backend:
             "first": state.moments.first,
             "second": state.moments.second,
             "use": state.use,
-            "scale": state.scale._asdict(),
+            "scale": state.loss_scale._asdict(),
         }
         arrays = {
-            f"{group}/{name}": np.array(_numpy(v)) for group, named in groups.items() for name, v in named.items()
+            f"{group}/{name}": np.array(_numpy(value))
+            for group, named in groups.items()
+            for name, value in named.items()
         }
         return arrays | {"step": np.array(_numpy(state.step))}
 
@@ -104,8 +103,8 @@ class Backend:
         for name, value in arrays.items():
             if name != "step":
                 group, _, key = name.partition("/")
-                groups[group][key] = jax.device_put(jnp.asarray(value), self.device)
-        scale = LossScale(*(groups["scale"].pop(name) for name in LossScale._fields))
+                groups[group][key] = self._put(value)
+        loss_scale = LossScale(*(groups["scale"].pop(name) for name in LossScale._fields))
         if groups["scale"]:
             raise KeyError(f"unknown: {', '.join(groups['scale'])}")
         check_names(groups, self.setup)
@@ -113,9 +112,17 @@ class Backend:
             groups["params"],
             Moments(groups["first"], groups["second"]),
             groups["use"],
-            jax.device_put(jnp.int32(arrays["step"]), self.device),
-            scale,
+            self._put(np.array(arrays["step"], dtype=np.int32)),
+            loss_scale,
         )
+
+    def _put_stat(self, value: np.ndarray | float) -> Array:
+        """On the device, of policy.stat."""
+        return self._put(np.asarray(value, dtype=self._stat))
+
+    def _put(self, array: np.ndarray) -> Array:
+        """On the device, of the array's own type."""
+        return jax.device_put(array, self.device)
 
 
 def _numpy(value: Array) -> np.ndarray:
@@ -135,10 +142,14 @@ def find_device(gpu: int) -> Any:
     """The device of a --gpu number."""
     if gpu < 0:
         return jax.devices("cpu")[0]
-    try:
-        devices = jax.devices("gpu")
-    except RuntimeError:
-        devices = []
+    devices = _gpus()
     if gpu >= len(devices):
         raise UserError(f"--gpu {gpu}: JAX sees {len(devices)} GPUs; choose one of them, or --gpu -1 for the CPU")
     return devices[gpu]
+
+
+def _gpus() -> list[Any]:
+    try:
+        return jax.devices("gpu")
+    except RuntimeError:
+        return []

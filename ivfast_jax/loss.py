@@ -15,7 +15,7 @@ def meet(log_p: Array, log_q: Array, m: Array, valid: Array) -> Array:
     log_p, log_q: (batch, nlist) log membership of x and x'; m: (nlist,); valid: (batch,) bool
     returns: () sum, divide by the number of valid pairs
     """
-    log_even = jnp.log(m.shape[0] * jnp.maximum(m, LEAST_USE))
+    log_even = jnp.log(m.shape[0] * jnp.clip(m, min=LEAST_USE))
     met = jax.nn.logsumexp(log_p + log_q - log_even, axis=-1)
     return -jnp.where(valid, met, 0).sum()
 
@@ -32,30 +32,32 @@ def border(z: Array, nprobe: Array) -> Array:
         inside = (z > middle).sum(axis=1, keepdims=True) >= nprobe
         return jnp.where(inside, middle, low), jnp.where(inside, high, middle)
 
-    ends = z.min(axis=1, keepdims=True), z.max(axis=1, keepdims=True)
+    ends = jnp.amin(z, axis=1, keepdims=True), jnp.amax(z, axis=1, keepdims=True)
     low, high = lax.fori_loop(0, HALVINGS, halve, ends)  # a loop: half the time to compile
     return (low + high) / 2
 
 
-def probing(z: Array, log_q: Array, m: Array, valid: Array, nprobe: Array, slope: Array) -> Array:
-    """Log scanned at 90 % recall of searches for x' from x, softly, up to a constant.
+def search_cost(z: Array, log_q: Array, m: Array, valid: Array, nprobe: Array, slope: Array) -> Array:
+    """What a search for x' from x scans at equal recall, to first order.
 
-        I_b = sigmoid((z_b - border) / 0.7)     whether x probes bucket b
-        found = sum_b I_b p'_b                  whether it finds x' there
-        probing = sum over valid pairs of sum_b (I_b m_b + u_b p'_b) / s - slope found
+    s = sum_b u_b m_b is the share scanned (u_b: queries that probe b, m_b: vectors stored in b).
+    If recall rises by dR, nprobe may fall, and log s falls by slope dR. So minimise log s - slope R;
+    its gradient by one pair is that of
 
-    u is the mean of I over the valid rows, s = sum_b u_b m_b what a search scans; no gradient
-    through border, m, u and s: the gradient of the quotient is that of log s.
+        sum_b (I_b m_b + u_b p'_b) / s - slope sum_b I_b p'_b        with u, m and s held
+        I_b = sigmoid((z_b - border) / 0.7)                          whether x probes bucket b
+
+    u is the mean of I over the valid rows; sum_b I_b p'_b is whether x finds x'. The border is held, too.
 
     z: (batch, nlist) logits of x; log_q: (batch, nlist) log membership of x'; m: (nlist,);
     valid: (batch,) bool
-    returns: () sum, divide by the number of valid pairs
+    returns: () sum over the valid pairs, divide by their number
     """
     inside = jax.nn.sigmoid((z - border(lax.stop_gradient(z), nprobe)) / SOFTNESS)
     q = jnp.exp(log_q)
-    probed = jnp.where(valid[:, None], lax.stop_gradient(inside), 0).sum(axis=0) / jnp.maximum(valid.sum(), 1)
-    scanned = (probed * m).sum()
-    cost = (inside * m + probed * q).sum(axis=1) / scanned
+    u = jnp.where(valid[:, None], lax.stop_gradient(inside), 0).sum(axis=0) / jnp.clip(valid.sum(), min=1)
+    s = (u * m).sum()
+    cost = (inside * m + u * q).sum(axis=1) / s
     found = (inside * q).sum(axis=1)
     return jnp.where(valid, cost - slope * found, 0).sum()
 
@@ -63,7 +65,7 @@ def probing(z: Array, log_q: Array, m: Array, valid: Array, nprobe: Array, slope
 def mean_use(log_p: Array, log_q: Array, valid: Array) -> Array:
     """Mean p over both sides of the valid pairs. Returns (nlist,)"""
     p = jnp.exp(log_p) + jnp.exp(log_q)
-    return jnp.where(valid[:, None], p, 0).sum(axis=0) / (2 * jnp.maximum(valid.sum(), 1))
+    return jnp.where(valid[:, None], p, 0).sum(axis=0) / (2 * jnp.clip(valid.sum(), min=1))
 
 
 def next_use(m: Array, mean_p: Array, use_rate: Array) -> Array:

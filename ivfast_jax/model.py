@@ -1,6 +1,5 @@
 """DCNet: the linear path, whose weight rows are the centers, and the deep path."""
 
-from itertools import pairwise
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -9,7 +8,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from ivfast.method import MOVE, NEAR
+from ivfast.network.backend import weight_shapes
 from ivfast_jax.precision import Policy, product, rounded
+
+LAYER_EPSILON = 1e-5  # added to a variance; frameworks have defaults of their own
 
 
 class Constants(NamedTuple):
@@ -24,53 +26,27 @@ class Constants(NamedTuple):
     use_rate: Array  # ()
 
 
-class Dense(nn.Module):
-    """x @ weight, rounded to policy.activation, + bias in policy.stat."""
-
-    n_in: int
-    n_out: int
-    policy: Policy
-
-    @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """x: (n, n_in) -> (n, n_out) policy.stat"""
-        weight = self.param("weight", nn.initializers.zeros, (self.n_in, self.n_out))
-        bias = self.param("bias", nn.initializers.zeros, (self.n_out,))
-        return product(x, weight, self.policy, self.policy.activation).astype(self.policy.stat) + bias
-
-
 class DCNet(nn.Module):
-    """Both paths of the network."""
+    """Both paths of the network: a shell that names the weights, for those who apply and serialise modules.
+
+    Weights are handed in at each call, as linen's apply does it; an nnx module would hold them itself.
+    """
 
     param_list: tuple[int, ...]
     metric: str
     policy: Policy
 
-    def setup(self) -> None:
-        """Parameters by the names of ivfast.network.backend.starting_weights."""
-        self.u = self.param("u", nn.initializers.zeros, (self.param_list[-1], self.param_list[0]))
-        widths = list(pairwise(self.param_list))
-        deep = len(widths) > 1
-        self.layers = [Dense(n_in, n_out, self.policy) for n_in, n_out in widths] if deep else []
-        self.norms = [nn.LayerNorm(epsilon=1e-5, use_fast_variance=False, dtype=self.policy.stat) for _ in widths[1:]]
-
+    @nn.compact
     def __call__(self, x: Array, constants: Constants) -> tuple[Array, Array | None]:
         """Logits of the linear path at k = 1, and what the deep path adds (None: there is none).
 
         x: (n, dim) policy.stat; returns (n, nlist) policy.stat each
         """
-        c = centers(self.u, constants, self.metric)
+        shapes = weight_shapes(self.param_list)
+        params = {name: self.param(name, nn.initializers.zeros, shape) for name, shape in shapes.items()}
+        c = centers(params["u"], constants, self.metric)
         z = center_logits(x, c, constants.delta_floor, self.metric, self.policy)
-        return z, self.deep(x, constants)
-
-    def deep(self, x: Array, constants: Constants) -> Array | None:
-        """The MLP: Dense - LayerNorm - GELU, the last Dense alone. (n, dim) -> (n, nlist)"""
-        if not self.layers:
-            return None
-        h = (x - constants.mean) / constants.scale
-        for layer, norm in zip(self.layers, self.norms, strict=False):
-            h = nn.gelu(norm(layer(h)), approximate=False).astype(self.policy.activation)
-        return self.layers[-1](h)
+        return z, deep(params, x, constants, self.policy)
 
 
 def centers(u: Array, constants: Constants, metric: str) -> Array:
@@ -99,11 +75,11 @@ def squared_distances(x: Array, c: Array, metric: str, policy: Policy) -> Array:
         off_x, off_c = (
             lax.stop_gradient(jnp.square(rounded(v, policy)).sum(axis=1) - jnp.square(v).sum(axis=1)) for v in (x, c)
         )
-        return jnp.maximum(2 + off_x[:, None] + off_c - 2 * products, 0)
+        return jnp.clip(2 + off_x[:, None] + off_c - 2 * products, min=0)
     if metric == "IP":
-        return jnp.maximum(2 - 2 * products, 0)
+        return jnp.clip(2 - 2 * products, min=0)
     norms = [jnp.square(rounded(v, policy)).sum(axis=1) for v in (x, c)]
-    return jnp.maximum(norms[0][:, None] + norms[1] - 2 * products, 0)
+    return jnp.clip(norms[0][:, None] + norms[1] - 2 * products, min=0)
 
 
 def center_logits(x: Array, c: Array, delta_floor: Array, metric: str, policy: Policy) -> Array:
@@ -115,8 +91,35 @@ def center_logits(x: Array, c: Array, delta_floor: Array, metric: str, policy: P
     """
     d2 = squared_distances(x, c, metric, policy)
     near = min(NEAR, d2.shape[1])
-    delta = -lax.top_k(-lax.stop_gradient(d2), near)[0].mean(axis=1, keepdims=True)
-    return -d2 / jnp.maximum(delta, delta_floor)
+    nearest = -lax.top_k(-lax.stop_gradient(d2), near)[0]
+    return -d2 / jnp.maximum(nearest.mean(axis=1, keepdims=True), delta_floor)
+
+
+def deep(params: dict[str, Array], x: Array, constants: Constants, policy: Policy) -> Array | None:
+    """The MLP: dense - layer norm - GELU, the last dense alone. None without layers. (n, dim) -> (n, nlist)"""
+    n_layers = sum(name.endswith(".weight") for name in params)
+    if n_layers == 0:
+        return None
+    h = (x - constants.mean) / constants.scale
+    for i in range(n_layers - 1):
+        h = layer_norm(params, f"norms_{i}", dense(params, f"layers_{i}", h, policy))
+        h = jax.nn.gelu(h, approximate=False).astype(policy.activation)
+    return dense(params, f"layers_{n_layers - 1}", h, policy)
+
+
+def dense(params: dict[str, Array], name: str, x: Array, policy: Policy) -> Array:
+    """x @ weight, rounded to policy.activation, + bias. (n, in) -> (n, out) policy.stat"""
+    products = product(x, params[f"{name}.weight"], policy, policy.activation)
+    return products.astype(policy.stat) + params[f"{name}.bias"]
+
+
+def layer_norm(params: dict[str, Array], name: str, x: Array) -> Array:
+    """Rows of mean 0 and variance 1, times scale, + bias. (n, width) policy.stat -> the same"""
+    scale, bias = params[f"{name}.scale"], params[f"{name}.bias"]
+    mean = x.mean(axis=1, keepdims=True)
+    # x - mean twice, as in Flax: its gradient's parts are then summed in the order of earlier versions
+    variance = jnp.square(x - mean).mean(axis=1, keepdims=True)
+    return (x - mean) * (lax.rsqrt(variance + LAYER_EPSILON) * scale) + bias
 
 
 def net_logits(z: Array, deep: Array | None, k: Array) -> tuple[Array, Array | None]:

@@ -49,21 +49,21 @@ def product(x: Array, weight: Array, policy: Policy, result: DTypeLike) -> Array
     x: (rows, inner), weight: (inner, columns); returns (rows, columns) result
     """
     if policy.product == policy.stat:
-        return _multiply(x, weight, policy.stat).astype(result)
+        return _multiply(x, weight, policy, result)
     return _half_product(x, weight, policy, result)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _half_product(x: Array, weight: Array, policy: Policy, result: DTypeLike) -> Array:
-    return _multiply(x.astype(policy.product), weight.astype(policy.product), policy.stat).astype(result)
+    return _half_forward(x, weight, policy, result)[0]
 
 
 def _half_forward(
     x: Array, weight: Array, policy: Policy, result: DTypeLike
 ) -> tuple[Array, tuple[Array, Array, Array, Array]]:
-    like = jnp.zeros((), x.dtype), jnp.zeros((), weight.dtype)
     halves = x.astype(policy.product), weight.astype(policy.product)
-    return _multiply(*halves, policy.stat).astype(result), (*halves, *like)
+    like = jnp.zeros((), x.dtype), jnp.zeros((), weight.dtype)
+    return _multiply(*halves, policy, result), (*halves, *like)
 
 
 def _half_backward(
@@ -72,15 +72,17 @@ def _half_backward(
     del result
     x, weight, like_x, like_weight = saved
     half = gradient.astype(policy.product)
-    to_x = _multiply(half, weight.T, policy.stat).astype(like_x.dtype)
-    return to_x, _multiply(x.T, half, policy.stat).astype(like_weight.dtype)
+    to_x = _multiply(half, weight.T, policy, like_x.dtype)
+    return to_x, _multiply(x.T, half, policy, like_weight.dtype)
 
 
 _half_product.defvjp(_half_forward, _half_backward)
 
 
-def _multiply(left: Array, right: Array, accumulate: DTypeLike) -> Array:
-    return lax.dot(left, right, precision=lax.Precision.HIGHEST, preferred_element_type=accumulate)
+def _multiply(left: Array, right: Array, policy: Policy, result: DTypeLike) -> Array:
+    """A product of matrices of one type, accumulated in policy.stat and rounded once."""
+    exact = lax.Precision.HIGHEST
+    return lax.dot(left, right, precision=exact, preferred_element_type=policy.stat).astype(result)
 
 
 def rounded(x: Array, policy: Policy) -> Array:
@@ -92,23 +94,23 @@ def rounded(x: Array, policy: Policy) -> Array:
 
 
 def init_scale(start: float, policy: Policy) -> LossScale:
-    """start: the scale's first value; without mixed precision it is 1 and stays so."""
-    value = jnp.asarray(start if policy.scaled else 1, policy.stat)
-    return LossScale(value, jnp.int32(0), jnp.int32(0), jnp.int32(0))
+    """start: the loss scale's first value; without mixed precision it is 1 and stays so."""
+    value = jnp.asarray(start if policy.scaled else 1, dtype=policy.stat)
+    return LossScale(value, *(jnp.asarray(0, dtype=jnp.int32) for _ in range(3)))
 
 
-def next_scale(scale: LossScale, finite: Array, policy: Policy) -> LossScale:
+def next_scale(loss_scale: LossScale, finite: Array, policy: Policy) -> LossScale:
     """The rule of ivfast.network.precision, for one step. finite: () bool"""
-    good = jnp.where(finite, scale.good_steps + 1, 0)
-    value = scale.value
+    good = jnp.where(finite, loss_scale.good_steps + 1, 0)
+    value = loss_scale.value
     if policy.scaled:
         grown = good == GROWTH_INTERVAL
-        value = jnp.where(grown, jnp.minimum(value * 2, LARGEST_SCALE), value)
-        value = jnp.where(finite, value, jnp.maximum(value / 2, SMALLEST_SCALE))
+        value = jnp.where(grown, jnp.clip(value * 2, max=LARGEST_SCALE), value)
+        value = jnp.where(finite, value, jnp.clip(value / 2, min=SMALLEST_SCALE))
         good = jnp.where(grown, 0, good)
     skipped = jnp.where(finite, 0, 1).astype(jnp.int32)
-    in_a_row = jnp.where(finite, 0, scale.n_in_a_row + 1)
-    return LossScale(value.astype(policy.stat), good, scale.n_skipped + skipped, in_a_row)
+    in_a_row = jnp.where(finite, 0, loss_scale.n_in_a_row + 1)
+    return LossScale(value.astype(policy.stat), good, loss_scale.n_skipped + skipped, in_a_row)
 
 
 def all_finite(gradients: list[Array]) -> Array:

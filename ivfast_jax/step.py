@@ -1,15 +1,15 @@
 """One training step, and a chunk of them as one compiled call."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax.traverse_util import unflatten_dict
 from jax import Array, lax
 
 from ivfast.method import NET_WEIGHT
 from ivfast.network.backend import Goal, Metrics
-from ivfast_jax.loss import mean_use, meet, next_use, probing
+from ivfast_jax.loss import mean_use, meet, next_use, search_cost
 from ivfast_jax.model import Constants, DCNet, log_membership, net_logits
 from ivfast_jax.optimizer import Moments, adam_step
 from ivfast_jax.precision import LossScale, all_finite, next_scale
@@ -22,7 +22,7 @@ class TrainState(NamedTuple):
     moments: Moments
     use: dict[str, Array]  # m of centers and, with a deep path, net; (nlist,), sums to 1
     step: Array  # () int32, finite steps so far
-    scale: LossScale  # changed by every step
+    loss_scale: LossScale  # changed by every step
 
 
 class Losses(NamedTuple):
@@ -35,18 +35,18 @@ class Losses(NamedTuple):
 
 def forward(network: DCNet, params: dict[str, Array], x: Array, constants: Constants, k: Array) -> dict[str, Array]:
     """Logits at sharpness k, by router. x: (n, dim) policy.stat; returns (n, nlist) each"""
-    both: Any = network.apply({"params": unflatten_dict(params, sep=".")}, x, constants)
+    both: Any = network.apply({"params": params}, x, constants)
     z_centers, z_net = net_logits(both[0], both[1], k)
     return {"centers": z_centers} if z_net is None else {"centers": z_centers, "net": z_net}
 
 
 def batch_loss(
-    params: dict[str, Array], use: dict[str, Array], x: Array, x_pair: Array, valid: Array,
-    goal: Goal, scale: Array, network: DCNet, constants: Constants,
+    params: dict[str, Array], loss_scale: Array, use: dict[str, Array], x: Array, x_pair: Array, valid: Array,
+    goal: Goal, network: DCNet, constants: Constants,
 ) -> tuple[Array, Losses]:  # fmt: skip
     """loss(z_centers) + 0.3 loss(z_net), mean over the valid pairs, times the loss scale.
 
-        loss = meet(x, x') + weight (probing(x, x') + probing(x', x)) / 2
+        loss = meet(x, x') + weight (search_cost(x, x') + search_cost(x', x)) / 2
 
     x, x_pair: (batch, dim); valid: (batch,) bool
     """
@@ -58,12 +58,24 @@ def batch_loss(
         z_x, z_pair = jnp.split(logits, 2)
         rest = use[router], valid, goal.nprobe, goal.slope
         sums[router] = meet(log_p, log_q, use[router], valid)
-        both = probing(z_x, log_q, *rest) + probing(z_pair, log_p, *rest)
+        both = search_cost(z_x, log_q, *rest) + search_cost(z_pair, log_p, *rest)
         totals[router] = sums[router] + goal.weight * both / 2
-        mean_p[router] = lax.stop_gradient(mean_use(log_p, log_q, valid))
+        mean_p[router] = mean_use(lax.stop_gradient(log_p), lax.stop_gradient(log_q), valid)
     none = jnp.zeros_like(sums["centers"])
-    total = (totals["centers"] + NET_WEIGHT * totals.get("net", none)) / jnp.maximum(valid.sum(), 1)
-    return scale * total, Losses(sums["centers"], sums.get("net", none), mean_p)
+    total = (totals["centers"] + NET_WEIGHT * totals.get("net", none)) / jnp.clip(valid.sum(), min=1)
+    centers, net = (lax.stop_gradient(part) for part in (sums["centers"], sums.get("net", none)))
+    return loss_scale * total, Losses(centers, net, mean_p)
+
+
+def gradients_of(params: dict[str, Array], loss_scale: Array, *rest: Any) -> tuple[dict[str, Array], Losses]:
+    """The loss's gradient by params, the loss scale divided out again. rest: what else batch_loss takes"""
+    scaled, losses = jax.grad(batch_loss, has_aux=True)(params, loss_scale, *rest)
+    return {name: gradient / loss_scale for name, gradient in scaled.items()}, losses
+
+
+def keep_if(finite: Array, move: Callable[[], Any], old: Any) -> Any:
+    """What a step leads to, old after a step that is not finite."""
+    return jax.tree.map(lambda new, before: jnp.where(finite, new, before), move(), old)
 
 
 def train_step(
@@ -73,23 +85,22 @@ def train_step(
 
     x, x_pair: (batch, dim); valid: (batch,) bool, at least one True
     """
-    grad = jax.grad(batch_loss, has_aux=True)
-    scaled, losses = grad(state.params, state.use, x, x_pair, valid, goal, state.scale.value, network, constants)
-    gradients = {name: gradient / state.scale.value for name, gradient in scaled.items()}
+    rest = state.use, x, x_pair, valid, goal, network, constants
+    gradients, losses = gradients_of(state.params, state.loss_scale.value, *rest)
     finite = all_finite(list(gradients.values()))
-    scale = next_scale(state.scale, finite, network.policy)
-    lr = constants.learning_rates[state.step]
-    params, moments = adam_step(state.params, gradients, state.moments, state.step, lr)
-    use = {r: next_use(m, losses.mean_p[r], constants.use_rate) for r, m in state.use.items()}
-    moved = TrainState(params, moments, use, state.step + 1, state.scale)
-    state = jax.tree.map(lambda new, old: jnp.where(finite, new, old), moved, state)
-    return state._replace(scale=scale), Metrics(
-        jnp.where(finite, losses.centers, 0),
-        jnp.where(finite, losses.net, 0),
-        jnp.where(finite, valid.sum(dtype=jnp.int32), 0),
-        jnp.where(finite, jnp.int32(0), jnp.int32(1)),
-        scale.n_in_a_row,
-    )
+    loss_scale = next_scale(state.loss_scale, finite, network.policy)
+    none, zero = jnp.zeros_like(losses.centers), jnp.zeros_like(loss_scale.n_skipped)
+
+    def move() -> tuple[TrainState, Metrics]:
+        lr = constants.learning_rates[state.step]
+        params, moments = adam_step(state.params, gradients, state.moments, state.step, lr)
+        use = {router: next_use(m, losses.mean_p[router], constants.use_rate) for router, m in state.use.items()}
+        metrics = Metrics(losses.centers, losses.net, valid.sum(dtype=jnp.int32), zero, loss_scale.n_in_a_row)
+        return TrainState(params, moments, use, state.step + 1, state.loss_scale), metrics
+
+    skipped = Metrics(none, none, zero, zero + 1, loss_scale.n_in_a_row)
+    state, metrics = keep_if(finite, move, (state, skipped))
+    return state._replace(loss_scale=loss_scale), metrics
 
 
 def train_chunk(
@@ -99,15 +110,14 @@ def train_chunk(
 
     x, x_pair: (steps, batch, dim); valid: (steps, batch) bool; returns sums over the steps
     """
+    zero, count = jnp.zeros_like(state.loss_scale.value), jnp.zeros_like(state.loss_scale.n_skipped)
+    idle = Metrics(zero, zero, count, count, count)
 
     def one(state: TrainState, batch: tuple[Array, Array, Array]) -> tuple[TrainState, Metrics]:
-        zero = jnp.zeros((), x.dtype)
-        idle = Metrics(zero, zero, jnp.int32(0), jnp.int32(0), jnp.int32(0))
-        return lax.cond(
-            batch[2].any(),
-            lambda: train_step(state, *batch, goal, network, constants),
-            lambda: (state, idle),
-        )
+        def step() -> tuple[TrainState, Metrics]:
+            return train_step(state, *batch, goal, network, constants)
+
+        return lax.cond(batch[2].any(), step, lambda: (state, idle))
 
     state, metrics = lax.scan(one, state, (x, x_pair, valid))
     sums = jax.tree.map(lambda values: values.sum(axis=0, dtype=values.dtype), metrics)

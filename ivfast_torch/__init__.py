@@ -1,5 +1,6 @@
 """The torch backend, the reference. Its one entry is make_backend."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,16 +23,16 @@ class Backend:
         self.policy = make_policy(precision)
         self.network = DCNet(setup.param_list, setup.metric, self.policy)
         # what is exported is a float32 network, and is judged as one
-        judged = make_policy("float64" if precision == "float64" else "float32")
-        self._judged = DCNet(setup.param_list, setup.metric, judged)
-        self.constants = Constants(*(self._put(np.asarray(getattr(setup, name))) for name in Constants._fields))
-
-    def _put(self, array: np.ndarray | float) -> Tensor:
-        return torch.tensor(array, dtype=self.policy.stat, device=self.device)
+        self._stat = "float64" if precision == "float64" else "float32"
+        judged = DCNet(setup.param_list, setup.metric, make_policy(self._stat))
+        self.constants = Constants(*(self._put_stat(getattr(setup, name)) for name in Constants._fields))
+        self._chunk = partial(train_chunk, network=self.network)
+        self._forward = partial(forward, judged)
+        self._centers = partial(centers, metric=setup.metric)
 
     def put(self, weights: dict[str, np.ndarray]) -> dict[str, Tensor]:
         """Weights on the device, without moments. weights: as starting_weights, or some of them"""
-        return {name: self._put(value) for name, value in weights.items()}
+        return {name: self._put_stat(value) for name, value in weights.items()}
 
     def weights(self, params: dict[str, Tensor]) -> dict[str, np.ndarray]:
         """The inverse of put, of the backend's own types."""
@@ -39,14 +40,11 @@ class Backend:
 
     def centers(self, params: dict[str, Tensor]) -> np.ndarray:
         """Where u moves the centers, (nlist, dim) float32, inside; u alone is read."""
-        with torch.no_grad():
-            c = centers(params["u"], self.constants, self.setup.metric)
-        return np.array(_numpy(c), dtype=np.float32)
+        return np.array(_numpy(self._centers(params["u"], self.constants)), dtype=np.float32)
 
     def logits(self, params: dict[str, Tensor], x: np.ndarray, k: float) -> np.ndarray:
         """Z of the net, which has a deep path. x: (n, dim) float32; returns (n, nlist) float32"""
-        with torch.no_grad():
-            z = forward(self._judged, params, self._put(x), self.constants, self._put(k))
+        z = self._forward(params, self._put_stat(x), self.constants, self._put_stat(k))
         return _numpy(z["net"]).astype(np.float32, copy=False)
 
     def export(self, params: dict[str, Tensor]) -> dict[str, np.ndarray]:
@@ -56,31 +54,29 @@ class Backend:
 
     def init_state(self, weights: dict[str, np.ndarray], use: np.ndarray) -> TrainState:
         """weights: as starting_weights; use: (nlist,) m at the start, of both routers."""
-        params = {name: value.requires_grad_() for name, value in self.put(weights).items()}
+        params = self.put(weights)
         routers = ("centers", "net") if self.setup.deep else ("centers",)
         return TrainState(
             params,
             init_moments(params),
-            {router: self._put(use) for router in routers},
+            {router: self._put_stat(use) for router in routers},
             torch.tensor(0, dtype=torch.int32),
-            LossScale(*(part.to(self.device) for part in init_scale(self.setup.loss_scale, self.policy))),
+            LossScale(*(self._put(_numpy(part)) for part in init_scale(self.setup.loss_scale, self.policy))),
         )
 
     def train_chunk(self, state: TrainState, chunk: Chunk, goal: Goal) -> tuple[TrainState, Metrics]:
         """Run the chunk's steps. The state handed in must not be used again."""
-        x, x_pair = self._put(chunk.x), self._put(chunk.x_pair)
-        valid = torch.tensor(chunk.valid, device=self.device)
-        return train_chunk(
-            state, x, x_pair, valid, Goal(*map(self._put, goal)), network=self.network, constants=self.constants
-        )
+        x, x_pair = self._put_stat(chunk.x), self._put_stat(chunk.x_pair)
+        goal = Goal(*map(self._put_stat, goal))
+        return self._chunk(state, x, x_pair, self._put(chunk.valid), goal, constants=self.constants)
 
     def use(self, state: TrainState) -> dict[str, np.ndarray]:
         """M of each router, (nlist,) float64."""
         return {router: np.array(_numpy(m), dtype=np.float64) for router, m in state.use.items()}
 
-    def scale(self, state: TrainState) -> float:
-        """The loss scale, 1 without mixed precision."""
-        return float(state.scale.value)
+    def loss_scale(self, state: TrainState) -> float:
+        """1 without mixed precision."""
+        return float(state.loss_scale.value)
 
     def state_dict(self, state: TrainState) -> dict[str, np.ndarray]:
         """Everything of a state, by name; the same names, shapes and types in all backends."""
@@ -89,10 +85,12 @@ class Backend:
             "first": state.moments.first,
             "second": state.moments.second,
             "use": state.use,
-            "scale": state.scale._asdict(),
+            "scale": state.loss_scale._asdict(),
         }
         arrays = {
-            f"{group}/{name}": np.array(_numpy(v)) for group, named in groups.items() for name, v in named.items()
+            f"{group}/{name}": np.array(_numpy(value))
+            for group, named in groups.items()
+            for name, value in named.items()
         }
         return arrays | {"step": np.array(_numpy(state.step))}
 
@@ -102,8 +100,8 @@ class Backend:
         for name, value in arrays.items():
             if name != "step":
                 group, _, key = name.partition("/")
-                groups[group][key] = torch.tensor(value, device=self.device).requires_grad_(group == "params")
-        scale = LossScale(*(groups["scale"].pop(name) for name in LossScale._fields))
+                groups[group][key] = self._put(value)
+        loss_scale = LossScale(*(groups["scale"].pop(name) for name in LossScale._fields))
         if groups["scale"]:
             raise KeyError(f"unknown: {', '.join(groups['scale'])}")
         check_names(groups, self.setup)
@@ -111,9 +109,17 @@ class Backend:
             groups["params"],
             Moments(groups["first"], groups["second"]),
             groups["use"],
-            torch.tensor(int(arrays["step"]), dtype=torch.int32),
-            scale,
+            torch.tensor(arrays["step"], dtype=torch.int32),
+            loss_scale,
         )
+
+    def _put_stat(self, value: np.ndarray | float) -> Tensor:
+        """On the device, of policy.stat."""
+        return self._put(np.asarray(value, dtype=self._stat))
+
+    def _put(self, array: np.ndarray) -> Tensor:
+        """On the device, of the array's own type."""
+        return torch.tensor(array, device=self.device)
 
 
 def _numpy(value: Tensor) -> np.ndarray:
@@ -133,7 +139,11 @@ def find_device(gpu: int) -> Any:
     """The device of a --gpu number."""
     if gpu < 0:
         return torch.device("cpu")
-    devices = torch.cuda.device_count()
-    if gpu >= devices:
-        raise UserError(f"--gpu {gpu}: torch sees {devices} GPUs; choose one of them, or --gpu -1 for the CPU")
-    return torch.device("cuda", gpu)
+    devices = _gpus()
+    if gpu >= len(devices):
+        raise UserError(f"--gpu {gpu}: torch sees {len(devices)} GPUs; choose one of them, or --gpu -1 for the CPU")
+    return devices[gpu]
+
+
+def _gpus() -> list[Any]:
+    return [torch.device("cuda", i) for i in range(torch.cuda.device_count())]

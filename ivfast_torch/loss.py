@@ -14,7 +14,7 @@ def meet(log_p: Tensor, log_q: Tensor, m: Tensor, valid: Tensor) -> Tensor:
     log_p, log_q: (batch, nlist) log membership of x and x'; m: (nlist,); valid: (batch,) bool
     returns: () sum, divide by the number of valid pairs
     """
-    log_even = torch.log(m.shape[0] * torch.clamp(m, min=LEAST_USE))
+    log_even = torch.log(m.shape[0] * torch.clip(m, min=LEAST_USE))
     met = torch.logsumexp(log_p + log_q - log_even, dim=-1)
     return -torch.where(valid, met, 0).sum()
 
@@ -24,33 +24,41 @@ def border(z: Tensor, nprobe: Tensor) -> Tensor:
 
     z: (n, nlist); nprobe: () at least 1; returns (n, 1)
     """
-    low, high = z.amin(dim=1, keepdim=True), z.amax(dim=1, keepdim=True)
-    for _ in range(HALVINGS):
+
+    def halve(_: int, ends: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        low, high = ends
         middle = (low + high) / 2
         inside = (z > middle).sum(dim=1, keepdim=True) >= nprobe
-        low, high = torch.where(inside, middle, low), torch.where(inside, high, middle)
+        return torch.where(inside, middle, low), torch.where(inside, high, middle)
+
+    ends = torch.amin(z, dim=1, keepdim=True), torch.amax(z, dim=1, keepdim=True)
+    low, high = ends
+    for i in range(HALVINGS):
+        low, high = halve(i, (low, high))
     return (low + high) / 2
 
 
-def probing(z: Tensor, log_q: Tensor, m: Tensor, valid: Tensor, nprobe: Tensor, slope: Tensor) -> Tensor:
-    """Log scanned at 90 % recall of searches for x' from x, softly, up to a constant.
+def search_cost(z: Tensor, log_q: Tensor, m: Tensor, valid: Tensor, nprobe: Tensor, slope: Tensor) -> Tensor:
+    """What a search for x' from x scans at equal recall, to first order.
 
-        I_b = sigmoid((z_b - border) / 0.7)     whether x probes bucket b
-        found = sum_b I_b p'_b                  whether it finds x' there
-        probing = sum over valid pairs of sum_b (I_b m_b + u_b p'_b) / s - slope found
+    s = sum_b u_b m_b is the share scanned (u_b: queries that probe b, m_b: vectors stored in b).
+    If recall rises by dR, nprobe may fall, and log s falls by slope dR. So minimise log s - slope R;
+    its gradient by one pair is that of
 
-    u is the mean of I over the valid rows, s = sum_b u_b m_b what a search scans; no gradient
-    through border, m, u and s: the gradient of the quotient is that of log s.
+        sum_b (I_b m_b + u_b p'_b) / s - slope sum_b I_b p'_b        with u, m and s held
+        I_b = sigmoid((z_b - border) / 0.7)                          whether x probes bucket b
+
+    u is the mean of I over the valid rows; sum_b I_b p'_b is whether x finds x'. The border is held, too.
 
     z: (batch, nlist) logits of x; log_q: (batch, nlist) log membership of x'; m: (nlist,);
     valid: (batch,) bool
-    returns: () sum, divide by the number of valid pairs
+    returns: () sum over the valid pairs, divide by their number
     """
-    inside = torch.sigmoid((z - border(z.detach(), nprobe)) / SOFTNESS)
+    inside = torch.sigmoid((z - border(torch.detach(z), nprobe)) / SOFTNESS)
     q = torch.exp(log_q)
-    probed = torch.where(valid[:, None], inside.detach(), 0).sum(dim=0) / torch.clamp(valid.sum(), min=1)
-    scanned = (probed * m).sum()
-    cost = (inside * m + probed * q).sum(dim=1) / scanned
+    u = torch.where(valid[:, None], torch.detach(inside), 0).sum(dim=0) / torch.clip(valid.sum(), min=1)
+    s = (u * m).sum()
+    cost = (inside * m + u * q).sum(dim=1) / s
     found = (inside * q).sum(dim=1)
     return torch.where(valid, cost - slope * found, 0).sum()
 
@@ -58,7 +66,7 @@ def probing(z: Tensor, log_q: Tensor, m: Tensor, valid: Tensor, nprobe: Tensor, 
 def mean_use(log_p: Tensor, log_q: Tensor, valid: Tensor) -> Tensor:
     """Mean p over both sides of the valid pairs. Returns (nlist,)"""
     p = torch.exp(log_p) + torch.exp(log_q)
-    return torch.where(valid[:, None], p, 0).sum(dim=0) / (2 * torch.clamp(valid.sum(), min=1))
+    return torch.where(valid[:, None], p, 0).sum(dim=0) / (2 * torch.clip(valid.sum(), min=1))
 
 
 def next_use(m: Tensor, mean_p: Tensor, use_rate: Tensor) -> Tensor:

@@ -1,6 +1,5 @@
 """DCNet: the linear path, whose weight rows are the centers, and the deep path."""
 
-from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -8,7 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ivfast.method import MOVE, NEAR
+from ivfast.network.backend import weight_shapes
 from ivfast_torch.precision import Policy, product, rounded
+
+LAYER_EPSILON = 1e-5  # added to a variance; frameworks have defaults of their own
 
 
 class Constants(NamedTuple):
@@ -23,65 +25,30 @@ class Constants(NamedTuple):
     use_rate: Tensor  # ()
 
 
-class Dense(nn.Module):
-    """x @ weight, rounded to policy.activation, + bias in policy.stat."""
-
-    def __init__(self, n_in: int, n_out: int, policy: Policy) -> None:
-        super().__init__()
-        self.policy = policy
-        self.weight = nn.Parameter(torch.empty(n_in, n_out, device="meta"))
-        self.bias = nn.Parameter(torch.empty(n_out, device="meta"))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (n, n_in) -> (n, n_out) policy.stat"""
-        return product(x, self.weight, self.policy, self.policy.activation).to(self.policy.stat) + self.bias
-
-
-class _LayerNorm(nn.Module):
-    """LayerNorm over the last axis, epsilon 1e-5."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.empty(width, device="meta"))
-        self.bias = nn.Parameter(torch.empty(width, device="meta"))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x: (n, width) -> the same"""
-        return functional.layer_norm(x, self.scale.shape, self.scale, self.bias, eps=1e-5)
-
-
 class DCNet(nn.Module):
-    """Both paths of the network. Parameters are handed in at each call (torch.func)."""
+    """Both paths of the network: a shell that names the weights, for those who apply and serialise modules.
+
+    Weights are handed in at each call, as torch.func does it; here they are shapes alone.
+    """
 
     def __init__(self, param_list: tuple[int, ...], metric: str, policy: Policy) -> None:
         super().__init__()
-        self.metric, self.policy = metric, policy
-        self.u = nn.Parameter(torch.empty(param_list[-1], param_list[0], device="meta"))
-        widths = list(pairwise(param_list))
-        self.n_layers = len(widths) if len(widths) > 1 else 0
-        for i, (n_in, n_out) in enumerate(widths[: self.n_layers]):
-            self.add_module(f"layers_{i}", Dense(n_in, n_out, policy))
-            if i + 1 < self.n_layers:
-                self.add_module(f"norms_{i}", _LayerNorm(n_out))
+        self.param_list, self.metric, self.policy = param_list, metric, policy
+        for name, shape in weight_shapes(param_list).items():
+            layer, _, kind = name.rpartition(".")
+            if layer and layer not in self._modules:
+                self.add_module(layer, nn.Module())
+            self.get_submodule(layer).register_parameter(kind, nn.Parameter(torch.empty(shape, device="meta")))
 
     def forward(self, x: Tensor, constants: Constants) -> tuple[Tensor, Tensor | None]:
         """Logits of the linear path at k = 1, and what the deep path adds (None: there is none).
 
         x: (n, dim) policy.stat; returns (n, nlist) policy.stat each
         """
-        c = centers(self.u, constants, self.metric)
+        params: dict[str, Tensor] = dict(self.named_parameters())
+        c = centers(params["u"], constants, self.metric)
         z = center_logits(x, c, constants.delta_floor, self.metric, self.policy)
-        return z, self.deep(x, constants)
-
-    def deep(self, x: Tensor, constants: Constants) -> Tensor | None:
-        """The MLP: Dense - LayerNorm - GELU, the last Dense alone. (n, dim) -> (n, nlist)"""
-        if not self.n_layers:
-            return None
-        h = (x - constants.mean) / constants.scale
-        for i in range(self.n_layers - 1):
-            layer, norm = self.get_submodule(f"layers_{i}"), self.get_submodule(f"norms_{i}")
-            h = functional.gelu(norm(layer(h)), approximate="none").to(self.policy.activation)
-        return self.get_submodule(f"layers_{self.n_layers - 1}")(h)
+        return z, deep(params, x, constants, self.policy)
 
 
 def centers(u: Tensor, constants: Constants, metric: str) -> Tensor:
@@ -108,13 +75,13 @@ def squared_distances(x: Tensor, c: Tensor, metric: str, policy: Policy) -> Tens
     products = product(x, c.T, policy, policy.stat)
     if policy.product != policy.stat and metric == "IP":
         off_x, off_c = (
-            (torch.square(rounded(v, policy)).sum(dim=1) - torch.square(v).sum(dim=1)).detach() for v in (x, c)
+            torch.detach(torch.square(rounded(v, policy)).sum(dim=1) - torch.square(v).sum(dim=1)) for v in (x, c)
         )
-        return torch.clamp(2 + off_x[:, None] + off_c - 2 * products, min=0)
+        return torch.clip(2 + off_x[:, None] + off_c - 2 * products, min=0)
     if metric == "IP":
-        return torch.clamp(2 - 2 * products, min=0)
+        return torch.clip(2 - 2 * products, min=0)
     norms = [torch.square(rounded(v, policy)).sum(dim=1) for v in (x, c)]
-    return torch.clamp(norms[0][:, None] + norms[1] - 2 * products, min=0)
+    return torch.clip(norms[0][:, None] + norms[1] - 2 * products, min=0)
 
 
 def center_logits(x: Tensor, c: Tensor, delta_floor: Tensor, metric: str, policy: Policy) -> Tensor:
@@ -126,8 +93,32 @@ def center_logits(x: Tensor, c: Tensor, delta_floor: Tensor, metric: str, policy
     """
     d2 = squared_distances(x, c, metric, policy)
     near = min(NEAR, d2.shape[1])
-    delta = torch.topk(d2.detach(), near, largest=False)[0].mean(dim=1, keepdim=True)
-    return -d2 / torch.maximum(delta, delta_floor)
+    nearest = torch.topk(torch.detach(d2), near, largest=False)[0]
+    return -d2 / torch.maximum(nearest.mean(dim=1, keepdim=True), delta_floor)
+
+
+def deep(params: dict[str, Tensor], x: Tensor, constants: Constants, policy: Policy) -> Tensor | None:
+    """The MLP: dense - layer norm - GELU, the last dense alone. None without layers. (n, dim) -> (n, nlist)"""
+    n_layers = sum(name.endswith(".weight") for name in params)
+    if n_layers == 0:
+        return None
+    h = (x - constants.mean) / constants.scale
+    for i in range(n_layers - 1):
+        h = layer_norm(params, f"norms_{i}", dense(params, f"layers_{i}", h, policy))
+        h = functional.gelu(h, approximate="none").to(policy.activation)
+    return dense(params, f"layers_{n_layers - 1}", h, policy)
+
+
+def dense(params: dict[str, Tensor], name: str, x: Tensor, policy: Policy) -> Tensor:
+    """x @ weight, rounded to policy.activation, + bias. (n, in) -> (n, out) policy.stat"""
+    products = product(x, params[f"{name}.weight"], policy, policy.activation)
+    return products.to(policy.stat) + params[f"{name}.bias"]
+
+
+def layer_norm(params: dict[str, Tensor], name: str, x: Tensor) -> Tensor:
+    """Rows of mean 0 and variance 1, times scale, + bias. (n, width) policy.stat -> the same"""
+    scale, bias = params[f"{name}.scale"], params[f"{name}.bias"]
+    return functional.layer_norm(x, scale.shape, scale, bias, eps=LAYER_EPSILON)
 
 
 def net_logits(z: Tensor, deep: Tensor | None, k: Tensor) -> tuple[Tensor, Tensor | None]:

@@ -46,7 +46,7 @@ def product(x: Tensor, weight: Tensor, policy: Policy, result: torch.dtype) -> T
     x: (rows, inner), weight: (inner, columns); returns (rows, columns) result
     """
     if policy.product == policy.stat:
-        return (x @ weight).to(result)
+        return _multiply(x, weight, policy, result)
     return _HalfProduct.apply(x, weight, policy, result)  # pyright: ignore[reportReturnType]
 
 
@@ -55,20 +55,22 @@ class _HalfProduct(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, policy: Policy, result: torch.dtype) -> Tensor:
         halves = x.to(policy.product), weight.to(policy.product)
         ctx.save_for_backward(*halves)
-        ctx.types = x.dtype, weight.dtype, policy.product
-        return _multiply(*halves, result)
+        ctx.policy, ctx.types = policy, (x.dtype, weight.dtype)
+        return _multiply(*halves, policy, result)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
         x, weight = ctx.saved_tensors
-        of_x, of_weight, half = ctx.types
-        gradient = gradients[0].to(half)
-        to_x = _multiply(gradient, weight.T, of_x) if ctx.needs_input_grad[0] else None
-        return to_x, _multiply(x.T, gradient, of_weight), None, None
+        policy, (of_x, of_weight) = ctx.policy, ctx.types
+        half = gradients[0].to(policy.product)
+        to_x = _multiply(half, weight.T, policy, of_x) if ctx.needs_input_grad[0] else None
+        return to_x, _multiply(x.T, half, policy, of_weight), None, None
 
 
-def _multiply(left: Tensor, right: Tensor, result: torch.dtype) -> Tensor:
-    """A product of half matrices, accumulated in float32 and rounded once."""
+def _multiply(left: Tensor, right: Tensor, policy: Policy, result: torch.dtype) -> Tensor:
+    """A product of matrices of one type, accumulated in policy.stat and rounded once."""
+    if left.dtype == policy.stat:
+        return (left @ right).to(result)
     if left.is_cuda:
         return torch.mm(left, right, out_dtype=torch.float32).to(result)
     if left.dtype == result == torch.bfloat16:
@@ -83,23 +85,23 @@ def rounded(x: Tensor, policy: Policy) -> Tensor:
 
 
 def init_scale(start: float, policy: Policy) -> LossScale:
-    """start: the scale's first value; without mixed precision it is 1 and stays so."""
-    value = torch.tensor(start if policy.scaled else 1, dtype=policy.stat)
-    return LossScale(value, *(torch.tensor(0, dtype=torch.int32) for _ in range(3)))
+    """start: the loss scale's first value; without mixed precision it is 1 and stays so."""
+    value = torch.asarray(start if policy.scaled else 1, dtype=policy.stat)
+    return LossScale(value, *(torch.asarray(0, dtype=torch.int32) for _ in range(3)))
 
 
-def next_scale(scale: LossScale, finite: Tensor, policy: Policy) -> LossScale:
+def next_scale(loss_scale: LossScale, finite: Tensor, policy: Policy) -> LossScale:
     """The rule of ivfast.network.precision, for one step. finite: () bool"""
-    good = torch.where(finite, scale.good_steps + 1, 0)
-    value = scale.value
+    good = torch.where(finite, loss_scale.good_steps + 1, 0)
+    value = loss_scale.value
     if policy.scaled:
         grown = good == GROWTH_INTERVAL
-        value = torch.where(grown, torch.clamp(value * 2, max=LARGEST_SCALE), value)
-        value = torch.where(finite, value, torch.clamp(value / 2, min=SMALLEST_SCALE))
+        value = torch.where(grown, torch.clip(value * 2, max=LARGEST_SCALE), value)
+        value = torch.where(finite, value, torch.clip(value / 2, min=SMALLEST_SCALE))
         good = torch.where(grown, 0, good)
     skipped = torch.where(finite, 0, 1).to(torch.int32)
-    in_a_row = torch.where(finite, 0, scale.n_in_a_row + 1)
-    return LossScale(value.to(policy.stat), good, scale.n_skipped + skipped, in_a_row)
+    in_a_row = torch.where(finite, 0, loss_scale.n_in_a_row + 1)
+    return LossScale(value.to(policy.stat), good, loss_scale.n_skipped + skipped, in_a_row)
 
 
 def all_finite(gradients: list[Tensor]) -> Tensor:

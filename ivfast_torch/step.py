@@ -1,6 +1,7 @@
 """One training step, and a chunk of them."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -8,7 +9,7 @@ from torch.func import functional_call
 
 from ivfast.method import NET_WEIGHT
 from ivfast.network.backend import Goal, Metrics
-from ivfast_torch.loss import mean_use, meet, next_use, probing
+from ivfast_torch.loss import mean_use, meet, next_use, search_cost
 from ivfast_torch.model import Constants, DCNet, log_membership, net_logits
 from ivfast_torch.optimizer import Moments, adam_step
 from ivfast_torch.precision import LossScale, all_finite, next_scale
@@ -21,7 +22,7 @@ class TrainState(NamedTuple):
     moments: Moments
     use: dict[str, Tensor]  # m of centers and, with a deep path, net; (nlist,), sums to 1
     step: Tensor  # () int32, finite steps so far
-    scale: LossScale  # changed by every step
+    loss_scale: LossScale  # changed by every step
 
 
 class Losses(NamedTuple):
@@ -34,22 +35,22 @@ class Losses(NamedTuple):
 
 def forward(network: DCNet, params: dict[str, Tensor], x: Tensor, constants: Constants, k: Tensor) -> dict[str, Tensor]:
     """Logits at sharpness k, by router. x: (n, dim) policy.stat; returns (n, nlist) each"""
-    z, deep = functional_call(network, params, (x, constants))
-    z_centers, z_net = net_logits(z, deep, k)
+    both: Any = functional_call(network, params, (x, constants))
+    z_centers, z_net = net_logits(both[0], both[1], k)
     return {"centers": z_centers} if z_net is None else {"centers": z_centers, "net": z_net}
 
 
 def batch_loss(
-    params: dict[str, Tensor], use: dict[str, Tensor], x: Tensor, x_pair: Tensor, valid: Tensor,
-    goal: Goal, scale: Tensor, network: DCNet, constants: Constants,
+    params: dict[str, Tensor], loss_scale: Tensor, use: dict[str, Tensor], x: Tensor, x_pair: Tensor, valid: Tensor,
+    goal: Goal, network: DCNet, constants: Constants,
 ) -> tuple[Tensor, Losses]:  # fmt: skip
     """loss(z_centers) + 0.3 loss(z_net), mean over the valid pairs, times the loss scale.
 
-        loss = meet(x, x') + weight (probing(x, x') + probing(x', x)) / 2
+        loss = meet(x, x') + weight (search_cost(x, x') + search_cost(x', x)) / 2
 
     x, x_pair: (batch, dim); valid: (batch,) bool
     """
-    z = forward(network, params, torch.cat([x, x_pair]), constants, goal.k)
+    z = forward(network, params, torch.concatenate([x, x_pair]), constants, goal.k)
     sums, totals = {}, {}
     mean_p = {}
     for router, logits in z.items():
@@ -57,12 +58,28 @@ def batch_loss(
         z_x, z_pair = torch.chunk(logits, 2)
         rest = use[router], valid, goal.nprobe, goal.slope
         sums[router] = meet(log_p, log_q, use[router], valid)
-        both = probing(z_x, log_q, *rest) + probing(z_pair, log_p, *rest)
+        both = search_cost(z_x, log_q, *rest) + search_cost(z_pair, log_p, *rest)
         totals[router] = sums[router] + goal.weight * both / 2
-        mean_p[router] = mean_use(log_p.detach(), log_q.detach(), valid)
+        mean_p[router] = mean_use(torch.detach(log_p), torch.detach(log_q), valid)
     none = torch.zeros_like(sums["centers"])
-    total = (totals["centers"] + NET_WEIGHT * totals.get("net", none)) / torch.clamp(valid.sum(), min=1)
-    return scale * total, Losses(sums["centers"].detach(), sums.get("net", none).detach(), mean_p)
+    total = (totals["centers"] + NET_WEIGHT * totals.get("net", none)) / torch.clip(valid.sum(), min=1)
+    centers, net = (torch.detach(part) for part in (sums["centers"], sums.get("net", none)))
+    return loss_scale * total, Losses(centers, net, mean_p)
+
+
+def gradients_of(params: dict[str, Tensor], loss_scale: Tensor, *rest: Any) -> tuple[dict[str, Tensor], Losses]:
+    """The loss's gradient by params, the loss scale divided out again. rest: what else batch_loss takes"""
+    leaves = {name: value.detach().requires_grad_() for name, value in params.items()}
+    total, losses = batch_loss(leaves, loss_scale, *rest)
+    values = torch.autograd.grad(total, list(leaves.values()))
+    # contiguous: fused Adam walks memory, and the gradient of c.T comes transposed
+    scaled = {name: value.contiguous() for name, value in zip(params, values, strict=True)}
+    return {name: gradient.div_(loss_scale) for name, gradient in scaled.items()}, losses
+
+
+def keep_if(finite: Tensor, move: Callable[[], Any], old: Any) -> Any:
+    """What a step leads to, old after a step that is not finite."""
+    return move() if finite else old
 
 
 def train_step(
@@ -72,23 +89,22 @@ def train_step(
 
     x, x_pair: (batch, dim); valid: (batch,) bool, at least one True
     """
-    scaled, losses = batch_loss(state.params, state.use, x, x_pair, valid, goal, state.scale.value, network, constants)
-    values = torch.autograd.grad(scaled, list(state.params.values()))
-    # contiguous: fused Adam walks memory, and the gradient of c.T comes transposed
-    values = [value.contiguous().div_(state.scale.value) for value in values]
-    gradients = dict(zip(state.params, values, strict=True))
-    finite = all_finite(values)
-    scale = next_scale(state.scale, finite, network.policy)
-    zero = torch.zeros((), dtype=torch.int32, device=x.device)
-    if not finite:
-        nothing = torch.zeros_like(losses.centers)
-        return state._replace(scale=scale), Metrics(nothing, nothing, zero, zero + 1, scale.n_in_a_row)
-    lr = constants.learning_rates[state.step]
-    with torch.no_grad():
+    rest = state.use, x, x_pair, valid, goal, network, constants
+    gradients, losses = gradients_of(state.params, state.loss_scale.value, *rest)
+    finite = all_finite(list(gradients.values()))
+    loss_scale = next_scale(state.loss_scale, finite, network.policy)
+    none, zero = torch.zeros_like(losses.centers), torch.zeros_like(loss_scale.n_skipped)
+
+    def move() -> tuple[TrainState, Metrics]:
+        lr = constants.learning_rates[state.step]
         params, moments = adam_step(state.params, gradients, state.moments, state.step, lr)
-    use = {r: next_use(m, losses.mean_p[r], constants.use_rate) for r, m in state.use.items()}
-    moved = TrainState(params, moments, use, state.step + 1, scale)
-    return moved, Metrics(losses.centers, losses.net, valid.sum(dtype=torch.int32), zero, zero)
+        use = {router: next_use(m, losses.mean_p[router], constants.use_rate) for router, m in state.use.items()}
+        metrics = Metrics(losses.centers, losses.net, valid.sum(dtype=torch.int32), zero, loss_scale.n_in_a_row)
+        return TrainState(params, moments, use, state.step + 1, state.loss_scale), metrics
+
+    skipped = Metrics(none, none, zero, zero + 1, loss_scale.n_in_a_row)
+    state, metrics = keep_if(finite, move, (state, skipped))
+    return state._replace(loss_scale=loss_scale), metrics
 
 
 def train_chunk(
@@ -98,12 +114,18 @@ def train_chunk(
 
     x, x_pair: (steps, batch, dim); valid: (steps, batch) bool; returns sums over the steps
     """
-    zero = torch.zeros((), dtype=x.dtype, device=x.device)
-    count = torch.zeros((), dtype=torch.int32, device=x.device)
-    totals = Metrics(zero, zero, count, count, count)
+    zero, count = torch.zeros_like(state.loss_scale.value), torch.zeros_like(state.loss_scale.n_skipped)
+    idle = Metrics(zero, zero, count, count, count)
+
+    def one(state: TrainState, batch: tuple[Tensor, Tensor, Tensor]) -> tuple[TrainState, Metrics]:
+        def step() -> tuple[TrainState, Metrics]:
+            return train_step(state, *batch, goal, network, constants)
+
+        return step() if batch[2].any() else (state, idle)
+
+    sums = idle
     for batch in zip(x, x_pair, valid, strict=True):
-        if batch[2].any():
-            state, metrics = train_step(state, *batch, goal, network, constants)
-            longest = torch.maximum(totals.n_in_a_row, metrics.n_in_a_row)
-            totals = Metrics(*(a + b for a, b in zip(totals, metrics, strict=True)))._replace(n_in_a_row=longest)
-    return state, totals
+        state, metrics = one(state, batch)
+        longest = torch.maximum(sums.n_in_a_row, metrics.n_in_a_row)
+        sums = Metrics(*(a + b for a, b in zip(sums, metrics, strict=True)))._replace(n_in_a_row=longest)
+    return state, sums

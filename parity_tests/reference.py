@@ -90,7 +90,7 @@ def _inside(z: np.ndarray, edge: np.ndarray) -> np.ndarray:
     return 1 / (1 + np.exp(-(z - edge) / SOFTNESS))
 
 
-def probing(z: np.ndarray, log_q: np.ndarray, m: np.ndarray, side: Side) -> np.ndarray:
+def search_cost(z: np.ndarray, log_q: np.ndarray, m: np.ndarray, side: Side) -> np.ndarray:
     """sum (I m + u q) / s - slope sum I q, over rows. All are of the valid rows"""
     inside, q = _inside(z, side.border), np.exp(log_q)
     cost = (inside @ m + q @ side.probed) / (side.probed @ m)
@@ -129,8 +129,8 @@ def intermediates(problem: Problem, batch: Batch, params: Arrays | None = None, 
         named |= {
             f"{router}.log_p": log_p,
             f"{router}.meet": -np.log(met.sum(axis=1)).sum(),
-            f"{router}.probing": probing(z[: len(valid)][valid], other, use[router], left),
-            f"{router}.back": probing(z[len(valid) :][valid], mine, use[router], right),
+            f"{router}.search_cost": search_cost(z[: len(valid)][valid], other, use[router], left),
+            f"{router}.back": search_cost(z[len(valid) :][valid], mine, use[router], right),
             f"{router}.mean_p": mean_p,
             f"{router}.next_use": (1 - setup.use_rate) * use[router] + setup.use_rate * mean_p,
         }
@@ -143,7 +143,7 @@ def losses(problem: Problem, batch: Batch, params: Arrays | None = None, held: H
     total = 0.0
     for router, weight in {"centers": 1.0, "net": NET_WEIGHT}.items():
         if f"{router}.meet" in named:
-            both = named.pop(f"{router}.probing") + named.pop(f"{router}.back")
+            both = named.pop(f"{router}.search_cost") + named.pop(f"{router}.back")
             total += weight * (named[f"{router}.meet"] + GOAL.weight * both / 2)
     centers, net = named["centers.meet"], named.get("net.meet", np.array(0.0))
     return {"total": np.array(total / batch.valid.sum()), "centers": centers, "net": net}

@@ -38,7 +38,7 @@ STAT = (
     *(
         f"{router}.{name}"
         for router in ("centers", "net")
-        for name in ("log_p", "meet", "probing", "back", "mean_p", "next_use")
+        for name in ("log_p", "meet", "search_cost", "back", "mean_p", "next_use")
     ),
 )
 ACTIVATIONS = ("gelus_0", "gelus_1")
@@ -146,9 +146,9 @@ def test_torch_multiplies_halves_and_does_nothing_else_in_half(mode: str, monkey
     multiply, seen = ivfast_torch.precision._multiply, []
     half = ivfast_torch.precision.make_policy(mode).product
 
-    def watched(left: torch.Tensor, right: torch.Tensor, result: torch.dtype) -> torch.Tensor:
+    def watched(left: torch.Tensor, right: torch.Tensor, policy: Any, result: torch.dtype) -> torch.Tensor:
         seen.append({left.dtype, right.dtype})
-        return multiply(left, right, result)
+        return multiply(left, right, policy, result)
 
     monkeypatch.setattr(ivfast_torch.precision, "_multiply", watched)
     with HalfOperations() as operations:

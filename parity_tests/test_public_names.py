@@ -18,7 +18,7 @@ pytestmark = pytest.mark.parity
 
 # What frameworks force: Flax spells a module's methods otherwise.
 SPELLED = {"forward": "__call__"}
-FLAX_METHODS, FLAX_FIELDS = {"setup"}, {"parent", "name"}
+FLAX_FIELDS = {"parent", "name"}
 
 Text = list[tuple[str, ...]]
 
@@ -47,7 +47,7 @@ def _defined(node: ast.stmt) -> list[str]:
 def _told(module: ModuleType, name: str) -> Text:
     thing = getattr(module, name)
     if inspect.isclass(thing):
-        methods = [key for key, value in vars(thing).items() if inspect.isfunction(value) and key not in FLAX_METHODS]
+        methods = [key for key, value in vars(thing).items() if inspect.isfunction(value)]
         methods = [key for key in methods if key[0] != "_" or key in SPELLED.values()]
         return [(name, *_parameters(thing))] + [
             (f"{name}.{SPELLED.get(key, key)}", *_parameters(getattr(thing, key))) for key in methods

@@ -4,14 +4,12 @@ from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
+import pytest
 import torch
-from flax.traverse_util import unflatten_dict
-from torch.func import functional_call
 
 import ivfast_jax
 import ivfast_jax.model
@@ -36,7 +34,7 @@ class Batch(NamedTuple):
 
 
 class Twin(NamedTuple):
-    """A backend, and the three things that frameworks spell differently."""
+    """A backend, and the two things that frameworks spell differently."""
 
     name: str
     package: Any
@@ -44,7 +42,6 @@ class Twin(NamedTuple):
     step: Any
     precision: Any
     array: Callable[..., Any]  # numpy -> the framework's own, of a policy's type
-    layers: Callable[..., tuple[Any, dict[str, Any]]]  # the network's two results, and every layer's
     gradient: Callable[..., tuple[Any, Any, dict[str, Any]]]  # total, Losses, gradients by name
 
     def backend(self, problem: Problem, precision: str) -> Any:
@@ -67,9 +64,10 @@ def intermediates(twin: Twin, problem: Problem, batch: Batch, precision: str) ->
     valid = twin.array(batch.valid, None)
     goal = [twin.array(value, policy.stat) for value in (GOAL.nprobe, GOAL.slope)]
     c = twin.model.centers(params["u"], constants, metric)
-    named = {"centers": c, "d2": twin.model.squared_distances(x, c, metric, policy)}
-    (z, deep), layers = twin.layers(backend.network, params, x, constants)
-    named |= layers | {"z": z} | ({} if deep is None else {"deep": deep})
+    z = twin.model.center_logits(x, c, constants.delta_floor, metric, policy)
+    named = {"centers": c, "d2": twin.model.squared_distances(x, c, metric, policy), "z": z}
+    deep, layers = watched_layers(twin, params, x, constants, policy)
+    named |= layers | ({} if deep is None else {"deep": deep})
     both = twin.step.net_logits(z, deep, twin.array(GOAL.k, policy.stat))
     for router, logits in zip(use, both, strict=False):
         log_p = twin.step.log_membership(logits)
@@ -78,8 +76,8 @@ def intermediates(twin: Twin, problem: Problem, batch: Batch, precision: str) ->
         found = {
             "log_p": log_p,
             "meet": twin.step.meet(*sides, use[router], valid),
-            "probing": twin.step.probing(logits[: len(batch.x)], sides[1], use[router], valid, *goal),
-            "back": twin.step.probing(logits[len(batch.x) :], sides[0], use[router], valid, *goal),
+            "search_cost": twin.step.search_cost(logits[: len(batch.x)], sides[1], use[router], valid, *goal),
+            "back": twin.step.search_cost(logits[len(batch.x) :], sides[0], use[router], valid, *goal),
             "mean_p": mean_p,
             "next_use": twin.step.next_use(use[router], mean_p, constants.use_rate),
         }
@@ -102,7 +100,7 @@ def loss_and_gradients(twin: Twin, problem: Problem, batch: Batch, precision: st
     params, use = (_arrays(twin, problem.group(group), backend.policy) for group in ("params", "use"))
     x, x_pair, scale, *goal = (twin.array(value, backend.policy.stat) for value in (batch.x, batch.x_pair, 1, *GOAL))
     total, parts, gradients = twin.gradient(
-        params, use, x, x_pair, twin.array(batch.valid, None), Goal(*goal), scale, backend.network, backend.constants
+        params, scale, use, x, x_pair, twin.array(batch.valid, None), Goal(*goal), backend.network, backend.constants
     )
     losses = {"total": total, "centers": parts.centers, "net": parts.net}
     return _numpy(losses), _numpy(gradients)
@@ -136,30 +134,22 @@ def _arrays(twin: Twin, values: Arrays, policy: Any) -> dict[str, Any]:
     return {name: twin.array(value, policy.stat) for name, value in values.items()}
 
 
-def _jax_layers(network: Any, params: dict[str, Any], x: Any, constants: Any) -> tuple[Any, dict[str, Any]]:
+def watched_layers(twin: Twin, params: dict[str, Any], x: Any, constants: Any, policy: Any) -> tuple[Any, dict]:
+    """What the deep path adds, and every layer's result on the way."""
     named: dict[str, Any] = {}
 
-    def keep(call: Any, args: Any, kwargs: Any, context: nn.module.InterceptorContext) -> Any:
-        result = call(*args, **kwargs)
-        if context.method_name == "__call__" and context.module.name:
-            _keep(named, context.module.name, args[0], result)
-        return result
+    def watched(layer: Callable[..., Any]) -> Callable[..., Any]:
+        def keep(params: dict[str, Any], name: str, entered: Any, *policy: Any) -> Any:
+            result = layer(params, name, entered, *policy)
+            _keep(named, name, entered, result)
+            return result
 
-    with nn.intercept_methods(keep):
-        return network.apply({"params": unflatten_dict(params, sep=".")}, x, constants), named
+        return keep
 
-
-def _torch_layers(network: Any, params: dict[str, Any], x: Any, constants: Any) -> tuple[Any, dict[str, Any]]:
-    named: dict[str, Any] = {}
-    hooks = [
-        module.register_forward_hook(lambda _, args, result, name=name: _keep(named, name, args[0], result))
-        for name, module in network.named_children()
-    ]
-    try:
-        return functional_call(network, params, (x, constants)), named
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with pytest.MonkeyPatch.context() as patch:
+        for layer in ("dense", "layer_norm"):
+            patch.setattr(twin.model, layer, watched(getattr(twin.model, layer)))
+        return twin.model.deep(params, x, constants, policy), named
 
 
 def _keep(named: dict[str, Any], layer: str, entered: Any, result: Any) -> None:
@@ -185,10 +175,10 @@ def _torch_gradient(params: dict[str, Any], *batch: Any) -> tuple[Any, Any, dict
 
 JAX = Twin(
     "jax", ivfast_jax, ivfast_jax.model, ivfast_jax.step, ivfast_jax.precision,
-    lambda value, dtype: jnp.asarray(value, dtype=dtype), _jax_layers, _jax_gradient,
+    lambda value, dtype: jnp.asarray(value, dtype=dtype), _jax_gradient,
 )  # fmt: skip
 TORCH = Twin(
     "torch", ivfast_torch, ivfast_torch.model, ivfast_torch.step, ivfast_torch.precision,
-    lambda value, dtype: torch.tensor(value, dtype=dtype), _torch_layers, _torch_gradient,
+    lambda value, dtype: torch.tensor(value, dtype=dtype), _torch_gradient,
 )  # fmt: skip
 TWINS = (JAX, TORCH)

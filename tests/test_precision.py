@@ -142,7 +142,7 @@ def test_skip_touches_nothing_but_the_scale_and_counts(precision: str, backend: 
     assert float(metrics.loss_centers) == float(metrics.loss_net) == 0
     counts = {"scale/good_steps": 0, "scale/n_skipped": 3, "scale/n_in_a_row": 3}
     counts["scale/value"] = 1 if precision == "float32" else 8  # 64, three times half; float32 has no scale
-    assert found.scale(state) == counts["scale/value"]
+    assert found.loss_scale(state) == counts["scale/value"]
     for name, value in before.items():
         np.testing.assert_array_equal(after[name], counts.get(name, value), err_msg=name)
     _, metrics = found.train_chunk(state, make_chunk(rng, (True, False, True)), GOAL)

@@ -15,7 +15,7 @@ PAIR_ENTRIES = 4000 * 1024
 BLOCK_ENTRIES = 1 << 22  # float64 logits worked on at once: 32 MiB
 AROUND = 0.025  # recalls on either side of 0.9, between which its slope is measured
 STEEPEST, FLATTEST = 30.0, 2.0
-PROBING_WEIGHT = 0.3  # of what a search scans and finds, beside meet
+SEARCH_COST_WEIGHT = 0.3  # of search_cost beside meet in the loss
 FEW, MANY = 3, 9  # nprobes at which it begins to count, and counts in full
 
 
@@ -66,14 +66,14 @@ def fit_goal(pairs: HeldOutLogits, m: np.ndarray) -> Goal:
     """k, and the nprobe at which the nearest buckets of 90 % of the pairs' other sides are probed.
 
     slope = (log nprobe(0.925) - log nprobe(0.875)) / 0.05, within 2 and 30
-    weight of probing: 0 up to nprobe 3, where meeting in the best bucket is what a search needs; 0.3 from 9 on
+    weight of search_cost: 0 up to nprobe 3, where meeting in the best bucket is what a search needs; 0.3 from 9 on
     """
     k = fit_k(pairs, m)
     at = np.take_along_axis(pairs.z, pairs.z_pair.argmax(axis=1)[:, None], axis=1)
     place = (pairs.z > at).sum(axis=1) + 1
     nprobe, low, high = np.quantile(place, [RECALL, RECALL - AROUND, RECALL + AROUND])
     slope = (np.log(high) - np.log(low)) / (2 * AROUND)
-    weight = PROBING_WEIGHT * np.clip((nprobe - FEW) / (MANY - FEW), 0, 1)
+    weight = SEARCH_COST_WEIGHT * np.clip((nprobe - FEW) / (MANY - FEW), 0, 1)
     return Goal(k, float(nprobe), float(np.clip(slope, FLATTEST, STEEPEST)), float(weight))
 
 

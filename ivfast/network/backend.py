@@ -49,7 +49,7 @@ class Goal(NamedTuple):
     k: Any  # sharpness of the logits
     nprobe: Any  # buckets probed at 90 % recall
     slope: Any  # there, of log nprobe over recall
-    weight: Any  # of probing beside meet
+    weight: Any  # of search_cost beside meet
 
 
 class Metrics(NamedTuple):
@@ -103,8 +103,8 @@ class Backend(Protocol):
         """M of each router, (nlist,) float64."""
         ...
 
-    def scale(self, state: Any) -> float:
-        """The loss scale, 1 without mixed precision."""
+    def loss_scale(self, state: Any) -> float:
+        """1 without mixed precision."""
         ...
 
     def state_dict(self, state: Any) -> dict[str, np.ndarray]:

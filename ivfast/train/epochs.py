@@ -68,7 +68,7 @@ def train_epoch(run: Run, point: Point) -> Point:
     values = {name: over_kmeans(choice.values[-1], choice, run.kmeans) for name, choice in choices.items()}
     shown = ", ".join(f"{name} {found:.3f}" for name, found in values.items())
     run.progress.note(
-        f"epoch {epoch}/{config.epochs}: {sums.in_words(run.backend.scale(state), deep=config.deep)}, "
+        f"epoch {epoch}/{config.epochs}: {sums.in_words(run.backend.loss_scale(state), deep=config.deep)}, "
         f"k {k:.2f}, nprobe {goal.nprobe:.0f}; "
         f"held-out scanned over k-means stored alike: {shown} "
         f"({trained - began:.1f} s training, {time.monotonic() - trained:.1f} s judging)"

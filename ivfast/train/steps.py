@@ -78,20 +78,22 @@ def run_chunks(
             if done // log_interval > before // log_interval and done < n_steps:
                 since, waiting = _read(backend, state, waiting, since), None
                 progress.metrics(title=title, step=done, k=goal.k, **since.losses(deep=deep))
-                progress.note(f"{title}, step {done}/{n_steps}: {since.in_words(backend.scale(state), deep=deep)}")
+                progress.note(f"{title}, step {done}/{n_steps}: {since.in_words(backend.loss_scale(state), deep=deep)}")
                 totals, since = _add(totals, since), Sums()
             bar.advance(done - before)
             after_chunk(state, done)
         if waiting is not None:
             since = _read(backend, state, waiting, since)
     totals = _add(totals, since)
-    progress.metrics(title=title, step=n_steps, k=goal.k, loss_scale=backend.scale(state), **totals.losses(deep=deep))
+    progress.metrics(
+        title=title, step=n_steps, k=goal.k, loss_scale=backend.loss_scale(state), **totals.losses(deep=deep)
+    )
     return state, totals
 
 
 def _read(backend: Backend, state: Any, metrics: Metrics, sums: Sums) -> Sums:
     if int(metrics.n_in_a_row) >= MOST_SKIPS:
-        raise TooManySkipsError(state, backend.scale(state))
+        raise TooManySkipsError(state, backend.loss_scale(state))
     return sums.plus(metrics)
 
 
