@@ -117,7 +117,7 @@ def layer_norm(params: dict[str, Array], name: str, x: Array) -> Array:
     """Rows of mean 0 and variance 1, times scale, + bias. (n, width) policy.stat -> the same"""
     scale, bias = params[f"{name}.scale"], params[f"{name}.bias"]
     mean = x.mean(axis=1, keepdims=True)
-    # x - mean twice, as in Flax: its gradient's parts are then summed in the order of earlier versions
+    # x - mean twice, as Flax's LayerNorm has it: as one value its gradient is added up in another order
     variance = jnp.square(x - mean).mean(axis=1, keepdims=True)
     return (x - mean) * (lax.rsqrt(variance + LAYER_EPSILON) * scale) + bias
 

@@ -79,7 +79,7 @@ def gradients_of(params: dict[str, Tensor], loss_scale: Tensor, *rest: Any) -> t
 
 def keep_if(finite: Tensor, move: Callable[[], Any], old: Any) -> Any:
     """What a step leads to, old after a step that is not finite."""
-    return move() if finite else old
+    return move() if finite else old  # one of them alone: Adam moves weights in place
 
 
 def train_step(
