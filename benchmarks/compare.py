@@ -30,7 +30,7 @@ from benchmarks.peers.peer import Peer
 from benchmarks.peers.task import MADE, SETTINGS, Task, check_sets, open_task, write_set
 from benchmarks.runs import HIDDEN, print_table
 from benchmarks.tables import HEAD, table
-from ivfast.files import save_json
+from ivfast.runtime.files import save_json
 
 METHODS = (
     "kmeans25", "kmeans128", "balanced", "scann", "scann_soar", "linear_router", "usp", "neural_lsh", "centers", "net",

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from benchmarks.tables import Record, read
-from ivfast.probing import LEVELS, RECALL
+from ivfast.method import LEVELS, RECALL
 
 matplotlib.use("Agg")
 LINES = (

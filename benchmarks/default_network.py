@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.runs import peak_gigabytes, print_table, run_dcnet
-from ivfast.synthetic import NAME, make_faces, save_set
+from ivfast.data.synthetic import NAME, make_faces, save_set
 
 
 def one(backend: str) -> None:

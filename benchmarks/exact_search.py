@@ -1,8 +1,8 @@
-"""From which share of its lists on a FAISS IVF search takes longer than an exact one: ivfast.neighbors.IVF_PAYS.
+"""From which share of its lists on a FAISS IVF search takes longer than an exact one: ivfast.start.neighbors.IVF_PAYS.
 
     python -m benchmarks.exact_search --dim 256 50
 
-Random unit vectors under IP, as many lists as ivfast.neighbors makes; figures are times over the exact search's,
+Random unit vectors under IP, as many lists as ivfast.start.neighbors makes; figures are times over the exact search's,
 the best of two.
 """
 

@@ -29,7 +29,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.runs import ROOT, print_table
-from ivfast.synthetic import make_faces, save_set
+from ivfast.data.synthetic import make_faces, save_set
 
 EPOCHS = 6
 FLAGS = (

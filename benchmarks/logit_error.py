@@ -21,8 +21,8 @@ import ivfast_jax.precision
 import ivfast_torch.model
 import ivfast_torch.precision
 from benchmarks.runs import print_table
-from ivfast.routers import center_logits
-from ivfast.synthetic import make_faces
+from ivfast.data.synthetic import make_faces
+from ivfast.route.distances import center_logits
 
 K = 40
 FLOOR = 1e-6

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from benchmarks.runs import PERCENTS, kmeans_share, main_job_flags, print_table, results, run_dcnet, scanned
-from ivfast.synthetic import NAME, make_faces, save_set
+from ivfast.data.synthetic import NAME, make_faces, save_set
 
 
 def one_run(

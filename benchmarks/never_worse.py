@@ -19,19 +19,18 @@ import numpy as np
 
 from benchmarks.peers.task import SETTINGS, check_sets, write_set
 from benchmarks.runs import PERCENTS, print_table
-from ivfast.assignment import Plan
-from ivfast.checkpoint import checkpoint_folder
-from ivfast.config import Config
-from ivfast.demand import ReverseNeighbors
-from ivfast.evaluation import RouterSetting, evaluate_router
-from ivfast.export import load_model
-from ivfast.exporting import export
-from ivfast.facts import fit_facts, make_plans
-from ivfast.preparation import reverse_of_base
-from ivfast.progress import silent
-from ivfast.routers import Router, centers_router
-from ivfast.running import Run, router_of_centers, start_run
-from ivfast.training import start_point, train_epoch
+from ivfast.choose.facts import fit_facts
+from ivfast.evaluate.results import RouterSetting, evaluate_router
+from ivfast.route.routers import Router, centers_router
+from ivfast.runtime.checkpoint import checkpoint_folder
+from ivfast.runtime.config import Config
+from ivfast.runtime.progress import silent
+from ivfast.store.dcnet_file import load_model, make_plans
+from ivfast.store.demand import ReverseNeighbors, reverse_of_base
+from ivfast.store.rules import Plan
+from ivfast.train.epochs import start_point, train_epoch
+from ivfast.train.finish import export
+from ivfast.train.run import Run, router_of_centers, start_run
 
 GRID: dict[str, dict[str, Any]] = {
     "main job": {},

@@ -17,10 +17,10 @@ from matplotlib.figure import Figure
 from benchmarks.peers import dcnet
 from benchmarks.peers.task import SETTINGS, check_sets, open_task, write_set
 from benchmarks.runs import HIDDEN, print_table
-from ivfast.evaluating import model_router
-from ivfast.facts import held_out_answers
-from ivfast.prediction import Reliability, calibration_error, reliability
-from ivfast.routers import centers_router
+from ivfast.choose.facts import held_out_answers
+from ivfast.choose.prediction import Reliability, calibration_error, reliability
+from ivfast.route.routers import centers_router
+from ivfast.store.dcnet_file import model_router
 
 matplotlib.use("Agg")
 NLIST = 256

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ivfast.synthetic import save_set
+from ivfast.data.synthetic import save_set
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -21,8 +21,7 @@ import numpy as np
 import torch
 
 from benchmarks.runs import print_table
-from ivfast.backends import Goal, Setup, load_backend, starting_weights
-from ivfast.batches import Chunk
+from ivfast.network.backend import Chunk, Goal, Setup, load_backend, starting_weights
 
 DEFAULT_WIDTHS = [256, 512, 1024, 2048, 8192, 16384]
 PRECISIONS = ("float32", "O1-float16", "O2-float16", "O1-bfloat16", "O2-bfloat16")

@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.peers.evaluator import SHARES
 from benchmarks.runs import print_table
-from ivfast.probing import LEVELS
+from ivfast.method import LEVELS
 
 Record = dict[str, Any]
 ABOUT = """# Comparison

@@ -12,8 +12,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from ivfast.assignment import default_rule
-from ivfast.synthetic import NAME, make_faces, save_set
+from ivfast.data.synthetic import NAME, make_faces, save_set
+from ivfast.store.rules import default_rule
 from run_dcnet import main as run
 
 SEED = 1

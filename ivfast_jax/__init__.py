@@ -8,9 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ivfast.backends import Goal, Metrics, Setup, check_names
-from ivfast.batches import Chunk
-from ivfast.errors import UserError
+from ivfast.network.backend import Chunk, Goal, Metrics, Setup, check_names
+from ivfast.runtime.errors import UserError
 from ivfast_jax.model import Constants, DCNet, centers
 from ivfast_jax.optimizer import Moments, init_moments
 from ivfast_jax.precision import LossScale, init_scale, make_policy
@@ -18,7 +17,7 @@ from ivfast_jax.step import TrainState, forward, train_chunk
 
 
 class Backend:
-    """See ivfast.backends.Backend."""
+    """See ivfast.network.backend.Backend."""
 
     def __init__(self, setup: Setup, device: Any, precision: str) -> None:
         self.setup, self.device = setup, device

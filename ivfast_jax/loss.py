@@ -4,12 +4,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from ivfast.assignment import LEAST_USE
-from ivfast.calibration import HALVINGS, SOFTNESS
+from ivfast.method import HALVINGS, LEAST_USE, SOFTNESS
 
 
 def meet(log_p: Array, log_q: Array, m: Array, valid: Array) -> Array:
-    """How badly pairs meet in one evenly used bucket (see ivfast.calibration.meet).
+    """How badly pairs meet in one evenly used bucket (see ivfast.choose.goal.meet).
 
         meet = - sum over valid pairs of logsumexp_b(log p_b + log p'_b - log(nlist max(m_b, 1e-9)))
 

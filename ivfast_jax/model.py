@@ -8,13 +8,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from ivfast.backends import MOVE
-from ivfast.routers import NEAR
+from ivfast.method import MOVE, NEAR
 from ivfast_jax.precision import Policy, product, rounded
 
 
 class Constants(NamedTuple):
-    """What training does not change. See ivfast.backends.Setup."""
+    """What training does not change. See ivfast.network.backend.Setup."""
 
     start: Array  # (nlist, dim)
     radius: Array  # (nlist,)
@@ -48,7 +47,7 @@ class DCNet(nn.Module):
     policy: Policy
 
     def setup(self) -> None:
-        """Parameters by the names of ivfast.backends.starting_weights."""
+        """Parameters by the names of ivfast.network.backend.starting_weights."""
         self.u = self.param("u", nn.initializers.zeros, (self.param_list[-1], self.param_list[0]))
         widths = list(pairwise(self.param_list))
         deep = len(widths) > 1
@@ -88,7 +87,7 @@ def centers(u: Array, constants: Constants, metric: str) -> Array:
 
 
 def squared_distances(x: Array, c: Array, metric: str, policy: Policy) -> Array:
-    """d^2 of rows to centers, at least 0 (see ivfast.routers.squared_distances).
+    """d^2 of rows to centers, at least 0 (see ivfast.route.distances.squared_distances).
 
     Norms are of the vectors as the product sees them, else rounding would move whole buckets:
     under IP the rounding's share is added to 1 + 1, under L2 rounded vectors are squared.
@@ -108,7 +107,7 @@ def squared_distances(x: Array, c: Array, metric: str, policy: Policy) -> Array:
 
 
 def center_logits(x: Array, c: Array, delta_floor: Array, metric: str, policy: Policy) -> Array:
-    """Logits of the linear path at k = 1 (see ivfast.routers.center_logits).
+    """Logits of the linear path at k = 1 (see ivfast.route.distances.center_logits).
 
         z_b(x) = - d_b(x)^2 / delta(x), no gradient through delta
 

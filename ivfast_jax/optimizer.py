@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from ivfast.schedule import DEEP_SHARE
+from ivfast.method import DEEP_SHARE
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8  # outside the root

@@ -8,8 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import DTypeLike
 
-from ivfast.config import LARGEST_SCALE, SMALLEST_SCALE
-from ivfast.precision import GROWTH_INTERVAL
+from ivfast.method import GROWTH_INTERVAL, LARGEST_SCALE, SMALLEST_SCALE
 
 
 class Policy(NamedTuple):
@@ -99,7 +98,7 @@ def init_scale(start: float, policy: Policy) -> LossScale:
 
 
 def next_scale(scale: LossScale, finite: Array, policy: Policy) -> LossScale:
-    """The rule of ivfast.precision, for one step. finite: () bool"""
+    """The rule of ivfast.network.precision, for one step. finite: () bool"""
     good = jnp.where(finite, scale.good_steps + 1, 0)
     value = scale.value
     if policy.scaled:

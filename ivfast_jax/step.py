@@ -7,7 +7,8 @@ import jax.numpy as jnp
 from flax.traverse_util import unflatten_dict
 from jax import Array, lax
 
-from ivfast.backends import NET_WEIGHT, Goal, Metrics
+from ivfast.method import NET_WEIGHT
+from ivfast.network.backend import Goal, Metrics
 from ivfast_jax.loss import mean_use, meet, next_use, probing
 from ivfast_jax.model import Constants, DCNet, log_membership, net_logits
 from ivfast_jax.optimizer import Moments, adam_step
@@ -17,7 +18,7 @@ from ivfast_jax.precision import LossScale, all_finite, next_scale
 class TrainState(NamedTuple):
     """All that changes from step to step."""
 
-    params: dict[str, Array]  # by the names of ivfast.backends.starting_weights
+    params: dict[str, Array]  # by the names of ivfast.network.backend.starting_weights
     moments: Moments
     use: dict[str, Array]  # m of centers and, with a deep path, net; (nlist,), sums to 1
     step: Array  # () int32, finite steps so far

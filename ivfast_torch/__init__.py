@@ -6,9 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ivfast.backends import Goal, Metrics, Setup, check_names
-from ivfast.batches import Chunk
-from ivfast.errors import UserError
+from ivfast.network.backend import Chunk, Goal, Metrics, Setup, check_names
+from ivfast.runtime.errors import UserError
 from ivfast_torch.model import Constants, DCNet, centers
 from ivfast_torch.optimizer import Moments, init_moments
 from ivfast_torch.precision import LossScale, init_scale, make_policy
@@ -16,7 +15,7 @@ from ivfast_torch.step import TrainState, forward, train_chunk
 
 
 class Backend:
-    """See ivfast.backends.Backend."""
+    """See ivfast.network.backend.Backend."""
 
     def __init__(self, setup: Setup, device: Any, precision: str) -> None:
         self.setup, self.device = setup, device

@@ -3,12 +3,11 @@
 import torch
 from torch import Tensor
 
-from ivfast.assignment import LEAST_USE
-from ivfast.calibration import HALVINGS, SOFTNESS
+from ivfast.method import HALVINGS, LEAST_USE, SOFTNESS
 
 
 def meet(log_p: Tensor, log_q: Tensor, m: Tensor, valid: Tensor) -> Tensor:
-    """How badly pairs meet in one evenly used bucket (see ivfast.calibration.meet).
+    """How badly pairs meet in one evenly used bucket (see ivfast.choose.goal.meet).
 
         meet = - sum over valid pairs of logsumexp_b(log p_b + log p'_b - log(nlist max(m_b, 1e-9)))
 

@@ -7,13 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from ivfast.backends import MOVE
-from ivfast.routers import NEAR
+from ivfast.method import MOVE, NEAR
 from ivfast_torch.precision import Policy, product, rounded
 
 
 class Constants(NamedTuple):
-    """What training does not change. See ivfast.backends.Setup."""
+    """What training does not change. See ivfast.network.backend.Setup."""
 
     start: Tensor  # (nlist, dim)
     radius: Tensor  # (nlist,)
@@ -99,7 +98,7 @@ def centers(u: Tensor, constants: Constants, metric: str) -> Tensor:
 
 
 def squared_distances(x: Tensor, c: Tensor, metric: str, policy: Policy) -> Tensor:
-    """d^2 of rows to centers, at least 0 (see ivfast.routers.squared_distances).
+    """d^2 of rows to centers, at least 0 (see ivfast.route.distances.squared_distances).
 
     Norms are of the vectors as the product sees them, else rounding would move whole buckets:
     under IP the rounding's share is added to 1 + 1, under L2 rounded vectors are squared.
@@ -119,7 +118,7 @@ def squared_distances(x: Tensor, c: Tensor, metric: str, policy: Policy) -> Tens
 
 
 def center_logits(x: Tensor, c: Tensor, delta_floor: Tensor, metric: str, policy: Policy) -> Tensor:
-    """Logits of the linear path at k = 1 (see ivfast.routers.center_logits).
+    """Logits of the linear path at k = 1 (see ivfast.route.distances.center_logits).
 
         z_b(x) = - d_b(x)^2 / delta(x), no gradient through delta
 

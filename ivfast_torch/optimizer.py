@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.optim.adam import adam
 
-from ivfast.schedule import DEEP_SHARE
+from ivfast.method import DEEP_SHARE
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8  # outside the root

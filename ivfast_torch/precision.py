@@ -5,8 +5,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from ivfast.config import LARGEST_SCALE, SMALLEST_SCALE
-from ivfast.precision import GROWTH_INTERVAL
+from ivfast.method import GROWTH_INTERVAL, LARGEST_SCALE, SMALLEST_SCALE
 
 
 class Policy(NamedTuple):
@@ -90,7 +89,7 @@ def init_scale(start: float, policy: Policy) -> LossScale:
 
 
 def next_scale(scale: LossScale, finite: Tensor, policy: Policy) -> LossScale:
-    """The rule of ivfast.precision, for one step. finite: () bool"""
+    """The rule of ivfast.network.precision, for one step. finite: () bool"""
     good = torch.where(finite, scale.good_steps + 1, 0)
     value = scale.value
     if policy.scaled:

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from ivfast.backends import NET_WEIGHT, Goal, Metrics
+from ivfast.method import NET_WEIGHT
+from ivfast.network.backend import Goal, Metrics
 from ivfast_torch.loss import mean_use, meet, next_use, probing
 from ivfast_torch.model import Constants, DCNet, log_membership, net_logits
 from ivfast_torch.optimizer import Moments, adam_step
@@ -16,7 +17,7 @@ from ivfast_torch.precision import LossScale, all_finite, next_scale
 class TrainState(NamedTuple):
     """All that changes from step to step."""
 
-    params: dict[str, Tensor]  # by the names of ivfast.backends.starting_weights
+    params: dict[str, Tensor]  # by the names of ivfast.network.backend.starting_weights
     moments: Moments
     use: dict[str, Tensor]  # m of centers and, with a deep path, net; (nlist,), sums to 1
     step: Tensor  # () int32, finite steps so far

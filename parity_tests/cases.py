@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from ivfast.backends import Goal, Setup, starting_weights
-from ivfast.batches import Chunk, PairSource, epoch_chunks
-from ivfast.data import Space, Vectors
-from ivfast.neighbors import make_neighbors
-from ivfast.schedule import learning_rates
+from ivfast.data.vectors import Space, Vectors
+from ivfast.network.backend import Chunk, Goal, Setup, starting_weights
+from ivfast.start.neighbors import make_neighbors
+from ivfast.train.pairs import PairSource, epoch_chunks
+from ivfast.train.schedule import learning_rates
 
 NLIST, DIM, HIDDEN = 24, 12, (18, 15)
 N_LEARN, N_TRAIN, FTOPK, BATCH = 420, 330, 5, 64  # 330 = 5 x 64 + 10: the last batch of an epoch is short

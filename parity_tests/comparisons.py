@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from safetensors.numpy import load, save
 
-from ivfast.batches import Chunk
+from ivfast.network.backend import Chunk
 from parity_tests import reference
 from parity_tests.cases import CHUNK_STEPS, Problem
 from parity_tests.comparator import compare

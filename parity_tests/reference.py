@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ivfast.backends import Setup
+from ivfast.network.backend import Setup
 from parity_tests.cases import GOAL, Problem
 from parity_tests.twins import Arrays, Batch
 

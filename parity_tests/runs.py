@@ -11,11 +11,15 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from ivfast import backends, evaluating, evaluation, running, training
-from ivfast.assignment import Assignment
-from ivfast.backends import Backend, Setup
-from ivfast.config import Config
-from ivfast.progress import Progress
+from ivfast import commands
+from ivfast.evaluate import results as evaluation
+from ivfast.network import backend as backends
+from ivfast.network.backend import Backend, Setup
+from ivfast.runtime.config import Config
+from ivfast.runtime.progress import Progress
+from ivfast.store import dcnet_file
+from ivfast.store.budget import Assignment
+from ivfast.train import run as running
 from parity_tests.cases import Case
 from parity_tests.reference import move_centers
 from parity_tests.twins import Arrays
@@ -127,9 +131,9 @@ def run(config: Config, name: str, precision: str, patch: pytest.MonkeyPatch) ->
     whole_assign = evaluation.assign
     with patch.context() as scoped:
         scoped.setattr(running, "load_backend", load_watched)
-        scoped.setattr(evaluating, "load_backend", load)
+        scoped.setattr(dcnet_file, "load_backend", load)
         scoped.setattr(evaluation, "assign", assign)
-        training.train(config, Progress(config.save_path, Console(quiet=True)))
+        commands.train(config, Progress(config.save_path, Console(quiet=True)))
     if not shared.is_dir():
         copytree(config.save_path / "cache", shared)
     return _outcome(config.save_path, setups[0], states, assignments)

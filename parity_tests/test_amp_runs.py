@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ivfast import exporting
-from ivfast.choosing import Candidate, Choice, Verdict
+from ivfast.choose.verdict import Candidate, Choice, Verdict
+from ivfast.train import finish as exporting
 from parity_tests.cases import Case
 from parity_tests.runs import EPOCHS, Outcome, make_config, run, write_data
 

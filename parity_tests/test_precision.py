@@ -12,8 +12,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import ivfast_torch.precision
-from ivfast.backends import Goal
-from ivfast.batches import Chunk
+from ivfast.network.backend import Chunk, Goal
 from parity_tests.cases import CHUNK_STEPS, GOAL, HALF, MODES, Case, Problem, make_problem
 from parity_tests.comparator import compare
 from parity_tests.comparisons import FLOAT64, short_batch

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from ivfast import exporting
-from ivfast.choosing import WAYS, Candidate, Choice, Verdict
-from ivfast.export import load_model
+from ivfast.choose.verdict import WAYS, Candidate, Choice, Verdict
+from ivfast.store.dcnet_file import load_model
+from ivfast.train import finish as exporting
 from parity_tests.cases import CASES, Case
 from parity_tests.comparator import Named, Table, compare
 from parity_tests.reference import move_centers

@@ -21,8 +21,7 @@ import ivfast_torch
 import ivfast_torch.model
 import ivfast_torch.precision
 import ivfast_torch.step
-from ivfast.backends import Goal, Metrics
-from ivfast.batches import Chunk
+from ivfast.network.backend import Chunk, Goal, Metrics
 from parity_tests.cases import GOAL, Case, Problem, make_problem
 
 Arrays = dict[str, np.ndarray]

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from ivfast.data import Space, Vectors
-from ivfast.routers import LogitTiles, Router
+from ivfast.data.vectors import Space, Vectors
+from ivfast.route.routers import LogitTiles, Router
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ivfast.synthetic import make_faces, save_set
+from ivfast.data.synthetic import make_faces, save_set
 
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = (

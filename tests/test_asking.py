@@ -5,14 +5,14 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from ivfast.data import Space, Vectors, space_of
-from ivfast.demand import asking_weights, reverse_neighbors
-from ivfast.neighbors import find_neighbors, make_neighbors
-from ivfast.progress import silent
+from ivfast.data.vectors import Space, Vectors, space_of
+from ivfast.runtime.progress import silent
+from ivfast.start.neighbors import find_neighbors, make_neighbors
+from ivfast.store.demand import asking_weights, reverse_neighbors
 
 
 def test_of_many_askers_those_that_have_the_vector_nearest_are_kept(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("ivfast.demand.MOST_ASKERS", 3)
+    monkeypatch.setattr("ivfast.store.demand.MOST_ASKERS", 3)
     stored, asker, place = np.array([1, 0, 1, 1, 1]), np.array([5, 6, 7, 8, 9]), np.array([0, 1, 1, 0, 2])
     found = reverse_neighbors(stored, asker, place, np.array([10, 11, 12]), np.array([0.5, 0.25, 0.125]))
     assert found.first.tolist() == [0, 2, 6, 7]

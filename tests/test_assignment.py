@@ -7,10 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ivfast import routers
-from ivfast.assignment import Assignment, Plan, assign, log_use, mean_membership
-from ivfast.data import Space
-from ivfast.routers import LogitTiles, centers_router, top
+from ivfast.data.vectors import Space
+from ivfast.route import routers
+from ivfast.route.distances import top
+from ivfast.route.routers import LogitTiles, centers_router
+from ivfast.store.budget import Assignment, assign
+from ivfast.store.rules import Plan, log_use, mean_membership
 
 RULES = ("ratio", "membership", "benefit")
 Table = Callable[[np.ndarray], LogitTiles]

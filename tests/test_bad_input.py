@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from ivfast import intake
-from ivfast.export import SCHEMA, file_hash
-from ivfast.synthetic import make_faces, save_set
+from ivfast.data import intake
+from ivfast.data.synthetic import make_faces, save_set
+from ivfast.runtime.files import file_hash
+from ivfast.store.dcnet_file import SCHEMA
 from run_dcnet import main
 
 ROOT = Path(__file__).resolve().parent.parent

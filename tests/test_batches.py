@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ivfast.batches import CHUNK_BYTES, Chunk, PairSource, chunk_steps, drop_mask, epoch_chunks, epoch_pairs
-from ivfast.data import Space, Vectors
-from ivfast.neighbors import make_neighbors
+from ivfast.data.vectors import Space, Vectors
+from ivfast.network.backend import Chunk
+from ivfast.start.neighbors import make_neighbors
+from ivfast.train.pairs import CHUNK_BYTES, PairSource, chunk_steps, drop_mask, epoch_chunks, epoch_pairs
 
 N, FTOPK, DIM = 130, 3, 4
 HELD_OUT = np.arange(0, N, 6)

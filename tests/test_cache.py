@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ivfast.cache import cached, fingerprint
+from ivfast.runtime.cache import cached, fingerprint
 
 
 class Work:

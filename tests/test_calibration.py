@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ivfast import calibration
-from ivfast.calibration import K_GRID, T_GRID, HeldOutLogits, fit_goal, fit_k, fit_temperature, least, meet, pair_logits
+from ivfast.choose import goal as calibration
+from ivfast.choose.facts import T_GRID, fit_temperature
+from ivfast.choose.goal import K_GRID, HeldOutLogits, fit_goal, fit_k, least, meet, pair_logits
 
 
 def log_softmax_by_hand(row: list[float]) -> list[float]:

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ivfast.choosing import Candidate, Choice, decide, first_choice, near_the_least, part_of_the_way, seen
-from ivfast.validation import Curves, Judgement
+from ivfast.choose.judgement import Curves, Judgement
+from ivfast.choose.verdict import Candidate, Choice, decide, first_choice, near_the_least, part_of_the_way, seen
 
 KMEANS = 0.2  # share that k-means scans under ratio
 START = (0.2, 0.2)  # benefit and nearest of epoch 0

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ivfast.command_line import make_parser, parse
-from ivfast.config import Config
-from ivfast.errors import UserError
-from ivfast.synthetic import make_faces, save_set
+from ivfast.data.synthetic import make_faces, save_set
+from ivfast.runtime.command_line import make_parser, parse
+from ivfast.runtime.config import Config
+from ivfast.runtime.errors import UserError
 from run_dcnet import main
 
 REQUIRED = ["--save_path", "s", "--data_path", "d", "--data_name", "n", "--percents", "0"]

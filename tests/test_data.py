@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ivfast import data
-from ivfast.data import (
+from ivfast.data import vectors as data
+from ivfast.data.cleaning import scan
+from ivfast.data.vectors import (
     Space,
     Vectors,
     learn_path,
@@ -19,9 +20,8 @@ from ivfast.data import (
     open_vectors,
     rows_per_block,
 )
-from ivfast.errors import UserError
-from ivfast.progress import silent
-from ivfast.scanning import scan
+from ivfast.runtime.errors import UserError
+from ivfast.runtime.progress import silent
 
 few = settings(derandomize=True, deadline=None, max_examples=40)
 

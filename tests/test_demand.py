@@ -7,15 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ivfast import routers, validation
-from ivfast.assignment import Plan, assign, log_use
-from ivfast.data import Space, Vectors
-from ivfast.demand import Demand, chance, find_probes, reverse_of
-from ivfast.facts import nprobe_of_answers
-from ivfast.neighbors import find_neighbors, nearest_of_all
-from ivfast.progress import silent
-from ivfast.routers import LogitTiles, Router, centers_router
-from ivfast.validation import held_out_demand, make_held_out
+from ivfast.choose import held_out
+from ivfast.choose.facts import nprobe_of_answers
+from ivfast.choose.held_out import held_out_demand, make_held_out
+from ivfast.data.vectors import Space, Vectors
+from ivfast.route import routers
+from ivfast.route.routers import LogitTiles, Router, centers_router
+from ivfast.runtime.progress import silent
+from ivfast.start.neighbors import find_neighbors, nearest_of_all
+from ivfast.store.budget import assign
+from ivfast.store.demand import Demand, chance, find_probes, reverse_of
+from ivfast.store.rules import Plan, log_use
 
 NLIST, WIDTH, K = 12, 4, 5
 
@@ -121,7 +123,7 @@ def test_chances_fall_off_around_the_border(case: Case, nprobe: int):
 
 
 def test_only_the_best_buckets_of_an_asker_are_kept(monkeypatch: pytest.MonkeyPatch, case: Case):
-    monkeypatch.setattr("ivfast.demand.KEPT", 5)
+    monkeypatch.setattr("ivfast.store.demand.KEPT", 5)
     found = find_probes(case.tiles, 3)
     assert found.buckets.shape == (len(case.x), 5)
     np.testing.assert_array_equal(found.buckets, np.argsort(-case.tiles.all(), axis=1, kind="stable")[:, :5])
@@ -199,9 +201,9 @@ def test_rows_read_at_once_never_change_a_bit(case: Case, read_rows: int, monkey
 
 @pytest.mark.parametrize("most", [300_000, 400])
 def test_training_vectors_ask_for_the_pool(case: Case, most: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(validation, "SAMPLE_LEAST", 200)
-    monkeypatch.setattr(validation, "SAMPLE_PER_BUCKET", 1)
-    monkeypatch.setattr(validation, "MOST_ASKING", most)
+    monkeypatch.setattr(held_out, "SAMPLE_LEAST", 200)
+    monkeypatch.setattr(held_out, "SAMPLE_PER_BUCKET", 1)
+    monkeypatch.setattr(held_out, "MOST_ASKING", most)
     neighbors = find_neighbors(case.vectors, case.space, K, 1, silent())
     held = make_held_out(case.vectors, case.space, neighbors, NLIST, WIDTH, 1)
     demand = held_out_demand(held, case.router, 3)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ivfast import demo
-from ivfast.synthetic import make_faces
+from ivfast.data.synthetic import make_faces
 
 
 def test_faces_have_identities_and_none_is_shared() -> None:

@@ -10,15 +10,15 @@ import faiss
 import numpy as np
 import pytest
 
-from ivfast import data as reading
-from ivfast.data import Space, Vectors, moments, open_evaluation_set, open_vectors, unit_rows
+from ivfast.data import vectors as reading
+from ivfast.data.cleaning import AS_STORED, Cleaning, scan
+from ivfast.data.ground_truth import follow_kept
+from ivfast.data.intake import check_distinct, judge_gt, scan_set
+from ivfast.data.synthetic import save_set
+from ivfast.data.vectors import Space, Vectors, moments, open_evaluation_set, open_vectors, unit_rows
 from ivfast.demo import make_patches
-from ivfast.errors import UserError
-from ivfast.ground_truth import follow_kept
-from ivfast.intake import check_distinct, judge_gt, scan_set
-from ivfast.progress import Progress, silent
-from ivfast.scanning import AS_STORED, Cleaning, scan
-from ivfast.synthetic import save_set
+from ivfast.runtime.errors import UserError
+from ivfast.runtime.progress import Progress, silent
 from run_dcnet import main
 
 DROP, NORMALIZE = Cleaning(drop=True), Cleaning(normalize=True)

@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from ivfast.draws import STREAMS, generator, spread
+from ivfast.runtime.draws import STREAMS, generator, spread
 
 
 def test_same_arguments_draw_the_same():

@@ -8,11 +8,11 @@ import faiss
 import numpy as np
 import pytest
 
-from ivfast.assignment import Plan, log_use
-from ivfast.data import EvaluationSet, Space, Vectors
-from ivfast.evaluation import Result, RouterSetting, evaluate_router, held_out_rows, right_answers
-from ivfast.progress import silent
-from ivfast.routers import Router, centers_router
+from ivfast.data.vectors import EvaluationSet, Space, Vectors
+from ivfast.evaluate.results import Result, RouterSetting, evaluate_router, held_out_rows, right_answers
+from ivfast.route.routers import Router, centers_router
+from ivfast.runtime.progress import silent
+from ivfast.store.rules import Plan, log_use
 
 NLIST, WIDTH = 12, 4
 NPROBES = (1, 2, 3, 5, 12)

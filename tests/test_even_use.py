@@ -8,18 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ivfast import training
-from ivfast.batches import epoch_chunks
-from ivfast.command_line import parse
-from ivfast.progress import silent
-from ivfast.stepping import run_chunks
-from ivfast.synthetic import make_faces, save_set
+from ivfast.data.synthetic import make_faces, save_set
+from ivfast.runtime.command_line import parse
+from ivfast.runtime.progress import silent
+from ivfast.train import epochs as training
+from ivfast.train.pairs import epoch_chunks
+from ivfast.train.run import refit_goal, start_run
+from ivfast.train.steps import run_chunks
 from run_dcnet import main
 from tests.independent import distances, logits, softmax
 
 
 def shared_identities(n_identities: int, images: int, dim: int) -> np.ndarray:
-    """As ivfast.synthetic draws them, but for learn and base to share. (identities, images, dim)"""
+    """As ivfast.data.synthetic draws them, but for learn and base to share. (identities, images, dim)"""
     rng = np.random.default_rng(7)
     identity = rng.standard_normal((n_identities, 1, dim))
     identity /= np.linalg.norm(identity, axis=2, keepdims=True)
@@ -58,7 +59,7 @@ def test_4096_buckets_at_batch_512_stay_in_use(tmp_path: Path) -> None:
         "--gpu -1".split()
     )
     config.save_path.mkdir()
-    run = training.start_run(config, silent())
+    run = start_run(config, silent())
     position = training.start_point(run)
     state, goal, centers = position.state, position.goal, run.prepared.kmeans
     for epoch in range(1, 4):
@@ -67,7 +68,7 @@ def test_4096_buckets_at_batch_512_stay_in_use(tmp_path: Path) -> None:
             run.backend, state, chunks, goal, 500, run.source.n_steps, 0, "", silent(), lambda *_: None
         )
         centers = run.backend.export(state)["centers"]
-        goal = training.refit_goal(run, centers, run.backend.use(state)["centers"])
+        goal = refit_goal(run, centers, run.backend.use(state)["centers"])
     k = goal.k
     routers = {
         "centers": lambda x: logits(x, centers, k),

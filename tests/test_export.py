@@ -15,12 +15,10 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from ivfast.data import Space
-from ivfast.errors import UserError
-from ivfast.export import Model, file_hash, load_model, save_model
-from ivfast.facts import Facts
-from ivfast.files import save_array
-from ivfast.prediction import Predicted
+from ivfast.data.vectors import Space
+from ivfast.runtime.errors import UserError
+from ivfast.runtime.files import file_hash, save_array
+from ivfast.store.dcnet_file import Facts, Model, Predicted, load_model, save_model
 
 PERCENTS = (0.0, 0.8, 1.25)
 ASKING = np.array([0.9, 1 / 3], np.float32)

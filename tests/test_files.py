@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ivfast.cache import cached
-from ivfast.errors import RunError
-from ivfast.files import save_array, save_json, save_tensors, save_text, write_beside
+from ivfast.runtime.cache import cached
+from ivfast.runtime.errors import RunError
+from ivfast.runtime.files import save_array, save_json, save_tensors, save_text, write_beside
 
 
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path):

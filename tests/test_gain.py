@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from ivfast.validation import Curves, Judgement, eligible, is_gain, standard_error
+from ivfast.choose.judgement import Curves, Judgement, eligible, is_gain, standard_error
 
 
 def flat(share: float | np.ndarray, n: int = 400) -> Curves:

@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ivfast import training
-from ivfast.batches import Chunk, PairSource, epoch_chunks
-from ivfast.health import ADVICE, collapse
+from ivfast.network.backend import Chunk
+from ivfast.train import epochs as training
+from ivfast.train.health import ADVICE, collapse
+from ivfast.train.pairs import PairSource, epoch_chunks
 from run_dcnet import main
 from tests.runs import make_data
 

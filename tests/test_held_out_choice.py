@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from ivfast import neighbors
-from ivfast.progress import silent
-from ivfast.synthetic import save_set
+from ivfast.data.synthetic import save_set
+from ivfast.runtime.progress import silent
+from ivfast.start import neighbors
 from run_dcnet import main
 from tests.independent import benefit_share, nearest_share
 
@@ -61,7 +61,7 @@ def test_exported_centers_scan_no_more_than_kmeans(case: str, tmp_path: Path, mo
             found = find(*arguments)  # pyright: ignore[reportArgumentType]
             return found._replace(train_nearest=np.random.default_rng(0).permutation(found.train_nearest))
 
-        monkeypatch.setattr("ivfast.preparation.find_neighbors", shuffled)
+        monkeypatch.setattr("ivfast.start.prepare.find_neighbors", shuffled)
     ratios = []
     for seed in SEEDS:
         rng = np.random.default_rng(seed)

@@ -5,11 +5,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from ivfast import kinship as module
-from ivfast.data import space_of
-from ivfast.kinship import in_common, kinship, strangers_apart
-from ivfast.neighbors import find_neighbors
-from ivfast.progress import silent
+from ivfast.data.vectors import space_of
+from ivfast.runtime.progress import silent
+from ivfast.start import kinship as module
+from ivfast.start.kinship import in_common, kinship, strangers_apart
+from ivfast.start.neighbors import find_neighbors
 
 
 def counts_by_hand(near: dict[int, list[int]], known: dict[int, list[int]], ftopk: int) -> list[list[int]]:

@@ -7,10 +7,10 @@ import faiss
 import numpy as np
 import pytest
 
-from ivfast import kmeans
-from ivfast.data import Space, Vectors, measure_space
-from ivfast.errors import UserError
-from ivfast.kmeans import train_kmeans
+from ivfast.data.vectors import Space, Vectors, measure_space
+from ivfast.runtime.errors import UserError
+from ivfast.start import kmeans
+from ivfast.start.kmeans import train_kmeans
 
 DIM = 6
 

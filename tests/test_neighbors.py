@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ivfast import neighbors
-from ivfast.data import Space, Vectors
-from ivfast.neighbors import Neighbors, asked_for, find_neighbors, nearest_of_all, split, without_self
-from ivfast.progress import silent
+from ivfast.data import exact
+from ivfast.data.vectors import Space, Vectors
+from ivfast.runtime.progress import silent
+from ivfast.start import neighbors
+from ivfast.start.neighbors import Neighbors, asked_for, find_neighbors, nearest_of_all, split, without_self
 
 METRICS = ("IP", "L2")
 
@@ -182,7 +183,8 @@ def test_everyone_s_neighbours_are_found_either_way(
 def test_search_is_exact_where_too_many_lists_would_be_probed(
     metric: str, as_vectors: Callable, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(neighbors, "rows_per_block", lambda _: 301)  # blocks of both sides, the last ones short
+    for module in (neighbors, exact):
+        monkeypatch.setattr(module, "rows_per_block", lambda _: 301)  # blocks of both sides, the last ones short
     rows = draw(metric, 2000)
     found = approximate(metric, rows, 10, 10_000, as_vectors, pays=16)  # 16 of 174 lists at least
     check_nearest(rows, found.train, found.train, found.train_nearest)
@@ -190,7 +192,8 @@ def test_search_is_exact_where_too_many_lists_would_be_probed(
 
 
 def test_held_out_search_goes_over_blocks_of_learn(as_vectors: Callable, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(neighbors, "rows_per_block", lambda _: 301)  # 4 blocks, the last of 297
+    for module in (neighbors, exact):
+        monkeypatch.setattr(module, "rows_per_block", lambda _: 301)  # 4 blocks, the last of 297
     rows = draw("L2", 1200)
     found = approximate("L2", rows, 5, 10_000, as_vectors)
     check_nearest(rows, found.held_out, np.arange(1200), found.answers)

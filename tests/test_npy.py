@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ivfast.errors import UserError
-from ivfast.npy import MAGIC, open_array
+from ivfast.data.npy import MAGIC, open_array
+from ivfast.runtime.errors import UserError
 
 N_MUTATED = 10_000
 SLACK = 64 << 10  # bytes for headers, buffers and messages; 50 KiB seen, of the first call

@@ -13,14 +13,13 @@ from safetensors.numpy import load_file
 import ivfast_jax.model
 import ivfast_jax.precision
 from benchmarks.logit_error import FLOOR, K, half_logits
-from ivfast.backends import Goal, Setup, load_backend, starting_weights
-from ivfast.batches import Chunk
-from ivfast.checkpoint import save_state
-from ivfast.command_line import parse
-from ivfast.config import check
-from ivfast.precision import MOST_SKIPS, advice, precision_name
-from ivfast.routers import center_logits
-from ivfast.synthetic import make_faces
+from ivfast.data.synthetic import make_faces
+from ivfast.network.backend import Chunk, Goal, Setup, load_backend, starting_weights
+from ivfast.network.precision import MOST_SKIPS, advice, precision_name
+from ivfast.route.distances import center_logits
+from ivfast.runtime.checkpoint import save_state
+from ivfast.runtime.command_line import parse
+from ivfast.runtime.config import check
 from run_dcnet import main
 from tests.conftest import unit_rows
 

@@ -6,13 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ivfast.assignment import Plan, log_use
-from ivfast.draws import generator
-from ivfast.facts import held_out_answers
-from ivfast.neighbors import make_neighbors
-from ivfast.prediction import BINS, calibration_error, predict, reliability
-from ivfast.routers import Router
-from ivfast.validation import held_out_tiles, make_held_out
+from ivfast.choose.facts import held_out_answers
+from ivfast.choose.held_out import held_out_tiles, make_held_out
+from ivfast.choose.prediction import BINS, calibration_error, predict, reliability
+from ivfast.route.routers import Router
+from ivfast.runtime.draws import generator
+from ivfast.start.neighbors import make_neighbors
+from ivfast.store.rules import Plan, log_use
 from run_dcnet import main
 from tests.runs import flags, make_data
 
@@ -67,7 +67,7 @@ def test_calibration_error_does_not_depend_on_blocks(monkeypatch: pytest.MonkeyP
     rng = generator(1, 0, "sample")
     z, targets = 2 * rng.standard_normal((41, 5)), rng.integers(5, size=(41, FTOPK))
     whole = calibration_error(reliability(z, targets, 1.3))
-    monkeypatch.setattr("ivfast.calibration.BLOCK_ENTRIES", 10)
+    monkeypatch.setattr("ivfast.choose.goal.BLOCK_ENTRIES", 10)
     assert calibration_error(reliability(z, targets, 1.3)) == pytest.approx(whole)
 
 
@@ -75,7 +75,7 @@ def test_held_out_answers_are_taken_from_all_of_the_file(
     as_vectors, plain_space, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of a sorted file the first held-out vectors would say little of the rest."""
-    monkeypatch.setattr("ivfast.facts.TEMPERATURE_ROWS", 3)
+    monkeypatch.setattr("ivfast.choose.facts.TEMPERATURE_ROWS", 3)
     z = np.eye(NLIST, dtype=np.float32)[np.arange(N) * NLIST // N]  # sorted by bucket
     held_out = np.arange(0, N, 7)
     neighbors = make_neighbors(np.arange(1), np.zeros((1, 1), int), held_out, held_out[:, None] + 1, 1)

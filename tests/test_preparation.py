@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from ivfast.data import Space, Vectors
-from ivfast.preparation import measure_buckets
+from ivfast.data.vectors import Space, Vectors
+from ivfast.start.kmeans import measure_buckets
 
 
 def test_floor_is_a_millionth_of_mean_delta(

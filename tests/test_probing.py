@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ivfast.probing import (
+from ivfast.route.search import (
     Answers,
     Stored,
     count_adaptive,

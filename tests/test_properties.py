@@ -14,11 +14,12 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ivfast.assignment import Assignment, Plan, assign, log_use
-from ivfast.data import EvaluationSet, Space, Vectors
-from ivfast.evaluation import Result, RouterSetting, evaluate_router
-from ivfast.progress import silent
-from ivfast.routers import LogitTiles, Router, centers_router
+from ivfast.data.vectors import EvaluationSet, Space, Vectors
+from ivfast.evaluate.results import Result, RouterSetting, evaluate_router
+from ivfast.route.routers import LogitTiles, Router, centers_router
+from ivfast.runtime.progress import silent
+from ivfast.store.budget import Assignment, assign
+from ivfast.store.rules import Plan, log_use
 
 K, FLOOR, TEMPERATURE = 12.0, 1e-9, 1.5
 RULES = ("ratio", "membership", "benefit")

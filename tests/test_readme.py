@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ivfast.synthetic import make_faces, save_set
+from ivfast.data.synthetic import make_faces, save_set
 from run_dcnet import main
 
 ROOT = Path(__file__).resolve().parent.parent

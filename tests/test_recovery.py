@@ -13,10 +13,14 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from safetensors.numpy import load_file
 
-from ivfast import training
-from ivfast.batches import Chunk, PairSource, epoch_chunks
-from ivfast.command_line import parse
-from ivfast.progress import silent
+from ivfast.network.backend import Chunk
+from ivfast.runtime.command_line import parse
+from ivfast.runtime.progress import silent
+from ivfast.train import epochs as training
+from ivfast.train import run as running
+from ivfast.train.pairs import PairSource, epoch_chunks
+from ivfast.train.point import Point
+from ivfast.train.run import refit_goal, start_run
 from run_dcnet import main
 from tests.runs import make_data
 
@@ -187,7 +191,7 @@ def test_50_skips_in_a_row_stop_the_run_on_its_last_good_state(
     assert not (tmp_path / "ivfast.npy").exists()
     monkeypatch.undo()
     config, _ = parse(argv)
-    run = training.start_run(config, silent())
+    run = start_run(config, silent())
     position = training.start_point(run)
     saved = load_file(stopped)
     assert saved["step"] == 40
@@ -204,7 +208,7 @@ def test_50_skips_in_a_row_stop_the_run_on_its_last_good_state(
     assert run.backend.state_dict(state)["step"] == 42
 
 
-def trained_for(run: training.Run, position: training.Point, n_steps: int) -> dict[str, np.ndarray]:
+def trained_for(run: running.Run, position: Point, n_steps: int) -> dict[str, np.ndarray]:
     """The state after some undisturbed steps, the goal fitted after each epoch. Chunks are those of a run."""
     state, goal = position.state, position.goal
     epoch, left = 1, n_steps
@@ -213,6 +217,6 @@ def trained_for(run: training.Run, position: training.Point, n_steps: int) -> di
         for i, chunk in enumerate(epoch_chunks(run.source, epoch, 14)):
             chunk.valid[max(0, n - 14 * i) :] = False
             state, _ = run.backend.train_chunk(state, chunk, goal)
-        goal = training.refit_goal(run, run.backend.export(state)["centers"], run.backend.use(state)["centers"])
+        goal = refit_goal(run, run.backend.export(state)["centers"], run.backend.use(state)["centers"])
         epoch, left = epoch + 1, left - n
     return run.backend.state_dict(state)

@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ivfast.config import Config
-from ivfast.data import EvaluationSet, open_evaluation_set
-from ivfast.evaluation import Kept, Result
-from ivfast.progress import silent
-from ivfast.report import as_csv, as_json, best, table, verdict, warnings, write
-from ivfast.scanning import scan
+from ivfast.data.cleaning import scan
+from ivfast.data.vectors import EvaluationSet, open_evaluation_set
+from ivfast.evaluate.report import as_csv, as_json, best, table, verdict, warnings, write
+from ivfast.evaluate.results import Kept, Result
+from ivfast.runtime.config import Config
+from ivfast.runtime.progress import silent
 
 FIELDS = [
     "router", "rule", "percent", "probing", "nprobe", "recall", "scanned", "scanned_p99", "scanned_at",
@@ -106,7 +106,7 @@ def test_picture_is_a_png(config: Config, opened: EvaluationSet):
 @pytest.fixture
 def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     """A picture takes a second, and these tests look at names alone."""
-    monkeypatch.setattr("ivfast.report.draw", lambda beside, *_: beside.write_bytes(b""))
+    monkeypatch.setattr("ivfast.evaluate.report.draw", lambda beside, *_: beside.write_bytes(b""))
 
 
 @pytest.mark.usefixtures("no_picture")

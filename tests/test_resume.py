@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from ivfast import training
-from ivfast.batches import Chunk
-from ivfast.checkpoint import at_hand
+from ivfast.network.backend import Chunk
+from ivfast.runtime.checkpoint import at_hand
+from ivfast.train import epochs as training
 from run_dcnet import main
 from tests.runs import flags, make_data, outputs
 
@@ -183,7 +183,7 @@ def test_resume_refuses_a_checkpoint_of_other_rules(
 ) -> None:
     """Of another version, whose pairs and judgements were others: half of each would be neither."""
     with monkeypatch.context() as patch:
-        patch.setattr("ivfast.resuming.RULES", 1)
+        patch.setattr("ivfast.train.point.RULES", 1)
         stop_in(patch, 1, 1)
         assert main(flags(data, tmp_path)) == 143
     assert main(flags(data, tmp_path, "--resume", "True")) == 2

@@ -7,17 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ivfast import routers
-from ivfast.data import Space, Vectors
-from ivfast.routers import (
-    LogitTiles,
-    center_logits,
-    centers_router,
-    log_softmax,
-    mean_nearest,
-    squared_distances,
-    tile_logits,
-)
+from ivfast.data.vectors import Space, Vectors
+from ivfast.route import routers
+from ivfast.route.distances import center_logits, log_softmax, mean_nearest, squared_distances
+from ivfast.route.routers import LogitTiles, centers_router, tile_logits
 
 METRICS = ("IP", "L2")
 

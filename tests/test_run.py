@@ -12,11 +12,15 @@ import jax
 import numpy as np
 import pytest
 
-from ivfast import batches, running, training
-from ivfast.backends import Backend, Goal, Setup
-from ivfast.command_line import parse
-from ivfast.progress import silent
-from ivfast.synthetic import save_set
+from ivfast.commands import train
+from ivfast.data.synthetic import save_set
+from ivfast.network.backend import Backend, Goal, Setup
+from ivfast.runtime.command_line import parse
+from ivfast.runtime.progress import silent
+from ivfast.train import epochs as training
+from ivfast.train import pairs as batches
+from ivfast.train import run as running
+from ivfast.train.run import start_run
 from run_dcnet import main
 from tests.runs import make_data, outputs
 
@@ -152,13 +156,13 @@ def test_jax_compiles_the_chunk_once(flags: str, data: Path, tmp_path: Path, mon
     original = running.load_backend
     monkeypatch.setattr(running, "load_backend", load)
     config, _ = parse(start(data, tmp_path, *flags.split()))
-    training.train(config, silent())
+    train(config, silent())
     assert watched[0].traces == [1] * 6  # 5 steps an epoch in chunks of 3, k new in each epoch
 
 
 def test_a_step_calls_nothing_on_the_host(data: Path, tmp_path: Path) -> None:
     config, _ = parse(start(data, tmp_path))
-    run = training.start_run(config, silent())
+    run = start_run(config, silent())
     backend: Any = run.backend
     chunk = next(batches.epoch_chunks(run.source, 1, 2))
     state = training.start_point(run).state

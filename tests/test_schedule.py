@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from ivfast.schedule import learning_rates
+from ivfast.train.schedule import learning_rates
 
 CASES = [  # lr, epochs, warmup, steps an epoch
     (0.0005, 20, 3, 7),

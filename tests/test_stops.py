@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ivfast import lock
-from ivfast.checkpoint import at_hand
-from ivfast.command_line import parse
-from ivfast.progress import Progress
-from ivfast.space import bytes_needed
+from ivfast.runtime import lock
+from ivfast.runtime.checkpoint import at_hand
+from ivfast.runtime.command_line import parse
+from ivfast.runtime.progress import Progress
+from ivfast.train.disk import bytes_needed
 from run_dcnet import main
 from tests.runs import command, flags, make_data, outputs, run
 

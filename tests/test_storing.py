@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ivfast import storing
-from ivfast.assignment import Plan, assign, log_use
-from ivfast.data import Vectors
-from ivfast.demand import Demand, find_probes, reverse_of
-from ivfast.errors import UserError
-from ivfast.export import load_model
-from ivfast.routers import LogitTiles, centers_router
+from ivfast.data.vectors import Vectors
+from ivfast.route.routers import LogitTiles, centers_router
+from ivfast.runtime.errors import UserError
+from ivfast.store import from_folder as storing
+from ivfast.store.budget import assign
+from ivfast.store.dcnet_file import load_model
+from ivfast.store.demand import Demand, find_probes, reverse_of
+from ivfast.store.rules import Plan, log_use
 from run_dcnet import main
 from tests.conftest import TinySet
 

@@ -7,27 +7,13 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from ivfast import validation
-from ivfast.assignment import Plan, log_use
-from ivfast.data import Space, Vectors
-from ivfast.neighbors import Neighbors, make_neighbors
-from ivfast.routers import centers_router
-from ivfast.validation import (
-    ONLY_TEMPERATURES,
-    TEMPERATURES,
-    Curves,
-    HeldOut,
-    choose_temperatures,
-    held_out_demand,
-    held_out_tiles,
-    judge,
-    kmeans_share,
-    make_held_out,
-    measure,
-    sample_use,
-    scanned_share,
-    value,
-)
+from ivfast.choose.facts import ONLY_TEMPERATURES, TEMPERATURES, choose_temperatures
+from ivfast.choose.held_out import HeldOut, held_out_demand, held_out_tiles, make_held_out, sample_use
+from ivfast.choose.judgement import Curves, judge, kmeans_share, measure, scanned_share, value
+from ivfast.data.vectors import Space, Vectors
+from ivfast.route.routers import centers_router
+from ivfast.start.neighbors import Neighbors, make_neighbors
+from ivfast.store.rules import Plan, log_use
 
 NLIST, WIDTH, FTOPK, N, K = 9, 4, 5, 400, 12.0
 PERCENTS = (0.0, 0.8, 1.5)
@@ -61,8 +47,8 @@ def case(request: pytest.FixtureRequest, as_vectors: Callable[[np.ndarray], Vect
     space = Space("L2", np.zeros(6, np.float32), np.float32(1))
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "sampled":
-            patch.setattr(validation, "SAMPLE_LEAST", 150)
-            patch.setattr(validation, "SAMPLE_PER_BUCKET", 1)
+            patch.setattr(held_out, "SAMPLE_LEAST", 150)
+            patch.setattr(held_out, "SAMPLE_PER_BUCKET", 1)
         held = make_held_out(as_vectors(x), space, neighbors, NLIST, WIDTH, 1)
     return Case(wide, neighbors, held, x[:NLIST] + np.float32(0.1), x[100 : 100 + NLIST] + np.float32(0.1))
 

@@ -17,9 +17,10 @@ from benchmarks.peers.choosing import choose, held_out_share
 from benchmarks.peers.kmeans import Trained
 from benchmarks.peers.peer import Candidates, Peer, Rule, nearest_with
 from benchmarks.peers.task import Task
-from ivfast.data import Vectors
-from ivfast.draws import spread
-from ivfast.routers import LogitTiles, squared_distances
+from ivfast.data.vectors import Vectors
+from ivfast.route.distances import squared_distances
+from ivfast.route.routers import LogitTiles
+from ivfast.runtime.draws import spread
 
 ALPHAS = (0.01, 0.03, 0.1)  # 0.03 is FAISS's default
 MAX_K = 100  # buckets looked at, FAISS's default

@@ -5,8 +5,9 @@ import numpy as np
 from benchmarks.peers.evaluator import cut, search, store
 from benchmarks.peers.peer import Rule
 from benchmarks.peers.task import Task
-from ivfast.probing import RECALL, Answers, scanned_at
-from ivfast.routers import LogitTiles, Router
+from ivfast.method import RECALL
+from ivfast.route.routers import LogitTiles, Router
+from ivfast.route.search import Answers, scanned_at
 
 
 def held_out_share(task: Task, router: Router, rule: Rule, percent: float) -> float:

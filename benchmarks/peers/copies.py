@@ -21,9 +21,9 @@ from benchmarks.peers.kmeans import Trained
 from benchmarks.peers.peer import Candidates, Rule, plan_rule
 from benchmarks.peers.task import Task
 from benchmarks.runs import PERCENTS
-from ivfast.data import Vectors
-from ivfast.draws import generator
-from ivfast.routers import squared_distances, top
+from ivfast.data.vectors import Vectors
+from ivfast.route.distances import squared_distances, top
+from ivfast.runtime.draws import generator
 
 LAMBDAS = (0.5, 1.0, 1.5, 3.0)  # SOAR's paper has 1, ScaNN's documentation 1.5
 CHOSEN_AT = 0.8  # percent

@@ -14,9 +14,8 @@ from benchmarks.peers.kmeans import Trained
 from benchmarks.peers.peer import Peer, plan_rule
 from benchmarks.peers.task import FTOPK, Task
 from benchmarks.runs import main_job_flags, run_dcnet
-from ivfast.evaluating import model_router
-from ivfast.export import Model, load_model
-from ivfast.routers import centers_router
+from ivfast.route.routers import centers_router
+from ivfast.store.dcnet_file import Model, load_model, model_router
 
 BACKEND = "jax"
 

@@ -6,13 +6,11 @@ import numpy as np
 
 from benchmarks.peers.peer import Candidates, Peer, Rule
 from benchmarks.peers.task import Task
-from ivfast.calibration import fit_temperature
-from ivfast.draws import spread
-from ivfast.evaluation import SUMMARY_POINTS, right_answers
-from ivfast.facts import TEMPERATURE_ROWS
-from ivfast.probing import (
-    LEVELS,
-    RECALL,
+from ivfast.choose.facts import TEMPERATURE_ROWS, fit_temperature
+from ivfast.evaluate.results import SUMMARY_POINTS, right_answers
+from ivfast.method import LEVELS, RECALL
+from ivfast.route.routers import LogitTiles, Router
+from ivfast.route.search import (
     Answers,
     Stored,
     count_adaptive,
@@ -24,7 +22,7 @@ from ivfast.probing import (
     scanned_shares,
     thresholds_for,
 )
-from ivfast.routers import LogitTiles, Router
+from ivfast.runtime.draws import spread
 
 SHARES = (0.005, 0.01, 0.02, 0.05)  # scanned shares at which recall is told
 

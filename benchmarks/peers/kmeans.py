@@ -12,9 +12,9 @@ import numpy as np
 
 from benchmarks.peers.peer import Peer, Rule, plan_rule
 from benchmarks.peers.task import Task
-from ivfast.calibration import fit_k, pair_logits
-from ivfast.preparation import measure_buckets
-from ivfast.routers import Router, centers_router
+from ivfast.choose.goal import fit_k, pair_logits
+from ivfast.route.routers import Router, centers_router
+from ivfast.start.kmeans import measure_buckets
 
 
 class Trained(NamedTuple):

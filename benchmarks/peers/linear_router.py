@@ -21,8 +21,8 @@ from torch.nn.functional import cross_entropy
 from benchmarks.peers.kmeans import Trained
 from benchmarks.peers.peer import Peer, plan_rule
 from benchmarks.peers.task import Task
-from ivfast.calibration import fit_temperature
-from ivfast.routers import LogitTiles, Router
+from ivfast.choose.facts import fit_temperature
+from ivfast.route.routers import LogitTiles, Router
 
 LR, BATCH, EPOCHS, PATIENCE = 1e-3, 512, 100, 10
 

@@ -15,7 +15,7 @@ from torch import nn
 from benchmarks.peers.choosing import held_out_share
 from benchmarks.peers.peer import Rule
 from benchmarks.peers.task import Task
-from ivfast.routers import Router
+from ivfast.route.routers import Router
 
 DROPOUT = 0.1
 LOOK, PATIENCE = 5, 3  # epochs between two looks at held-out pairs; looks without a gain that end training

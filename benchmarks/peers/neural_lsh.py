@@ -22,7 +22,7 @@ import torch
 from benchmarks.peers.mlp import as_router, make_network, n_bytes, train
 from benchmarks.peers.peer import Candidates, Peer, Rule, plan_rule
 from benchmarks.peers.task import FTOPK, Task
-from ivfast.data import Vectors
+from ivfast.data.vectors import Vectors
 
 BATCH, EPOCHS = 64, 35
 LR, DECAY, GAMMA, MILESTONES = 8e-4, 1e-4 / BATCH, 0.21, (10, 17, 24, 31)

@@ -7,12 +7,13 @@ import numpy as np
 
 from benchmarks.peers.task import Task
 from benchmarks.runs import PERCENTS
-from ivfast.assignment import Plan, candidates, log_use
-from ivfast.data import Vectors
-from ivfast.demand import Demand, find_probes
-from ivfast.facts import held_out_answers, measure_use, nprobe_of_answers
-from ivfast.routers import LogitTiles, Router, top
-from ivfast.validation import choose_temperatures, held_out_demand, held_out_tiles
+from ivfast.choose.facts import choose_temperatures, held_out_answers, measure_use, nprobe_of_answers
+from ivfast.choose.held_out import held_out_demand, held_out_tiles
+from ivfast.data.vectors import Vectors
+from ivfast.route.distances import top
+from ivfast.route.routers import LogitTiles, Router
+from ivfast.store.demand import Demand, find_probes
+from ivfast.store.rules import Plan, candidates, log_use
 
 
 class Candidates(NamedTuple):
@@ -42,7 +43,7 @@ class Peer(NamedTuple):
 
 
 def plan_rule(task: Task, router: Router, rule: str, storing: dict[float, float] | None = None) -> Rule:
-    """ratio, membership or benefit of ivfast.assignment, with T_s chosen on held-out learn pairs.
+    """ratio, membership or benefit of ivfast.store.rules, with T_s chosen on held-out learn pairs.
 
     Benefit asks who has a vector of base among its nearest; `unasked` is benefit without that.
 

@@ -22,8 +22,8 @@ import numpy as np
 from benchmarks.peers.kmeans import as_router
 from benchmarks.peers.peer import Candidates, Peer, Rule
 from benchmarks.peers.task import FTOPK, Task
-from ivfast.data import Vectors
-from ivfast.draws import generator
+from ivfast.data.vectors import Vectors
+from ivfast.runtime.draws import generator
 
 SOAR_LAMBDA = 1.5
 MEASURES = {"IP": "dot_product", "L2": "squared_l2"}

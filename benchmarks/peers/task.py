@@ -10,13 +10,13 @@ import faiss
 import numpy as np
 
 from benchmarks.peers.made import KINDS, make_kind
-from ivfast.data import Space, Vectors, measure_space, open_vectors
-from ivfast.demand import ReverseNeighbors, reverse_of
+from ivfast.choose.held_out import HeldOut, make_held_out
+from ivfast.data.synthetic import make_faces, save_set
+from ivfast.data.vectors import Space, Vectors, measure_space, open_vectors
 from ivfast.demo import make_patches
-from ivfast.neighbors import Neighbors, find_neighbors, nearest_of_all
-from ivfast.progress import silent
-from ivfast.synthetic import make_faces, save_set
-from ivfast.validation import HeldOut, make_held_out
+from ivfast.runtime.progress import silent
+from ivfast.start.neighbors import Neighbors, find_neighbors, nearest_of_all
+from ivfast.store.demand import ReverseNeighbors, reverse_of
 
 SETTINGS = ("transfer", "in-sample")
 FACES = {"faces": {}, "faces_noisy": {"nuisance": 0.8, "noise": 0.7}}  # joint lengths beside an identity of 1

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.peers.task import Task, exact
-from ivfast.synthetic import save_set
+from ivfast.data.synthetic import save_set
 from tests.peers.reading import task_of
 
 

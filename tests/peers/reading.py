@@ -6,7 +6,7 @@ import numpy as np
 
 from benchmarks.peers.peer import Peer, plan_rule
 from benchmarks.peers.task import Task, open_task
-from ivfast.routers import Router
+from ivfast.route.routers import Router
 
 NLIST = 16
 PARAM_LIST = (24, 64, NLIST)

@@ -13,9 +13,9 @@ from benchmarks.peers.evaluator import Adaptive, cut, evaluate, figures, search,
 from benchmarks.peers.peer import PERCENTS, Candidates, plan_rule
 from benchmarks.peers.task import Task
 from benchmarks.tables import main as print_tables
-from ivfast.data import Vectors
-from ivfast.probing import Answers, imbalance, log_gains, thresholds_for
-from ivfast.routers import LogitTiles, Router
+from ivfast.data.vectors import Vectors
+from ivfast.route.routers import LogitTiles, Router
+from ivfast.route.search import Answers, imbalance, log_gains, thresholds_for
 from tests import independent
 from tests.conftest import unit_rows
 from tests.peers.reading import NLIST, at_90

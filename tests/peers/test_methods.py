@@ -14,8 +14,8 @@ from benchmarks.peers.mlp import make_network, n_bytes
 from benchmarks.peers.peer import Candidates, plan_rule
 from benchmarks.peers.task import Task, exact
 from benchmarks.runs import PERCENTS
-from ivfast.probing import Answers
-from ivfast.routers import LogitTiles
+from ivfast.route.routers import LogitTiles
+from ivfast.route.search import Answers
 from tests import independent
 from tests.peers.reading import NLIST, PARAM_LIST, at_90, hashed, task_of
 

@@ -1,0 +1,109 @@
+"""Which epoch is exported: the best on held-out vectors, or k-means where none is better."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ivfast.choose.judgement import SAME, Curves, Judgement, eligible, is_gain, value
+
+WAYS = (0.7, 0.5, 0.35, 0.2)  # parts of the way from k-means that are tried once training is over
+
+
+class Candidate(NamedTuple):
+    """One router at the end of one epoch."""
+
+    epoch: int  # 0 is k-means
+    k: float
+    judgement: Judgement
+    arrays: dict[str, np.ndarray]  # weights by name; u alone for centers; none for k-means
+    way: float = 1.0  # how much of the way from k-means to the epoch's weights
+
+
+class Choice(NamedTuple):
+    """What has been seen of one router so far."""
+
+    start: Candidate  # epoch 0
+    best: Candidate | None  # the latest eligible epoch within 0.5 % of the least value
+    values: tuple[float, ...]  # of epochs 1, 2, ..
+    least: float  # of the eligible epochs
+
+
+class Verdict(NamedTuple):
+    """What is exported, and why."""
+
+    chosen: Candidate
+    gain: float  # over k-means, as a share of its value
+    error: float  # standard error of the gain
+    text: str
+
+
+def first_choice(start: Candidate) -> Choice:
+    """Before the first epoch."""
+    return Choice(start, None, (), float("inf"))
+
+
+def seen(choice: Choice, candidate: Candidate, kmeans: list[Curves]) -> Choice:
+    """After one more epoch."""
+    found = value(candidate.judgement, kmeans)
+    choice = choice._replace(values=(*choice.values, found))
+    if not eligible(candidate.judgement, choice.start.judgement):
+        return choice
+    least = min(choice.least, found)
+    best = candidate if found <= (1 + SAME) * least else choice.best
+    return choice._replace(best=best, least=least)
+
+
+def over_kmeans(found: float, choice: Choice, kmeans: list[Curves]) -> float:
+    """A value over that of k-means' own centers stored alike, for people: 1 is no gain."""
+    return found / value(choice.start.judgement, kmeans)
+
+
+def part_of_the_way(candidate: Candidate, kmeans_k: float, way: float) -> Candidate:
+    """Weights and k between k-means and an epoch: u and the last layer, which are 0 at the start, shrunk; k in log.
+
+    Where learn has few vectors a bucket, the whole way fits them by heart, a part of it less.
+    """
+    layers = [name for name in candidate.arrays if name.startswith("layers_")]
+    last = max(layers, key=_layer).split(".")[0] if layers else ""
+    arrays = {
+        name: array * np.float32(way) if name == "u" or name.split(".")[0] == last else array
+        for name, array in candidate.arrays.items()
+    }
+    return candidate._replace(arrays=arrays, k=kmeans_k ** (1 - way) * candidate.k**way, way=way)
+
+
+def _layer(name: str) -> int:
+    return int(name.split(".")[0].removeprefix("layers_"))
+
+
+def near_the_least(choice: Choice, shorter: list[Candidate], kmeans: list[Curves]) -> list[Candidate]:
+    """Of the best epoch and the eligible parts of the way to the last those within 0.5 % of the least value.
+
+    shorter: by falling way, as is what returns
+    """
+    ways = [choice.best] if choice.best else []
+    ways += [candidate for candidate in shorter if eligible(candidate.judgement, choice.start.judgement)]
+    found = [value(candidate.judgement, kmeans) for candidate in ways]
+    return [c for c, v in zip(ways, found, strict=True) if v <= (1 + SAME) * min(found)]
+
+
+def decide(choice: Choice, shorter: list[Candidate], kmeans: list[Curves], seed: int) -> Verdict:
+    """The longest way near the least whose gain is sure (see is_gain; shorter ones are surer), else k-means."""
+    unsure = None
+    for candidate in near_the_least(choice, shorter, kmeans):
+        verdict = _judge(choice.start, candidate, kmeans, seed)
+        if verdict.chosen is candidate:
+            return verdict
+        unsure = unsure or verdict
+    return unsure or Verdict(choice.start, 0.0, 0.0, "no epoch was as good as k-means on held-out vectors")
+
+
+def _judge(start: Candidate, candidate: Candidate, kmeans: list[Curves], seed: int) -> Verdict:
+    sure, gain, error = is_gain(candidate.judgement, start.judgement, kmeans, seed)
+    told = f"{100 * gain:.1f} % less scanned than k-means on held-out vectors (standard error {100 * error:.1f} %)"
+    epoch = f"epoch {candidate.epoch}"
+    if candidate.way < 1:
+        epoch += f", {candidate.way:g} of its way from k-means"
+    if sure:
+        return Verdict(candidate, gain, error, f"{epoch}: {told}")
+    return Verdict(start, gain, error, f"no sure gain on held-out vectors (best {epoch}: {told})")

@@ -1,0 +1,1 @@
+"""The arrays of a run: opened, checked, cleaned and searched exactly."""

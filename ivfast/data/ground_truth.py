@@ -1,0 +1,71 @@
+"""gt: what a right answer may be, and what becomes of answers whose base rows are dropped."""
+
+from pathlib import Path
+
+import numpy as np
+
+from ivfast.method import COUNTED
+from ivfast.runtime.errors import UserError
+
+BLOCK_ENTRIES = 4 << 20  # checked at once
+
+
+def check_gt(gt: np.ndarray, path: Path, n_query: int, n_base: int) -> None:
+    """One pass over all entries.
+
+    gt: (rows, width) memory map
+    raises: UserError on a wrong type or number of rows, offsets outside base, a row that names one twice, no answers
+    """
+    if gt.dtype.kind not in "iu":
+        raise UserError(
+            f"gt: {path} holds {gt.dtype}, expected int64 offsets into base; save it with .astype('int64') where "
+            "the numbers are whole"
+        )
+    if gt.shape[0] != n_query:
+        raise UserError(
+            f"gt: {path} has {gt.shape[0]} rows, expected {n_query} (one per query); regenerate it for query.npy"
+        )
+    step = max(1, BLOCK_ENTRIES // gt.shape[1])
+    answered = False
+    for start in range(0, len(gt), step):
+        block = np.asarray(gt[start : start + step])
+        _check_block(block, path, start, n_base)
+        answered = answered or bool((block[:, :COUNTED] >= 0).any())
+    if not answered:
+        raise UserError(
+            f"gt: {path} names no right answer in its first {COUNTED} columns, expected at least one; regenerate it"
+        )
+
+
+def _check_block(block: np.ndarray, path: Path, start: int, n_base: int) -> None:
+    outside = (block < -1) | (block >= n_base)
+    if outside.any():
+        row = int(np.argmax(outside.any(axis=1)))
+        value = block[row][outside[row]][0]
+        raise UserError(
+            f"gt: {path} row {start + row} holds {value}, expected offsets 0 to {n_base - 1} (rows of base.npy), "
+            "or -1 for none; regenerate it for this base.npy"
+        )
+    ordered = np.sort(block.astype(np.int64), axis=1)
+    twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
+    if twice.any():
+        row = int(np.argmax(twice.any(axis=1)))
+        value = ordered[row, 1:][twice[row]][0]
+        raise UserError(
+            f"gt: {path} row {start + row} names {value} more than once, expected each offset at most once in a row; "
+            "regenerate it, with -1 where answers run out"
+        )
+
+
+def follow_kept(gt: np.ndarray, n_base: int, kept_base: np.ndarray | None, kept_query: np.ndarray | None) -> np.ndarray:
+    """The gt of what is kept: rows of kept queries, offsets among kept base rows, -1 where an answer is dropped.
+
+    gt: (n_query, width) offsets into all n_base rows; kept_*: ascending rows, None: all
+    returns: (kept queries, width) int64
+    """
+    found = np.asarray(gt if kept_query is None else gt[kept_query]).astype(np.int64)
+    if kept_base is None:
+        return found
+    place = np.full(n_base, -1, dtype=np.int64)
+    place[kept_base] = np.arange(len(kept_base))
+    return np.where(found >= 0, place[found], -1)

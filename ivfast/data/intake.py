@@ -1,0 +1,90 @@
+"""What a run is handed: all files opened, scanned and held against each other before any training."""
+
+import hashlib
+
+import numpy as np
+
+from ivfast.data.cleaning import Cleaning, scan
+from ivfast.data.exact import nearest_among
+from ivfast.data.ground_truth import follow_kept
+from ivfast.data.vectors import EvaluationSet, Vectors, rows_per_block, space_of
+from ivfast.method import COUNTED
+from ivfast.runtime.config import Config
+from ivfast.runtime.draws import spread
+from ivfast.runtime.errors import UserError
+from ivfast.runtime.progress import Progress
+
+JUDGED = 100  # queries searched for exactly to see whether gt is stale
+MOST_SEARCHED = 2_000_000  # base vectors up to which that takes seconds
+SAME_DISTANCE = 1e-4  # of inside units: two vectors this close to equally near are both the nearest
+LEAST_AGREEMENT = 0.5
+
+
+def cleaning(config: Config) -> Cleaning:
+    """What the flags say is done to unusable rows."""
+    return Cleaning(config.normalize, config.drop_bad_rows)
+
+
+def check_distinct(learn: Vectors, nlist: int) -> None:
+    """Refuse a learn in which fewer than nlist vectors differ. Reads only until nlist are seen."""
+    seen: set[bytes] = set()
+    step = rows_per_block(learn.dim)
+    for start in range(0, len(learn), step):
+        rows = learn.stored(slice(start, start + step)).astype(np.float32) + np.float32(0)  # -0 becomes 0
+        for row in rows:
+            seen.add(hashlib.blake2b(row.data, digest_size=16).digest())
+            if len(seen) == nlist:
+                return
+    raise UserError(
+        f"learn: {learn.path} has {len(seen)} distinct vectors among {len(learn)}, fewer than --nlist {nlist}, "
+        "as float32; use other vectors or fewer buckets, or subtract their mean and rescale them in float64"
+    )
+
+
+def scan_set(data: EvaluationSet, metric: str, progress: Progress, clean: Cleaning) -> EvaluationSet:
+    """Scan base and query, let gt follow what is dropped, and say how well it agrees with an exact search."""
+    base, query = (scan(vectors, metric, progress, clean) for vectors in (data.base, data.query))
+    scanned = data._replace(base=base, query=query)
+    if base.kept is not None or query.kept is not None:
+        gt = follow_kept(data.gt, len(data.base), base.kept, query.kept)
+        asked = data.gt if query.kept is None else data.gt[query.kept]
+        n_lost = int((np.asarray(asked) >= 0).sum()) - int((gt >= 0).sum())
+        progress.note(
+            f"gt: {len(data.gt) - len(gt):,} of {len(data.gt):,} rows dropped with their queries; "
+            f"{n_lost:,} answers named dropped rows of base and are now -1"
+        )
+        if not (gt[:, :COUNTED] >= 0).any():
+            raise UserError(
+                f"gt: {data.gt_path} names no right answer among the rows of base.npy that are kept; regenerate it"
+            )
+        scanned = scanned._replace(gt=gt)
+    judge_gt(scanned, metric, progress)
+    return scanned
+
+
+def judge_gt(data: EvaluationSet, metric: str, progress: Progress) -> None:
+    """Note for how many queries the first answer of gt is the exact nearest, with a warning where it is not for most.
+
+    Answers by identity are legal, so nothing is refused.
+    """
+    answered = np.flatnonzero(np.asarray(data.gt[:, 0]) >= 0)
+    if len(data.base) > MOST_SEARCHED or len(answered) == 0:
+        progress.note(
+            f"gt: not held against an exact search ({len(data.base):,} base vectors, up to {MOST_SEARCHED:,} are "
+            "searched)"
+        )
+        return
+    judged = answered[spread(len(answered), JUDGED)]
+    space = space_of(data.query.stored(judged), metric)
+    x = data.query.take(space, judged)
+    told = data.base.take(space, np.asarray(data.gt[judged, 0]).astype(np.int64))
+    best = nearest_among(x, data.base, space, np.arange(len(data.base)), 1)[0][:, 0]
+    nearest = best if metric == "IP" else -best
+    found = (x * told).sum(axis=1) if metric == "IP" else -np.square(x - told).sum(axis=1)
+    n_same = int((found >= nearest - SAME_DISTANCE * np.maximum(np.abs(nearest), 1)).sum())
+    text = f"gt: its first answer is the exact nearest for {n_same} of {len(judged)} queries searched for"
+    if n_same < LEAST_AGREEMENT * len(judged):
+        text = (
+            f"warning: {text}; legal where answers go by identity, else gt is stale or of another metric: regenerate it"
+        )
+    progress.note(text)

@@ -1,0 +1,192 @@
+"""The four arrays of a run: opened by memory map, checked, read as float32 rows."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ivfast.data.ground_truth import check_gt
+from ivfast.data.npy import missing, open_array
+from ivfast.runtime.errors import UserError
+
+BLOCK_BYTES = 64 << 20  # read at once: 64 MiB, far under what any machine has
+UNIT_TOLERANCE = 1e-3  # a row this close to unit norm counts as unit norm under IP
+FLOATS = ("float16", "float32", "float64")
+
+
+class Space(NamedTuple):
+    """How stored rows become the x of all formulas: x = (row - mean) / scale in float32.
+
+    Under L2 mean and scale are learn's, so that every product is of centered vectors of
+    about unit size, whatever the unit of the file. Under IP rows of nearly unit norm (within
+    0.001) are divided by it, others stay as they are.
+    """
+
+    metric: str
+    mean: np.ndarray  # (dim,) float32; zeros under IP
+    scale: np.float32  # root mean square of the centered rows, per dimension; 1 under IP
+
+    def inside(self, rows: np.ndarray) -> np.ndarray:
+        """Rows as stored, (n, dim) any float -> x, (n, dim) float32."""
+        x = np.ascontiguousarray(rows, dtype=np.float32)
+        if self.metric == "L2":
+            return (x - self.mean) / self.scale
+        norms = np.sqrt(np.square(x).sum(axis=1, keepdims=True))
+        near = np.abs(norms - 1) <= UNIT_TOLERANCE
+        return np.where(near, x / np.where(near, norms, 1), x)
+
+    def outside(self, x: np.ndarray) -> np.ndarray:
+        """x, (n, dim) float32 -> rows as a user stores them."""
+        return x if self.metric == "IP" else x * self.scale + self.mean
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """Rows of one .npy file.
+
+    name: what messages call it; digest: hash of all its bytes and of what cleaning changed, empty before `scan`
+    """
+
+    name: str
+    path: Path
+    rows: np.ndarray  # (rows of the file, dim) memory map; read through `stored` or `take` alone
+    digest: str = ""
+    kept: np.ndarray | None = None  # (n,) int64, rows of the file that count, ascending; None: all
+    normalize: bool = False
+
+    def __len__(self) -> int:
+        return self.rows.shape[0] if self.kept is None else len(self.kept)
+
+    @property
+    def dim(self) -> int:
+        """Entries of a row."""
+        return self.rows.shape[1]
+
+    def stored(self, index: np.ndarray | slice) -> np.ndarray:
+        """The rows at `index`, (len(index), dim) in C order, normalised where that is asked for."""
+        rows = np.ascontiguousarray(self.rows[index if self.kept is None else self.kept[index]])
+        return unit_rows(rows) if self.normalize else rows
+
+    def take(self, space: Space, index: np.ndarray | slice) -> np.ndarray:
+        """The rows at `index` as x, (len(index), dim) float32."""
+        return space.inside(self.stored(index))
+
+    def only(self, index: np.ndarray) -> "Vectors":
+        """The same file, but of its rows that count those at `index` alone."""
+        return replace(self, kept=index if self.kept is None else self.kept[index])
+
+
+def unit_rows(rows: np.ndarray) -> np.ndarray:
+    """Rows over their norms, in float64 and block by block. Zeros stay zeros, infinity becomes NaN.
+
+    rows: (n, dim) any float; returns (n, dim) float32
+    """
+    unit = np.empty(rows.shape, dtype=np.float32)
+    step = rows_per_block(rows.shape[1])
+    for start in range(0, len(rows), step):
+        x = rows[start : start + step].astype(np.float64)
+        with np.errstate(invalid="ignore"):
+            # by a power of two first, which is exact, so that no square overflows or vanishes
+            x = np.ldexp(x, -np.frexp(np.abs(x).max(axis=1, keepdims=True))[1])
+            norms = np.sqrt(np.square(x).sum(axis=1, keepdims=True))
+            unit[start : start + step] = x / np.where(norms > 0, norms, 1)
+    return unit
+
+
+def open_vectors(path: Path, name: str, dim: int | None) -> Vectors:
+    """Memory-map vectors.
+
+    dim: entries each row must have; None: any
+    raises: UserError on a wrong shape or a type that is not floating
+    """
+    rows = open_array(path, name)
+    if rows.dtype.name not in FLOATS:
+        raise UserError(f"{name}: {path} holds {rows.dtype}, expected float32; save it with .astype('float32')")
+    if dim is not None and rows.shape[1] != dim:
+        raise UserError(
+            f"{name}: {path} has {rows.shape[1]} columns, expected {dim} "
+            "(the first number of --param_list, and the same in learn, base, query and --ai_center); "
+            "correct that flag or name other files"
+        )
+    return Vectors(name, path, rows)
+
+
+def rows_per_block(dim: int) -> int:
+    """Rows of `dim` float32 entries that make up one block."""
+    return max(1, BLOCK_BYTES // (4 * dim))
+
+
+def measure_space(vectors: Vectors, metric: str) -> Space:
+    """Mean and one scale of all rows, accumulated in float64 (see Space).
+
+    raises: UserError under L2 where all rows are equal
+    """
+    if metric == "IP":
+        return Space("IP", np.zeros(vectors.dim, np.float32), np.float32(1))
+    mean, scale = moments(vectors, None)
+    if not scale > 0:
+        raise UserError(f"{vectors.name}: all rows of {vectors.path} are equal; there is nothing to cluster")
+    return Space("L2", mean, scale)
+
+
+def space_of(rows: np.ndarray, metric: str) -> Space:
+    """Where distances to a few rows, (n, dim) any float, keep their digits; in float64 (see Space)."""
+    if metric == "IP":
+        return Space("IP", np.zeros(rows.shape[1], np.float32), np.float32(1))
+    wide = rows.astype(np.float64)
+    mean = wide.mean(axis=0)
+    return Space("L2", mean.astype(np.float32), np.float32(np.sqrt(np.square(wide - mean).mean()) or 1))
+
+
+def moments(vectors: Vectors, space: Space | None) -> tuple[np.ndarray, np.float32]:
+    """Mean vector and root mean square deviation per dimension.
+
+    space: where to measure; None: rows as stored
+    returns: (dim,) float32 and one float32, accumulated in float64 over two passes
+    """
+    step = rows_per_block(vectors.dim)
+
+    def blocks() -> Iterator[np.ndarray]:
+        for start in range(0, len(vectors), step):
+            rows = slice(start, start + step)
+            yield np.asarray(vectors.stored(rows) if space is None else vectors.take(space, rows), dtype=np.float64)
+
+    mean = np.zeros(vectors.dim)
+    for block in blocks():
+        mean += block.sum(axis=0)
+    mean /= len(vectors)
+    square = sum(float(np.square(block - mean).sum()) for block in blocks())
+    return mean.astype(np.float32), np.float32(np.sqrt(square / (len(vectors) * vectors.dim)))
+
+
+class EvaluationSet(NamedTuple):
+    """base, query and gt of one data set."""
+
+    name: str
+    gt_path: Path
+    base: Vectors
+    query: Vectors
+    gt: np.ndarray  # (n_query, width) integer memory map
+
+
+def learn_path(data_path: Path, learn_name: str) -> Path:
+    """Where learn lies."""
+    return data_path / f"{learn_name}.npy"
+
+
+def open_evaluation_set(data_path: Path, data_name: str, dim: int | None) -> EvaluationSet:
+    """Memory-map the three documented arrays of one data set.
+
+    raises: UserError on shapes, types and offsets that do not fit each other
+    """
+    paths = {name: data_path / data_name / f"{name}.npy" for name in ("base", "query", "gt")}
+    if absent := {name: path for name, path in paths.items() if not os.path.isfile(path)}:
+        raise missing(absent)
+    base = open_vectors(paths["base"], "base", dim)
+    query = open_vectors(paths["query"], "query", base.dim)
+    gt = open_array(paths["gt"], "gt")
+    check_gt(gt, paths["gt"], len(query), len(base))
+    return EvaluationSet(data_name, paths["gt"], base, query, gt)

@@ -1,0 +1,97 @@
+"""What lies in the folder of a finished run, and whether it belongs together."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ivfast.data.npy import open_array
+from ivfast.data.vectors import UNIT_TOLERANCE
+from ivfast.network.backend import check_device
+from ivfast.runtime.config import Config, check_normalize
+from ivfast.runtime.errors import UserError
+from ivfast.store.dcnet_file import Model, load_model
+
+
+class Found(NamedTuple):
+    """What lies in a folder."""
+
+    path: Path  # of the centers
+    centers: np.ndarray  # (nlist, dim) float32, as stored
+    kmeans: np.ndarray | None
+    model: Model | None
+    metric: str
+
+    def settings(self, config: Config) -> Config:
+        """Settings of an evaluation: as the files say, where they do."""
+        nlist, dim = self.centers.shape
+        config = replace(config, nlist=nlist, metric=self.metric, param_list=(dim, nlist))
+        if self.model:
+            config = replace(config, param_list=self.model.param_list, ftopk=self.model.ftopk)
+        return config
+
+
+def find_model(config: Config, given: set[str]) -> Found:
+    """Read --ai_center and what lies beside it.
+
+    raises: UserError where a flag contradicts the files
+    """
+    assert config.ai_center is not None
+    path = config.ai_center
+    centers = _open_centers(path, None)
+    nlist, dim = centers.shape
+    model = load_model(path.parent / "dcnet.safetensors", path)
+    if "nlist" in given and config.nlist != nlist:
+        raise UserError(f"--nlist {config.nlist}, but {path} has {nlist} centers; leave --nlist out")
+    if "param_list" in given and (config.param_list[0], config.param_list[-1]) != (dim, nlist):
+        raise UserError(
+            f"--param_list {' '.join(map(str, config.param_list))}, but {path} is {nlist} x {dim}; leave it out"
+        )
+    if model and "param_list" in given and config.param_list != model.param_list:
+        raise UserError(
+            f"--param_list differs from that of dcnet.safetensors, {' '.join(map(str, model.param_list))}; leave it out"
+        )
+    if model and "metric" in given and config.metric != model.space.metric:
+        raise UserError(
+            f"--metric {config.metric}, but the centers were trained for {model.space.metric}; leave it out"
+        )
+    if model and "ftopk" in given and config.ftopk != model.ftopk:
+        raise UserError(f"--ftopk {config.ftopk}, but the centers were trained with {model.ftopk}; leave it out")
+    metric = model.space.metric if model else config.metric
+    check_normalize(config, metric)
+    if metric == "IP":
+        _check_norms(centers, path)
+    if model and (model.param_list[-1], model.param_list[0]) != (nlist, dim):
+        raise UserError(f"{path.parent / 'dcnet.safetensors'} is for other centers than {path}; remove it")
+    if model and model.net:
+        check_device(config.backend, config.gpu)
+    kmeans_path = path.parent / "kmeans.npy"
+    kmeans = _open_centers(kmeans_path, centers.shape) if kmeans_path.is_file() else None
+    return Found(path, centers, kmeans, model, metric)
+
+
+def _open_centers(path: Path, shape: tuple[int, ...] | None) -> np.ndarray:
+    array = open_array(path, "centers")
+    if array.dtype.kind != "f":
+        raise UserError(f"centers: {path} holds {array.dtype}, expected float32; name an ivfast.npy")
+    if shape is not None and array.shape != shape:
+        raise UserError(
+            f"centers: {path} has shape {array.shape}, expected {shape} as the ivfast.npy beside it; remove it"
+        )
+    with np.errstate(over="ignore"):
+        centers = np.array(array, dtype=np.float32)
+    if len(bad := np.flatnonzero(~np.isfinite(centers).all(axis=1))):
+        raise UserError(f"centers: {path} row {bad[0]} holds NaN or infinity, expected finite numbers; export it anew")
+    return centers
+
+
+def _check_norms(centers: np.ndarray, path: Path) -> None:
+    """Means of unit rows are no longer than 1; for longer ones 2 - 2 <x, c> is no squared distance."""
+    norms = np.sqrt(np.square(centers, dtype=np.float64).sum(axis=1))
+    longest = int(norms.argmax())
+    if norms[longest] > 1 + UNIT_TOLERANCE:
+        raise UserError(
+            f"centers: {path} row {longest} has norm {norms[longest]:.4g}, expected at most 1 under --metric IP; "
+            "divide the rows by their norms, or use --metric L2"
+        )

@@ -1,0 +1,209 @@
+"""What an evaluation leaves: JSON, CSV, a table that ends in one sentence, a picture."""
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from ivfast.data.vectors import EvaluationSet
+from ivfast.evaluate.results import Result
+from ivfast.method import LEVELS
+from ivfast.runtime.config import Config
+from ivfast.runtime.files import file_hash, save_json, save_text, write_beside
+from ivfast.runtime.progress import Progress
+from ivfast.runtime.versions import versions
+from ivfast.store.rules import default_rule
+
+SCHEMA = 1
+NAMES = {"kmeans": "k-means", "centers": "AI centers", "net": "DCNet"}
+SAME = 0.005  # of k-means' share: less than this either way is no difference
+
+
+def write(
+    config: Config, data: EvaluationSet, results: list[Result], about: dict[str, Any], progress: Progress, *,
+    is_kmeans: bool = False,
+) -> None:  # fmt: skip
+    """Write evaluation.json, evaluation.csv and recall_scanned.png; show the table and the verdict."""
+    folder, sentence = config.save_path, verdict(results, is_kmeans=is_kmeans)
+    _keep_other(folder, data.name)
+    record = {
+        "schema": SCHEMA,
+        "data_name": data.name,
+        "settings": config.as_dict(),
+        "trained_with": about.get("settings"),
+        "chosen_epochs": about.get("chosen_epochs"),
+        "chosen_ways": about.get("chosen_ways"),
+        "data": data_fingerprint(data),
+        "versions": versions(),
+        "results": [as_json(result) for result in results],
+        "verdict": sentence,
+    }
+    save_json(folder / "evaluation.json", record)
+    save_text(folder / "evaluation.csv", as_csv(results))
+    write_beside(folder / "recall_scanned.png", lambda beside: draw(beside, data.name, results))
+    progress.console.print(table(results))
+    if any(r.predicted for r in results):
+        progress.console.print(predictions(results))
+    for warning in warnings(results):
+        progress.note(warning)
+    progress.note(sentence)
+    names = ("evaluation.json", "evaluation.csv", "recall_scanned.png")
+    progress.note(f"written: {', '.join(str(folder / name) for name in names)}")
+
+
+def _keep_other(folder: Path, name: str) -> None:
+    """Rename an evaluation of another data set."""
+    path = folder / "evaluation.json"
+    if not path.is_file():
+        return
+    try:
+        old = json.loads(path.read_text(encoding="utf-8"))["data_name"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return
+    if isinstance(old, str) and old and old != name:
+        safe = old.replace("/", "_")
+        for suffix in ("json", "csv"):
+            if (folder / f"evaluation.{suffix}").is_file():
+                (folder / f"evaluation.{suffix}").replace(folder / f"evaluation.{safe}.{suffix}")
+
+
+def data_fingerprint(data: EvaluationSet) -> dict[str, Any]:
+    """Shapes and hashes of what was searched."""
+    return {
+        "base": {"shape": [len(data.base), data.base.dim], "hash": data.base.digest},
+        "query": {"shape": [len(data.query), data.query.dim], "hash": data.query.digest},
+        "gt": {"shape": list(data.gt.shape), "hash": file_hash(data.gt_path)[:32]},
+    }
+
+
+def as_json(result: Result) -> dict[str, Any]:
+    """A result without its curve; levels of recall never reached are None."""
+    record = result._asdict()
+    del record["curve"]
+    record["predicted"] = {level: kept._asdict() for level, kept in result.predicted.items()}
+    record["scanned_at"] = {level: None if np.isnan(share) else share for level, share in result.scanned_at.items()}
+    return record
+
+
+def as_csv(results: list[Result]) -> str:
+    """One row a router, rule, percent, probing, nprobe."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["router", "rule", "percent", "probing", "nprobe", "recall", "scanned"])
+    for r in results:
+        for nprobe, recall, scanned in zip(r.nprobe, r.recall, r.scanned, strict=True):
+            writer.writerow([r.router, r.rule, r.percent, r.probing, nprobe, recall, scanned])
+    return text.getvalue()
+
+
+def table(results: list[Result]) -> Table:
+    """Scanned share at each level of recall, one row a result."""
+    shown = Table(title="share of base scanned for a recall of", title_justify="left")
+    for name in ("router", "rule", "percent", "probing"):
+        shown.add_column(name)
+    for name in [f"{level:.2f}" for level in LEVELS] + ["imbalance", "empty", "entries"]:
+        shown.add_column(name, justify="right")
+    for r in results:
+        shares = (_percent(r.scanned_at[f"{level:.2f}"]) for level in LEVELS)
+        shown.add_row(
+            r.router, r.rule, f"{r.percent:g}", r.probing, *shares, f"{r.imbalance:.2f}", str(r.empty), f"{r.entries:,}"
+        )
+    return shown
+
+
+def predictions(results: list[Result]) -> Table:
+    """What was predicted from learn alone for each level of recall, beside what came of it."""
+    shown = Table(title="predicted from learn alone: nprobe, scanned -> recall, scanned", title_justify="left")
+    for name in ("router", "percent"):
+        shown.add_column(name)
+    for level in LEVELS:
+        shown.add_column(f"{level:.2f}", justify="right")
+    for r in results:
+        if r.predicted:
+            cells = (
+                f"{k.nprobe:.1f}, {_percent(k.scanned)} -> {k.reached:.3f}, {_percent(k.took)}" if k else "-"
+                for k in (r.predicted.get(f"{level:.2f}") for level in LEVELS)
+            )
+            shown.add_row(r.router, f"{r.percent:g}", *cells)
+    return shown
+
+
+def _percent(share: float) -> str:
+    return "-" if np.isnan(share) else f"{100 * share:.2f} %"
+
+
+def best(results: list[Result], router: str, probing: str = "fixed") -> Result | None:
+    """The result of a router that scans least at recall 0.9, under its default rule."""
+    rows = [r for r in results if (r.router, r.probing, r.rule) == (router, probing, default_rule(router))]
+    if not rows and router == "centers":  # no learn at hand: ratio is all there is
+        rows = [r for r in results if r.router == router and r.probing == probing]
+    rows = [r for r in rows if not np.isnan(r.scanned_at["0.90"])]
+    return min(rows, key=lambda r: r.scanned_at["0.90"], default=None)
+
+
+def verdict(results: list[Result], *, is_kmeans: bool) -> str:
+    """One sentence: use it or not, with the shares.
+
+    is_kmeans: whether ivfast.npy is k-means, since training brought no sure gain
+    """
+    found = {router: row for router in NAMES if (row := best(results, router))}
+    names = NAMES | ({"centers": "the same centers"} if is_kmeans else {})
+    told = ", ".join(
+        f"{names[router]} {_percent(row.scanned_at['0.90'])} ({_storing(row)})" for router, row in found.items()
+    )
+    if "kmeans" not in found or "centers" not in found:
+        return f"For 90 % recall a search scans: {told}."
+    told = f"for 90 % recall a search scans with {told}"
+    if is_kmeans:
+        return f"ivfast.npy is k-means, since no gain was sure on held-out vectors: {told}."
+    if (nearest := _by_nearest(results)) is not None:
+        told += f"; AI centers by the nearest center alone {_percent(nearest)}"
+    gain = 1 - found["centers"].scanned_at["0.90"] / found["kmeans"].scanned_at["0.90"]
+    if gain > SAME:
+        return f"Use ivfast.npy: {100 * gain:.0f} % less than with k-means; {told}."
+    return f"{'Keep k-means' if gain < -SAME else 'No difference'}: {told}."
+
+
+def _storing(row: Result) -> str:
+    return f"percent {row.percent:g}" + ("" if row.rule == "ratio" else f" by {row.rule}")
+
+
+def _by_nearest(results: list[Result]) -> float | None:
+    """What the centers scan at recall 0.9 where each vector is in its nearest center's bucket, fixed probing."""
+    wanted = ("centers", "fixed", "ratio", 0.0)
+    shares = [r.scanned_at["0.90"] for r in results if (r.router, r.probing, r.rule, r.percent) == wanted]
+    return shares[0] if shares and not np.isnan(shares[0]) else None
+
+
+def warnings(results: list[Result]) -> list[str]:
+    """Signs of buckets that are filled unevenly."""
+    seen = set()
+    for r in results:
+        if r.router != "kmeans" and r.percent == 0 and r.imbalance > 2:
+            seen.add(f"warning: {r.router} fills its buckets unevenly on base (imbalance {r.imbalance:.1f}, 1 is even)")
+    return sorted(seen)
+
+
+def draw(path: Path, name: str, results: list[Result]) -> None:
+    """Recall against scanned share: each router's default rule, fixed and adaptive."""
+    from matplotlib.figure import Figure  # here, since it takes a second to import
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axes = figure.add_subplot(xscale="log", xlabel="share of base scanned", ylabel="recall", title=name)
+    colors = {"kmeans": "#777777", "centers": "#0072b2", "net": "#d55e00"}
+    for router, color in colors.items():
+        for probing, style in (("fixed", "-"), ("adaptive", "--")):
+            found = best(results, router, probing)
+            if found:
+                recall, scanned = found.curve
+                keep = (recall > 0) & (scanned > 0)
+                axes.plot(scanned[keep], recall[keep], style, color=color,
+                          label=f"{router}, {found.rule} {found.percent:g}, {probing}")  # fmt: skip
+    axes.set_ylim(0.5, 1.0)
+    axes.grid(visible=True, which="both", alpha=0.3)
+    axes.legend(loc="lower right", fontsize=8)
+    figure.savefig(path, dpi=120)

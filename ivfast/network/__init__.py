@@ -1,0 +1,1 @@
+"""What ivfast asks of a backend that trains the network."""

@@ -1,0 +1,176 @@
+"""What ivfast asks of a backend, and the one place where backends are told apart."""
+
+import importlib
+from itertools import pairwise
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from ivfast.runtime.draws import generator
+from ivfast.runtime.errors import UserError
+
+INSTALL = {"jax": "pip install jax flax optax", "torch": "pip install torch"}
+
+
+class Chunk(NamedTuple):
+    """Consecutive steps of one epoch, padded to one shape. Steps without a valid row do nothing."""
+
+    x: np.ndarray  # (steps, batch, dim) float32
+    x_pair: np.ndarray  # (steps, batch, dim) float32
+    valid: np.ndarray  # (steps, batch) bool, False where a row is padding
+
+
+class Setup(NamedTuple):
+    """All that is fixed during a run, as numpy arrays and numbers. Vectors are inside (see Space)."""
+
+    param_list: tuple[int, ...]
+    metric: str
+    start: np.ndarray  # (nlist, dim) float32, where the centers begin
+    radius: np.ndarray  # (nlist,) float32, r, a bucket's root mean square per dimension
+    mean: np.ndarray  # (dim,) float32, of the deep path's input
+    scale: np.float32  # of the deep path's input
+    delta_floor: float
+    learning_rates: np.ndarray  # (epochs S,) float64, by finite step
+    use_rate: float  # a = min(1, batch / (20 nlist))
+    loss_scale: float = 1.0  # at the start
+
+    @property
+    def deep(self) -> bool:
+        """Whether there is a deep path."""
+        return len(self.param_list) > 2
+
+
+class Goal(NamedTuple):
+    """What an epoch trains for, fitted before it on held-out pairs (see ivfast.choose.goal.fit_goal).
+
+    Floats; within a backend, () of its own.
+    """
+
+    k: Any  # sharpness of the logits
+    nprobe: Any  # buckets probed at 90 % recall
+    slope: Any  # there, of log nprobe over recall
+    weight: Any  # of probing beside meet
+
+
+class Metrics(NamedTuple):
+    """Sums over the finite steps of a chunk, and counts; still on the device where it has one."""
+
+    loss_centers: Any  # () sum over pairs of meet(z_centers)
+    loss_net: Any  # () sum over pairs of meet(z_net); 0 without a deep path
+    n_pairs: Any  # () pairs in finite steps
+    n_skipped: Any  # () steps skipped for a non-finite gradient
+    n_in_a_row: Any  # () the longest run of skipped steps so far that was seen in the chunk
+
+
+class Backend(Protocol):
+    """A framework that trains DCNet. States are values of the backend's own."""
+
+    setup: Setup
+
+    def init_state(self, weights: dict[str, np.ndarray], use: np.ndarray) -> Any:
+        """weights: as starting_weights; use: (nlist,) m at the start, of both routers."""
+        ...
+
+    def train_chunk(self, state: Any, chunk: Chunk, goal: Goal) -> tuple[Any, Metrics]:
+        """Run the chunk's steps. The state handed in must not be used again."""
+        ...
+
+    def logits(self, state: Any, router: str, x: np.ndarray, k: float) -> np.ndarray:
+        """Z of router centers or net. x: (n, dim) float32; returns (n, nlist) float32"""
+        ...
+
+    def export(self, state: Any) -> dict[str, np.ndarray]:
+        """`centers` (nlist, dim) float32 inside, and the deep path's weights by name."""
+        ...
+
+    def weights(self, state: Any) -> dict[str, np.ndarray]:
+        """As starting_weights, of their own types."""
+        ...
+
+    def use(self, state: Any) -> dict[str, np.ndarray]:
+        """M of each router, (nlist,) float64."""
+        ...
+
+    def scale(self, state: Any) -> float:
+        """The loss scale, 1 without mixed precision."""
+        ...
+
+    def state_dict(self, state: Any) -> dict[str, np.ndarray]:
+        """Everything of a state, by name; the same names, shapes and types in all backends."""
+        ...
+
+    def from_state_dict(self, arrays: dict[str, np.ndarray]) -> Any:
+        """The inverse of state_dict; raises KeyError on absent or unknown names."""
+        ...
+
+
+def weight_shapes(param_list: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
+    """Every weight of a network of these widths, in the order of the layers.
+
+    Names: u (nlist, dim), layers_I.weight (in, out), layers_I.bias, norms_I.scale, norms_I.bias (out,);
+    without a deep path u alone, and no norm behind the last layer.
+    """
+    shapes: dict[str, tuple[int, ...]] = {"u": (param_list[-1], param_list[0])}
+    if len(param_list) == 2:
+        return shapes
+    widths = list(pairwise(param_list))
+    for i, (n_in, n_out) in enumerate(widths):
+        shapes |= {f"layers_{i}.weight": (n_in, n_out), f"layers_{i}.bias": (n_out,)}
+        if i < len(widths) - 1:
+            shapes |= {f"norms_{i}.scale": (n_out,), f"norms_{i}.bias": (n_out,)}
+    return shapes
+
+
+def check_names(groups: dict[str, dict[str, Any]], setup: Setup) -> None:
+    """Whether a state holds what a network has, and nothing else.
+
+    groups: params, first, second and use, by name
+    raises: KeyError
+    """
+    weights = weight_shapes(setup.param_list).keys()
+    routers = {"centers", "net"} if setup.deep else {"centers"}
+    for group, expected in {"params": weights, "first": weights, "second": weights, "use": routers}.items():
+        if wrong := expected ^ groups[group].keys():
+            raise KeyError(f"absent or unknown: {', '.join(f'{group}/{name}' for name in sorted(wrong))}")
+
+
+def load_backend(name: str, setup: Setup, gpu: int, precision: str = "float32") -> Backend:
+    """Import one backend.
+
+    gpu: device number, -1 is the CPU
+    raises: UserError where its framework is not installed or the device is not there
+    """
+    return _import(name).make_backend(setup, gpu, precision)
+
+
+def check_device(name: str, gpu: int) -> None:
+    """Refuse now what load_backend would refuse later.
+
+    raises: UserError where the backend's framework is not installed or the device is not there
+    """
+    _import(name).find_device(gpu)
+
+
+def _import(name: str) -> Any:
+    try:
+        return importlib.import_module(f"ivfast_{name}")
+    except ModuleNotFoundError as missing:
+        raise UserError(
+            f"--backend {name}: {missing.name} is not installed; {INSTALL[name]}, or choose another --backend"
+        ) from None
+
+
+def starting_weights(param_list: tuple[int, ...], seed: int) -> dict[str, np.ndarray]:
+    """Weights before the first step, float32, by the names of weight_shapes: u = 0, so training begins at k-means.
+
+    Hidden layers are normal with standard deviation 1 / sqrt(fan in); the last layer is zero,
+    so the net too begins at k-means.
+    """
+    weights = {
+        name: (np.ones if name.endswith(".scale") else np.zeros)(shape, dtype=np.float32)
+        for name, shape in weight_shapes(param_list).items()
+    }
+    for i, shape in enumerate(list(pairwise(param_list))[:-1]):
+        normal = generator(seed, 0, "network", i).standard_normal(shape, dtype=np.float32)
+        weights[f"layers_{i}.weight"] = normal * np.float32(shape[0] ** -0.5)
+    return weights

@@ -1,0 +1,1 @@
+"""What ranks buckets for a vector, and what a search through them scans."""

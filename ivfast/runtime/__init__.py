@@ -1,0 +1,1 @@
+"""Command line, files, progress, signals: what any run needs, whatever it computes."""

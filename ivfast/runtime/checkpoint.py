@@ -1,0 +1,120 @@
+"""The state of a run on disk: complete or absent, verified on load, readable by both backends."""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+
+from ivfast.runtime.errors import UserError
+from ivfast.runtime.files import save_tensors
+from ivfast.runtime.progress import Progress
+
+KEEP = 2  # newest checkpoints
+NAME = re.compile(r"epoch_(\d+)_step_(\d+)\.safetensors")
+
+
+class Saved(NamedTuple):
+    """One moment of a run."""
+
+    epoch: int  # finished epochs
+    step: int  # steps done of the next epoch
+    arrays: dict[str, np.ndarray]  # Backend.state_dict, and weights of the best epochs
+    about: dict[str, Any]  # k, settings, data, choices; plain JSON
+
+
+def checkpoint_folder(save_path: Path) -> Path:
+    """Where checkpoints lie. A save_path is used when it isn't empty."""
+    return save_path / "checkpoints"
+
+
+def save_state(path: Path, arrays: dict[str, np.ndarray], about: dict[str, Any]) -> None:
+    """Write arrays, with JSON about them and a checksum of both under one metadata key."""
+    body = {"about": about, "checksum": _checksum(arrays, about)}
+    save_tensors(path, arrays, {"ivfast": json.dumps(body, sort_keys=True)})
+
+
+def save_checkpoint(save_path: Path, saved: Saved) -> Path:
+    """Write one checkpoint, then remove all but the newest two."""
+    folder = checkpoint_folder(save_path)
+    path = folder / f"epoch_{saved.epoch:05d}_step_{saved.step:08d}.safetensors"
+    about = {"epoch": saved.epoch, "step": saved.step, **saved.about}
+    save_state(path, saved.arrays, about)
+    for old in at_hand(save_path)[KEEP:]:
+        old.unlink()
+    return path
+
+
+def at_hand(save_path: Path) -> list[Path]:
+    """Checkpoints, newest first."""
+    folder = checkpoint_folder(save_path)
+    if not folder.is_dir():
+        return []
+    return sorted((path for path in folder.iterdir() if NAME.fullmatch(path.name)), reverse=True)
+
+
+def load_newest(save_path: Path, progress: Progress) -> Saved:
+    """The newest checkpoint that is whole; damaged ones are named.
+
+    raises: UserError where there is none
+    """
+    for path in at_hand(save_path):
+        saved = _load(path)
+        if saved is not None:
+            progress.note(f"resuming from {path}")
+            return saved
+        progress.note(f"warning: {path} is damaged; the one before it is used")
+    raise UserError(
+        f"--resume True: {checkpoint_folder(save_path)} holds no whole checkpoint; leave --resume out to start anew"
+    )
+
+
+def load_epoch(save_path: Path, epoch: int) -> Saved:
+    """The checkpoint at the end of one epoch.
+
+    raises: UserError where it isn't at hand, listing those that are
+    """
+    found = {}
+    for path in at_hand(save_path):
+        match = NAME.fullmatch(path.name)
+        assert match is not None
+        if int(match[2]) == 0:
+            found[int(match[1])] = path
+    if epoch not in found:
+        ends = ", ".join(str(e) for e in sorted(found)) or "none"
+        raise UserError(
+            f"--start_epoch {epoch}: no checkpoint of the end of epoch {epoch} in {checkpoint_folder(save_path)}; "
+            f"at hand: {ends}"
+        )
+    saved = _load(found[epoch])
+    if saved is None:
+        raise UserError(
+            f"--start_epoch {epoch}: {found[epoch]} is damaged; continue from the newest that is whole with "
+            "--resume True"
+        )
+    return saved
+
+
+def _load(path: Path) -> Saved | None:
+    try:
+        with safe_open(path, framework="numpy") as file:
+            body = json.loads((file.metadata() or {})["ivfast"])
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        about = body["about"]
+        if body["checksum"] != _checksum(arrays, about):
+            return None
+        return Saved(about["epoch"], about["step"], arrays, about)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _checksum(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode())
+    for name in sorted(arrays):
+        value = arrays[name]
+        digest.update(f"{name} {value.dtype.str} {value.shape}".encode())
+        digest.update(value.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,206 @@
+"""The documented command line: flags, choices, and what each means."""
+
+import argparse
+import difflib
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ivfast import __version__
+from ivfast.runtime.config import AMP_DTYPES, APEX_MODES, BACKENDS, DEFAULTS, METRICS, Config
+from ivfast.runtime.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but every mistake becomes a UserError."""
+
+    def error(self, message: str) -> NoReturn:
+        """Instead of printing the usage and leaving."""
+        raise UserError(message)
+
+
+def boolean(word: str) -> bool:
+    """True|False as words, as the documentation writes them."""
+    if word not in ("True", "False"):
+        raise argparse.ArgumentTypeError(f"{word!r}: expected True or False")
+    return word == "True"
+
+
+def make_parser() -> Parser:
+    """The parser of run_dcnet.py; every default comes from Config."""
+    parser = Parser(
+        prog="run_dcnet.py",
+        description="Train the cluster centers of an IVF index with a deep clustering network, "
+        "write SAVE_PATH/ivfast.npy, and evaluate recall against vectors scanned.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"ivfast {__version__}")
+    _add_data(parser)
+    _add_training(parser)
+    _add_network(parser)
+    _add_precision(parser)
+    _add_evaluation(parser)
+    _add_run(parser)
+    return parser
+
+
+def parse(argv: list[str] | None = None) -> tuple[Config, set[str]]:
+    """Read a command line.
+
+    returns: the settings, and the names of the flags that were written
+    raises: UserError on unknown flags (with the nearest known one), bad values, absent flags
+    """
+    parser = make_parser()
+    words = sys.argv[1:] if argv is None else argv
+    flags = {option for action in parser._actions for option in action.option_strings}
+    for word in words:  # before argparse misses the flag that was meant
+        if word.startswith("--") and word.split("=")[0] not in flags:
+            raise UserError(_unknown_flag(parser, word))
+    known, unknown = parser.parse_known_args(words)
+    if unknown:
+        raise UserError(_unknown_flag(parser, unknown[0]))
+    given = vars(known)
+    for name in ("nprobes", "percents", "param_list"):
+        if name in given:
+            given[name] = tuple(given[name])
+    for name in ("nprobes", "percents"):  # one given twice is meant once
+        if name in given:
+            given[name] = tuple(dict.fromkeys(given[name]))
+    return Config(**given), set(given)
+
+
+def _unknown_flag(parser: Parser, word: str) -> str:
+    flag = word.split("=")[0]
+    names = [option for action in parser._actions for option in action.option_strings]
+    near = difflib.get_close_matches(flag, names, n=1)
+    hint = f"did you mean {near[0]}?" if near else "--help lists all"
+    return f"unknown argument {flag}: {hint}"
+
+
+def _flag(group: argparse._ArgumentGroup, name: str, text: str, **options: Any) -> None:
+    default = DEFAULTS.get(name)
+    if isinstance(default, tuple):
+        default = " ".join(str(value) for value in default)
+    if default is not None:
+        text = f"{text} (default {default})"
+    group.add_argument(
+        f"--{name}",
+        help=text,
+        default=argparse.SUPPRESS,
+        **options,
+    )
+
+
+def _add_data(parser: Parser) -> None:
+    group = parser.add_argument_group("data")
+    _flag(group, "save_path", "folder for all outputs; must be specified", type=Path, required=True, metavar="DIR")
+    _flag(group, "data_path", "folder of the data sets; must be specified", type=Path, required=True, metavar="DIR")
+    _flag(
+        group,
+        "data_name",
+        "evaluation set: DATA_PATH/DATA_NAME/base.npy, query.npy, gt.npy; must be specified",
+        required=True,
+        metavar="NAME",
+    )
+    _flag(
+        group,
+        "learn_name",
+        "training set: DATA_PATH/LEARN_NAME.npy (documented size 10,000,000 x 256); must be specified when training",
+        metavar="NAME",
+    )
+    _flag(group, "metric", "IP: inner product of unit vectors; L2: Euclidean distance", choices=METRICS)
+    _flag(
+        group,
+        "normalize",
+        "under IP, divide every row of learn, base and query by its norm",
+        type=boolean,
+        metavar="True|False",
+    )
+    _flag(
+        group,
+        "drop_bad_rows",
+        "leave out rows that hold NaN or infinity and, under IP, rows of zeros; gt follows, offsets count what is kept",
+        type=boolean,
+        metavar="True|False",
+    )
+
+
+def _add_training(parser: Parser) -> None:
+    group = parser.add_argument_group("training")
+    _flag(group, "warmup", "epochs during which the learning rate rises", type=int, metavar="EPOCHS")
+    _flag(group, "epochs", "passes over learn", type=int, metavar="N")
+    _flag(group, "batch_size", "training pairs a step", type=int, metavar="PAIRS")
+    _flag(group, "lr", "learning rate at its peak, in units of a bucket's own spread; should be specified", type=float)
+    _flag(
+        group,
+        "ftopk",
+        "nearest neighbours of a learn vector that stand in for queries, and (20 at least) of a base vector that it "
+        "asks for; also the most buckets a vector is stored in",
+        type=int,
+        metavar="K",
+    )
+    _flag(
+        group,
+        "use_drop",
+        "zero a share of a training vector's entries; True is recommended",
+        type=boolean,
+        metavar="True|False",
+    )
+    _flag(group, "drop_prop", "share of entries that --use_drop zeroes, 0 to 1", type=float, metavar="SHARE")
+    _flag(group, "start_epoch", "continue from the end of this epoch", type=int, metavar="EPOCH")
+    _flag(group, "resume", "continue from the newest checkpoint", type=boolean, metavar="True|False")
+    _flag(group, "checkpoint_minutes", "minutes between checkpoints within an epoch", type=float, metavar="MINUTES")
+
+
+def _add_network(parser: Parser) -> None:
+    group = parser.add_argument_group("network and k-means")
+    _flag(
+        group,
+        "param_list",
+        "widths of the deep path: first the vectors' dim, last nlist; DIM NLIST alone trains only the centers",
+        type=int,
+        nargs="+",
+        metavar="WIDTH",
+    )
+    _flag(group, "nlist", "number of buckets (coarse centroids)", type=int, metavar="BUCKETS")
+    _flag(group, "niter", "k-means iterations at most", type=int, metavar="N")
+
+
+def _add_precision(parser: Parser) -> None:
+    group = parser.add_argument_group("mixed precision")
+    _flag(group, "use_amp", "mixed precision; True is recommended on a GPU", type=boolean, metavar="True|False")
+    _flag(group, "apex_mode", "O1: half type in matrix products alone; O2: activations too", choices=APEX_MODES)
+    _flag(group, "scale", "start of the dynamic loss scale, a power of two", type=int)
+    _flag(group, "amp_dtype", "the half type; bfloat16 is recommended where the hardware has it", choices=AMP_DTYPES)
+
+
+def _add_evaluation(parser: Parser) -> None:
+    group = parser.add_argument_group("evaluation")
+    _flag(group, "nprobes", "numbers of buckets probed to report", type=int, nargs="+", metavar="BUCKETS")
+    _flag(
+        group,
+        "percents",
+        "redundancy ratios: extra entries over base, 0 = each vector once; must be specified, "
+        "0.8 1.0 1.25 1.50 are recommended",
+        type=float,
+        nargs="+",
+        required=True,
+        metavar="RATIO",
+    )
+    _flag(
+        group,
+        "valid_batch_size",
+        "rows read at once when evaluating, in whole tiles of 1,024",
+        type=int,
+        metavar="ROWS",
+    )
+    _flag(group, "eval", "evaluate --ai_center without training", type=boolean, metavar="True|False")
+    _flag(group, "ai_center", "centers to evaluate, an ivfast.npy", type=Path, metavar="FILE")
+
+
+def _add_run(parser: Parser) -> None:
+    group = parser.add_argument_group("run")
+    _flag(group, "backend", "framework that trains", choices=BACKENDS)
+    _flag(group, "gpu", "number of the GPU, -1 is the CPU; should be specified", type=int, metavar="ID")
+    _flag(group, "seed", "of k-means, network, batches and choices", type=int)
+    _flag(group, "log_interval", "steps between log lines", type=int, metavar="STEPS")

@@ -1,0 +1,193 @@
+"""Every setting of a run and its default: the only home of defaults."""
+
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from ivfast.method import LARGEST_SCALE, SMALLEST_SCALE
+from ivfast.runtime.errors import UserError
+
+METRICS = ("IP", "L2")
+APEX_MODES = ("O1", "O2")
+AMP_DTYPES = ("float16", "bfloat16")
+LARGEST_INT = 2**31 - 1  # what FAISS counts and seeds with
+LARGEST_LR = 1000  # far above any use; from about 1e30 on float32 overflows
+LARGEST_EPOCHS = 99_999  # names of checkpoints have five digits
+BACKENDS = ("jax", "torch")
+
+
+@dataclass(frozen=True)
+class Config:
+    """One run. Names and defaults up to `ai_center` are those of the documented command line."""
+
+    save_path: Path
+    data_path: Path
+    data_name: str
+    percents: tuple[float, ...]
+    learn_name: str | None = None
+    warmup: int = 3
+    epochs: int = 20
+    metric: str = "IP"
+    batch_size: int = 2048
+    valid_batch_size: int = 10_000
+    start_epoch: int = 0
+    lr: float = 0.0005
+    use_amp: bool = False
+    apex_mode: str = "O2"
+    scale: int = 1024
+    ftopk: int = 10
+    param_list: tuple[int, ...] = (256, 512, 1024, 2048, 8192, 16384)
+    use_drop: bool = False
+    drop_prop: float = 0.05
+    nlist: int = 16_384
+    niter: int = 128
+    nprobes: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16, 20, 32)
+    gpu: int = 0
+    seed: int = 1
+    log_interval: int = 500
+    eval: bool = False
+    ai_center: Path | None = None
+    backend: str = "jax"
+    amp_dtype: str = "float16"
+    resume: bool = False
+    checkpoint_minutes: float = 30.0
+    normalize: bool = False
+    drop_bad_rows: bool = False
+
+    @property
+    def dim(self) -> int:
+        """Entries of a vector, the first number of param_list."""
+        return self.param_list[0]
+
+    @property
+    def deep(self) -> bool:
+        """Whether there is a deep path: param_list has more than its two ends."""
+        return len(self.param_list) > 2
+
+    def as_dict(self) -> dict[str, Any]:
+        """Settings as plain JSON values."""
+        return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
+
+
+DEFAULTS = {
+    field.name: field.default
+    for field in fields(Config)
+    if field.name not in ("save_path", "data_path", "data_name", "percents")
+}
+
+
+def check(config: Config) -> None:
+    """Refuse settings that no data could make right.
+
+    raises: UserError naming the flag, what was found and what is expected
+    """
+    _check_numbers(config)
+    _check_names(config)
+    if config.eval:
+        if config.ai_center is None:
+            raise UserError("--eval True needs --ai_center: the ivfast.npy to evaluate")
+        if config.resume or config.start_epoch:
+            raise UserError("--resume and --start_epoch continue a training: leave them out with --eval True")
+        return
+    if config.ai_center is not None:
+        raise UserError("--ai_center is only read with --eval True; add it, or leave --ai_center out")
+    if config.learn_name is None:
+        raise UserError("--learn_name is missing: which DATA_PATH/LEARN_NAME.npy to train on")
+    if len(config.param_list) < 2 or min(config.param_list) < 1:
+        raise UserError(
+            f"--param_list {_words(config.param_list)}: expected at least DIM NLIST, all positive; "
+            "begin it with the vectors' dim"
+        )
+    if config.param_list[-1] != config.nlist:
+        raise UserError(
+            f"--param_list ends in {config.param_list[-1]}, but --nlist is {config.nlist}: "
+            "the last number must be nlist"
+        )
+    check_normalize(config, config.metric)
+    if config.epochs and config.warmup >= config.epochs:
+        raise UserError(f"--warmup {config.warmup} must be less than --epochs {config.epochs}; lower it")
+    if config.start_epoch > config.epochs:
+        raise UserError(f"--start_epoch {config.start_epoch} is above --epochs {config.epochs}")
+    if config.resume and config.start_epoch:
+        raise UserError("--resume True continues from the newest checkpoint: leave --start_epoch out, or --resume")
+    if not 0 < config.checkpoint_minutes < float("inf"):
+        raise UserError(f"--checkpoint_minutes {config.checkpoint_minutes:g}: expected a number above 0")
+
+
+def clip(config: Config, given: set[str]) -> Config:
+    """Fit the defaults of nprobes and ftopk to nlist.
+
+    raises: UserError where a value that was given is above it
+    """
+    if "nprobes" in given and max(config.nprobes) > config.nlist:
+        raise UserError(
+            f"--nprobes {max(config.nprobes)} is above nlist {config.nlist}: expected 1 to {config.nlist}; "
+            "leave the larger ones out"
+        )
+    if "ftopk" in given and config.ftopk > config.nlist:
+        raise UserError(
+            f"--ftopk {config.ftopk} is above nlist {config.nlist}: expected 1 to {config.nlist}; choose a smaller one"
+        )
+    nprobes = tuple(nprobe for nprobe in config.nprobes if nprobe <= config.nlist)
+    return replace(config, nprobes=nprobes, ftopk=min(config.ftopk, config.nlist))
+
+
+def check_percents(config: Config, nlist: int) -> None:
+    """Percents must leave each vector its extras: at most min(ftopk, nlist) - 1 each."""
+    most = min(config.ftopk, nlist) - 1
+    for percent in config.percents:
+        if not 0 <= percent <= most:
+            raise UserError(
+                f"--percents {percent:g}: expected 0 to {most} (min(ftopk, nlist) - 1 extras a vector); "
+                "choose a smaller ratio or a larger --ftopk"
+            )
+
+
+def _check_numbers(config: Config) -> None:
+    at_least = {
+        "warmup": 0, "epochs": 0, "batch_size": 1, "valid_batch_size": 1, "start_epoch": 0,
+        "ftopk": 1, "nlist": 1, "niter": 1, "seed": 0, "log_interval": 1, "gpu": -1, "scale": SMALLEST_SCALE,
+    }  # fmt: skip
+    for name, least in at_least.items():
+        if getattr(config, name) < least:
+            raise UserError(f"--{name} {getattr(config, name)}: expected {least} or more; correct it")
+        if getattr(config, name) > LARGEST_INT:
+            raise UserError(f"--{name} {getattr(config, name)}: expected at most {LARGEST_INT}; correct it")
+    if config.scale > LARGEST_SCALE or config.scale & (config.scale - 1):
+        raise UserError(f"--scale {config.scale}: expected a power of two from 1 to {LARGEST_SCALE}, such as 1024")
+    if config.epochs > LARGEST_EPOCHS:
+        raise UserError(f"--epochs {config.epochs}: expected at most {LARGEST_EPOCHS}; correct it")
+    if not 0 < config.lr <= LARGEST_LR:
+        raise UserError(
+            f"--lr {config.lr:g}: expected a number above 0, at most {LARGEST_LR}, such as 2e-3; correct it"
+        )
+    if not 0 <= config.drop_prop < 1:
+        raise UserError(f"--drop_prop {config.drop_prop:g}: expected 0 <= drop_prop < 1, such as 0.05; correct it")
+    if min(config.nprobes) < 1:
+        raise UserError(f"--nprobes {min(config.nprobes)}: expected 1 to nlist; correct it")
+
+
+def _check_names(config: Config) -> None:
+    for name in ("data_name", "learn_name"):
+        value = getattr(config, name)
+        if value is None:
+            continue
+        if Path(value).is_absolute() or ".." in Path(value).parts:
+            raise UserError(
+                f"--{name} {value}: expected a name below --data_path, without '..'; put the folder into --data_path"
+            )
+        if not value:
+            raise UserError(f"--{name} {value!r}: expected a name below --data_path; write one")
+
+
+def check_normalize(config: Config, metric: str) -> None:
+    """Unit norm belongs to IP: under L2 it would change every distance."""
+    if config.normalize and metric != "IP":
+        raise UserError(
+            f"--normalize True with --metric {metric}: expected --metric IP, since it would change every distance; "
+            "leave --normalize out, or use --metric IP"
+        )
+
+
+def _words(values: tuple[int, ...]) -> str:
+    return " ".join(str(value) for value in values)

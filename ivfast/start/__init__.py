@@ -1,0 +1,1 @@
+"""Where training starts: k-means, neighbours, and how much each neighbour counts."""

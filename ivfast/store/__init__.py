@@ -1,0 +1,1 @@
+"""Which buckets the vectors of a base are stored in."""

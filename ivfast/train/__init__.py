@@ -1,0 +1,1 @@
+"""A training run, from its checked input to the files that it leaves."""

@@ -1,0 +1,121 @@
+"""Training epoch by epoch: train, fit the next goal, judge, write a checkpoint."""
+
+import time
+from typing import Any
+
+from ivfast.choose.verdict import Candidate, Choice, first_choice, over_kmeans, seen
+from ivfast.network.backend import Goal, starting_weights
+from ivfast.route.routers import LogitTiles
+from ivfast.runtime.checkpoint import Saved, checkpoint_folder, save_checkpoint, save_state
+from ivfast.runtime.signals import asked, finishing_chunks, stop_if_asked
+from ivfast.store.rules import mean_membership
+from ivfast.train.health import collapse
+from ivfast.train.pairs import chunk_steps, epoch_chunks
+from ivfast.train.point import Point, best_params, pack, state_arrays
+from ivfast.train.run import Run, judge_all, judge_router, refit_goal, router_of_centers, state_of, weights_of
+from ivfast.train.steps import Sums, TooManySkipsError, run_chunks
+
+
+def start_point(run: Run) -> Point:
+    """k-means: k fitted with the buckets' shares as m, then m as the mean membership at that k."""
+    config, prepared = run.config, run.prepared
+    goal = refit_goal(run, prepared.kmeans, prepared.buckets.share)
+    k = goal.k
+    router = router_of_centers(run, prepared.kmeans, k)
+    tiles = LogitTiles(router, prepared.learn, prepared.space, run.held.pool[run.held.sample])
+    use = mean_membership(tiles, (1.0,))[1.0]
+    state = run.backend.init_state(starting_weights(config.param_list, config.seed), use)
+    choices = {
+        name: first_choice(Candidate(0, k, judgement, {}))
+        for name, judgement in judge_all(run, state, prepared.kmeans, k).items()
+    }
+    return Point(0, 0, state, goal, choices)
+
+
+def resume(run: Run, start: Point, saved: Saved) -> Point:
+    """Where a checkpoint stands. What was judged is judged again from the same weights, to the same bits."""
+    choices = {}
+    for router, choice in start.choices.items():
+        told = saved.about["choices"][router]
+        best = None
+        if told["best"]:
+            epoch, k = told["best"]["epoch"], told["best"]["k"]
+            best = Candidate(epoch, k, choice.start.judgement, best_params(saved, router))
+            best = best._replace(judgement=judge_router(run, router, state_of(run, best), k))
+        least = float("inf") if told["least"] is None else told["least"]
+        choices[router] = Choice(choice.start, best, tuple(told["values"]), least)
+    state = run.backend.from_state_dict(state_arrays(saved))
+    return Point(saved.epoch, saved.step, state, Goal(**saved.about["goal"]), choices)
+
+
+def train_epoch(run: Run, point: Point) -> Point:
+    """The rest of an epoch's pairs, then the goal of the next, then the judgement on held-out vectors.
+
+    raises: TooManySkipsError with the last good state saved; StopRequestedError with a checkpoint
+    """
+    epoch, config = point.epoch + 1, run.config
+    began = time.monotonic()
+    state, sums = _train_steps(run, point)
+    trained = time.monotonic()
+    centers = run.backend.export(state)["centers"]
+    goal = refit_goal(run, centers, run.backend.use(state)["centers"])
+    k = goal.k
+    choices, used = dict(point.choices), {}
+    for name, judgement in judge_all(run, state, centers, k).items():
+        arrays = weights_of(run, name, state)
+        choices[name] = seen(choices[name], Candidate(epoch, k, judgement, arrays), run.kmeans)
+        used[name] = judgement.used
+    values = {name: over_kmeans(choice.values[-1], choice, run.kmeans) for name, choice in choices.items()}
+    shown = ", ".join(f"{name} {found:.3f}" for name, found in values.items())
+    run.progress.note(
+        f"epoch {epoch}/{config.epochs}: {sums.in_words(run.backend.scale(state), deep=config.deep)}, "
+        f"k {k:.2f}, nprobe {goal.nprobe:.0f}; "
+        f"held-out scanned over k-means stored alike: {shown} "
+        f"({trained - began:.1f} s training, {time.monotonic() - trained:.1f} s judging)"
+    )
+    run.progress.metrics(epoch=epoch, **goal._asdict(), held_out=values)
+    _warn(run, epoch, sums, used, point.choices["centers"].start.judgement.used)
+    point = Point(epoch, 0, state, goal, choices)
+    _save(run, point)
+    stop_if_asked()
+    return point
+
+
+def _train_steps(run: Run, point: Point) -> tuple[Any, Sums]:
+    epoch, source = point.epoch + 1, run.source
+    steps = chunk_steps(source.n_steps, source.batch_size, source.learn.dim)
+    chunks = epoch_chunks(source, epoch, steps, point.step)
+    saved_at = time.monotonic()
+
+    def after_chunk(state: Any, done: int) -> None:
+        nonlocal saved_at
+        due = time.monotonic() - saved_at >= 60 * run.config.checkpoint_minutes
+        if done < source.n_steps and (asked() or due):
+            _save(run, point._replace(step=done, state=state))
+            saved_at = time.monotonic()
+            stop_if_asked()
+
+    try:
+        with finishing_chunks():
+            return run_chunks(
+                run.backend, point.state, chunks, point.goal, run.config.log_interval, source.n_steps, point.step,
+                f"epoch {epoch}", run.progress, after_chunk,
+            )  # fmt: skip
+    except TooManySkipsError as stop:
+        path = checkpoint_folder(run.config.save_path) / "stopped.safetensors"
+        save_state(path, run.backend.state_dict(stop.state), {"epoch": epoch, "goal": point.goal._asdict()})
+        run.progress.note(f"the last good state is in {path}")
+        raise
+
+
+def _save(run: Run, point: Point) -> None:
+    save_checkpoint(run.config.save_path, pack(point, run.backend, run.config, run.prepared.learn.digest))
+
+
+def _warn(run: Run, epoch: int, sums: Sums, used: dict[str, int], used_by_kmeans: int) -> None:
+    """Say so where training has collapsed."""
+    losses = sums.losses(deep=run.config.deep)
+    by_router = {router: losses[f"loss_{router}"] for router in run.routers}
+    warming_up = epoch <= run.config.warmup or not losses["n_pairs"]
+    for warning in collapse(used, used_by_kmeans, by_router, run.config.nlist, warming_up=warming_up):
+        run.progress.note(warning)

@@ -1,0 +1,94 @@
+"""Which pairs each training step sees: drawn once here, so both backends see the same."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+
+from ivfast.data.vectors import Space, Vectors
+from ivfast.network.backend import Chunk
+from ivfast.runtime.draws import generator
+from ivfast.start.neighbors import Neighbors
+
+CHUNK_BYTES = 128 << 20  # of pairs in one chunk at most: a few hundredths of a GPU's memory
+CHUNK_STEPS = 16  # at most; enough to hide the start of a compiled call
+
+
+class PairSource(NamedTuple):
+    """All that the pairs of a run depend on."""
+
+    learn: Vectors
+    space: Space
+    neighbors: Neighbors
+    batch_size: int
+    drop_prop: float  # 0 without --use_drop
+    seed: int
+
+    @property
+    def n_steps(self) -> int:
+        """Steps an epoch: S = ceil(n_train / batch)."""
+        return -(-len(self.neighbors.train) // self.batch_size)
+
+
+def chunk_steps(n_steps: int, batch_size: int, dim: int) -> int:
+    """Steps in one chunk: as even as can be, so that the padding is small."""
+    most = max(1, min(CHUNK_STEPS, CHUNK_BYTES // (8 * batch_size * dim)))
+    return -(-n_steps // -(-n_steps // most))
+
+
+def epoch_pairs(source: PairSource, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    """The pairs of one epoch: every training vector once, each with one of its neighbours.
+
+    The closer kin a neighbour is, the likelier it is drawn (see ivfast.start.kinship).
+
+    returns: rows of learn, (n_train,) int64 and (n_train,) int32
+    """
+    train, nearest = source.neighbors.train, source.neighbors.train_neighbors
+    order = generator(source.seed, epoch, "order").permutation(len(train))
+    column = draw_columns(generator(source.seed, epoch, "pair"), source.neighbors.train_kinship)
+    return train[order], nearest[order, column[order]]
+
+
+def draw_columns(rng: np.random.Generator, counts: np.ndarray) -> np.ndarray:
+    """One column of each row, as likely as its count. counts: (n, k) uint8, no row all zero; returns (n,) int64"""
+    ticket = rng.integers(counts.sum(axis=1, dtype=np.int64))
+    column, passed = np.zeros(len(counts), dtype=np.int64), np.zeros(len(counts), dtype=np.int64)
+    for count in counts.T:  # not all at once: of ten million rows that would be a gigabyte
+        passed += count
+        column += passed <= ticket
+    return column
+
+
+def epoch_chunks(source: PairSource, epoch: int, steps: int, start: int = 0) -> Iterator[Chunk]:
+    """The pairs of one epoch as arrays, `steps` steps at a time.
+
+    start: the first step wanted
+    """
+    left, right = epoch_pairs(source, epoch)
+    for first in range(start, source.n_steps, steps):
+        yield _chunk(source, epoch, left, right, first, steps)
+
+
+def _chunk(source: PairSource, epoch: int, left: np.ndarray, right: np.ndarray, first: int, steps: int) -> Chunk:
+    batch, dim = source.batch_size, source.learn.dim
+    x = np.zeros((steps, batch, dim), dtype=np.float32)
+    x_pair = np.zeros_like(x)
+    valid = np.zeros((steps, batch), dtype=bool)
+    for i in range(min(steps, source.n_steps - first)):
+        at = slice((first + i) * batch, (first + i + 1) * batch)
+        n = len(left[at])
+        x[i, :n] = source.learn.take(source.space, left[at])
+        x_pair[i, :n] = source.learn.take(source.space, right[at])
+        valid[i, :n] = True
+        if source.drop_prop:
+            x[i, :n] *= drop_mask(source.seed, epoch, first + i, (batch, dim), source.drop_prop)[:n]
+    return Chunk(x, x_pair, valid)
+
+
+def drop_mask(seed: int, epoch: int, step: int, shape: tuple[int, int], drop_prop: float) -> np.ndarray:
+    """What `use_drop` multiplies a batch of x by: 0 for a share drop_prop, else 1 / (1 - drop_prop).
+
+    returns: float32 of the given shape (batch, dim)
+    """
+    keep = generator(seed, epoch, "drop", step).random(shape, dtype=np.float32) >= drop_prop
+    return keep * np.float32(1 / (1 - drop_prop))

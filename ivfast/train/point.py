@@ -1,0 +1,100 @@
+"""How a run is written down between two steps, and picked up again to the bit."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ivfast.choose.verdict import Choice
+from ivfast.network.backend import Backend, Goal
+from ivfast.runtime.checkpoint import Saved
+from ivfast.runtime.config import Config
+from ivfast.runtime.errors import UserError
+
+WHERE = (  # settings that say where and how fast, not what
+    "save_path", "data_path", "log_interval", "valid_batch_size", "gpu", "resume", "start_epoch", "checkpoint_minutes",
+)  # fmt: skip
+RULES = 3  # raised where pairs are drawn, or epochs judged, in another way than before
+FREE = (*WHERE, "data_name", "nprobes", "eval", "ai_center", "backend")  # may differ on resume
+
+
+class Point(NamedTuple):
+    """Where a run stands."""
+
+    epoch: int  # finished epochs
+    step: int  # steps done of the next
+    state: Any  # of the backend
+    goal: Goal  # of the next epoch
+    choices: dict[str, Choice]  # by router
+
+
+def settings_that_bind(config: Config) -> dict[str, Any]:
+    """What must be equal on resume."""
+    return {name: value for name, value in config.as_dict().items() if name not in FREE}
+
+
+def pack(point: Point, backend: Backend, config: Config, learn_digest: str) -> Saved:
+    """Everything that the rest of the run depends on."""
+    arrays = backend.state_dict(point.state)
+    choices = {}
+    for router, choice in point.choices.items():
+        best = choice.best
+        choices[router] = {
+            "values": list(choice.values),
+            "least": choice.least if best else None,
+            "best": {"epoch": best.epoch, "k": best.k} if best else None,
+        }
+        if best:
+            arrays |= {f"best.{router}/{name}": value for name, value in best.arrays.items()}
+    about = {
+        "rules": RULES,
+        "goal": point.goal._asdict(),
+        "choices": choices,
+        "settings": settings_that_bind(config),
+        "learn": learn_digest,
+    }
+    return Saved(point.epoch, point.step, arrays, about)
+
+
+def refuse_others(saved: Saved, config: Config, learn_digest: str | None) -> None:
+    """raises: UserError where the checkpoint is of other data or settings, naming them
+
+    learn_digest: None where learn is not read yet: settings alone
+    """
+    if saved.about.get("rules") != RULES:
+        raise UserError(
+            "the checkpoint is of another version of ivfast, which drew pairs or judged epochs in another way: "
+            "continue it with that version, or start anew elsewhere"
+        )
+    now = settings_that_bind(config)
+    then = saved.about["settings"]
+    differing = [
+        f"--{name} {now.get(name)} (was {then.get(name)})"
+        for name in sorted({*now, *then})
+        if _plain(now.get(name)) != _plain(then.get(name))
+    ]
+    if learn_digest is not None and saved.about["learn"] != learn_digest:
+        differing.append("the learn vectors")
+    if differing:
+        hint = (
+            "; --epochs can't change, since the learning rate's cosine ends there"
+            if now["epochs"] != then["epochs"]
+            else ""
+        )
+        raise UserError(
+            f"the checkpoint is of another configuration: {', '.join(differing)}{hint}; start anew elsewhere"
+        )
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def best_params(saved: Saved, router: str) -> dict[str, np.ndarray]:
+    """Weights of a router's best epoch."""
+    prefix = f"best.{router}/"
+    return {name.removeprefix(prefix): value for name, value in saved.arrays.items() if name.startswith(prefix)}
+
+
+def state_arrays(saved: Saved) -> dict[str, np.ndarray]:
+    """What Backend.from_state_dict takes."""
+    return {name: value for name, value in saved.arrays.items() if not name.startswith("best.")}
