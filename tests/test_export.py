@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,29 +54,57 @@ def centers_path(tmp_path: Path) -> Path:
     return tmp_path / "ivfast.npy"
 
 
-def assert_equal_arrays(found: dict, expected: dict) -> None:
-    assert found.keys() == expected.keys()
-    for name, array in expected.items():
-        assert found[name].dtype == array.dtype
-        np.testing.assert_array_equal(found[name], array)
+def leaves(value: Any, name: str = "model") -> dict[str, Any]:
+    """Every number, text and array of a record by its field's name, with types, and arrays as their bytes."""
+    if isinstance(value, np.ndarray):
+        return {name: (value.dtype, value.shape, value.tobytes())}
+    inner = value._asdict() if hasattr(value, "_fields") else value
+    if not isinstance(inner, dict):
+        return {name: (type(value), value)}
+    found: dict[str, Any] = {name: (type(value), set(inner))}
+    for key, held in inner.items():
+        found |= leaves(held, f"{name}.{key}")
+    return found
 
 
 def assert_same(found: Model | None, expected: Model) -> None:
     assert found is not None
-    assert found.facts.keys() == expected.facts.keys()
-    for name, facts in expected.facts.items():
-        assert found.facts[name][:3] == facts[:3]
-        assert_equal_arrays(found.facts[name].use, facts.use)
-    assert_equal_arrays(found.net, expected.net)
-    assert found.mean.tobytes() == expected.mean.tobytes()
-    assert found.space.metric == expected.space.metric
-    assert found.space.mean.tobytes() == expected.space.mean.tobytes()
-    for one, two in ((found.scale, expected.scale), (found.space.scale, expected.space.scale)):
-        assert one == two
-        assert one.dtype == np.float32
-    assert found.asking.tobytes() == expected.asking.tobytes()
-    assert found[5:7] == expected[5:7]  # delta_floor, param_list
-    assert found.about == expected.about
+    one, two = leaves(found), leaves(expected)
+    assert {name for name in one.keys() | two.keys() if one.get(name) != two.get(name)} == set()
+
+
+def spoiled(value: Any, name: str = "model") -> Iterator[tuple[str, Any]]:
+    """The record again and again, each time with one of its numbers, texts and arrays another."""
+    if isinstance(value, np.ndarray):
+        yield name, np.nextafter(value, value.dtype.type(9))
+        yield name, value.astype(np.float16 if value.dtype == np.float32 else np.float32)
+    elif hasattr(value, "_fields"):
+        for field, held in value._asdict().items():
+            for inner, other in spoiled(held, f"{name}.{field}"):
+                yield inner, value._replace(**{field: other})
+    elif isinstance(value, dict):
+        yield name, value | {"more": 1}
+        for key, held in value.items():
+            yield name, without(value, key)
+            for inner, other in spoiled(held, f"{name}.{key}"):
+                yield inner, value | {key: other}
+    else:
+        yield name, value * 2  # of numbers, texts and tuples alike
+
+
+def test_comparison_of_models_sees_every_field() -> None:
+    """Otherwise what is ruined on load would pass for what was saved."""
+    model = make_model()
+    seen = set()
+    for name, other in spoiled(model):
+        with pytest.raises(AssertionError):
+            assert_same(other, model)
+        seen.add(name)
+    assert seen >= {f"model.{field}" for field in ("mean", "scale", "delta_floor", "param_list", "asking")}
+    assert seen >= {f"model.space.{field}" for field in Space._fields}
+    assert seen >= {f"model.facts.{router}.{field}" for router in model.facts for field in Facts._fields}
+    assert seen >= {f"model.facts.net.predicted.0.8.0.90.{field}" for field in Predicted._fields}
+    assert seen >= {f"model.{group}.{name}" for group in ("net", "about") for name in getattr(model, group)}
 
 
 @pytest.mark.parametrize("metric", ["IP", "L2"])
