@@ -1,5 +1,6 @@
 """Which buckets `store` says, against a run's evaluation and brute force in float64; what it refuses."""
 
+import io
 import json
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from ivfast.route.routers import LogitTiles, centers_router
 from ivfast.runtime.errors import UserError
 from ivfast.store import from_folder as storing
 from ivfast.store.budget import assign
-from ivfast.store.dcnet_file import load_model
+from ivfast.store.dcnet_file import load_model, save_model
 from ivfast.store.demand import Demand, find_probes, reverse_of
 from ivfast.store.rules import Plan, log_use
 from run_dcnet import main
@@ -57,6 +58,38 @@ def test_store_normalizes_where_the_run_did(tmp_path: Path, tiny_set: TinySet):
     factors = np.linspace(0.2, 30, len(tiny_set.base), dtype=np.float32)[:, None]
     one, two = (storing.store(out, rows, 0.0) for rows in (tiny_set.base, tiny_set.base * factors))
     np.testing.assert_array_equal(one[1], two[1])
+
+
+def with_rows(array: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+def test_store_opens_centers_with_every_check_of_an_evaluation(tmp_path: Path, tiny_set: TinySet):
+    """The network's file is made to belong to the spoiled centers, as whoever can write both would."""
+    out = trained(tiny_set, tmp_path)
+    path, network = out / "ivfast.npy", out / "dcnet.safetensors"
+    whole, model = path.read_bytes(), load_model(network, path)
+    centers = np.load(path)
+    assert model is not None
+    for spoiled, told in (
+        (whole + b"more", "centers: .* has 4 bytes too many"), (whole[:-1], "centers: .* is truncated"),
+        (with_rows(np.where(centers == centers[2, 1], np.nan, centers)), "centers: .* row 2 holds NaN or infinity"),
+        (with_rows(np.where(centers == centers[3, 1], np.inf, centers)), "centers: .* row 3 holds NaN or infinity"),
+        (with_rows(5 * centers), "centers: .* has norm [0-9.]+, expected at most 1"),
+        (with_rows(centers.astype(int)), "centers: .* holds int64"),
+        (with_rows(centers[0]), r"centers: .* shape \(8,\)"),
+        (with_rows(centers[:7]), "belongs to another"), (with_rows(centers[:, :7]), "belongs to another"),
+    ):  # fmt: skip
+        path.write_bytes(spoiled)
+        save_model(network, model, path)
+        with pytest.raises(UserError, match=told) as refused:
+            storing.store(out, tiny_set.base, 0.0)
+        assert "\n" not in str(refused.value)
+    path.write_bytes(whole)
+    save_model(network, model, path)
+    assert len(storing.store(out, tiny_set.base, 0.0)[0]) == len(tiny_set.base)
 
 
 def test_store_refuses_what_a_run_would(tmp_path: Path, tiny_set: TinySet):

@@ -55,6 +55,10 @@ class Model(NamedTuple):
         """That it was trained with: a vector is stored in so many buckets at most."""
         return self.about["settings"]["ftopk"]
 
+    def fits(self, centers: np.ndarray) -> bool:
+        """Whether it is for centers of that shape; see load_model for their bytes."""
+        return centers.shape == (self.param_list[-1], self.param_list[0])
+
 
 def save_model(path: Path, model: Model, centers_path: Path) -> None:
     """Write dcnet.safetensors beside the ivfast.npy that it belongs to."""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ivfast.data.centers import check_norms, open_centers
 from ivfast.data.cleaning import Advice, Cleaning, scan
 from ivfast.data.vectors import FLOATS, Vectors
 from ivfast.route.routers import LogitTiles, centers_router
@@ -35,15 +36,9 @@ def store(save_path: Path | str, vectors: np.ndarray, percent: float) -> tuple[n
     raises: UserError where the files do not belong together, the percent is unknown, or the vectors are of another
     dim or type, not finite or, under IP, not of unit norm
     """
-    folder = Path(save_path)
-    if not (folder / "ivfast.npy").is_file():
-        raise UserError(f"{folder}: no ivfast.npy, expected the save_path of a finished run; train first")
-    model = load_model(folder / "dcnet.safetensors", folder / "ivfast.npy")
-    if model is None:
-        raise UserError(f"{folder}: dcnet.safetensors is missing or belongs to another ivfast.npy; train again")
+    centers, model = _open_run(Path(save_path))
     facts = model.facts["centers"]
     percent = _known(percent, facts.storing)
-    centers = np.load(folder / "ivfast.npy")
     router = centers_router("centers", model.space.inside(centers), model.space.metric, model.delta_floor, facts.k)
     t = facts.storing[percent]
     plan = Plan("benefit", percent, t, log_use(facts.use[t]))
@@ -57,6 +52,20 @@ def store(save_path: Path | str, vectors: np.ndarray, percent: float) -> tuple[n
     rows, columns = np.nonzero(buckets >= 0)
     # contiguous, since FAISS takes pointers
     return np.ascontiguousarray(rows), buckets[rows, columns].astype(np.int64)
+
+
+def _open_run(folder: Path) -> tuple[np.ndarray, Model]:
+    """The centers, as stored, and the model that belongs to them."""
+    path = folder / "ivfast.npy"
+    if not path.is_file():
+        raise UserError(f"{folder}: no ivfast.npy, expected the save_path of a finished run; train first")
+    centers = open_centers(path)
+    model = load_model(folder / "dcnet.safetensors", path)
+    if model is None or not model.fits(centers):
+        raise UserError(f"{folder}: dcnet.safetensors is missing or belongs to another ivfast.npy; train again")
+    if model.space.metric == "IP":
+        check_norms(centers, path)
+    return centers, model
 
 
 def _known(percent: float, storing: Iterable[float]) -> float:

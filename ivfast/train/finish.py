@@ -2,11 +2,10 @@
 
 from typing import Any
 
-import numpy as np
-
 from ivfast.choose.facts import fit_facts
 from ivfast.choose.judgement import value
 from ivfast.choose.verdict import WAYS, Verdict, decide, over_kmeans, part_of_the_way
+from ivfast.data.centers import open_centers
 from ivfast.route.routers import centers_router
 from ivfast.runtime.files import save_array
 from ivfast.runtime.versions import versions
@@ -72,7 +71,7 @@ def _fit_all(run: Run, kmeans_k: float, verdicts: dict[str, Verdict], model: Mod
     folder, space = run.config.save_path, run.prepared.space
     facts = {}
     for name, file, k in (("kmeans", "kmeans.npy", kmeans_k), ("centers", "ivfast.npy", verdicts["centers"].chosen.k)):
-        centers = space.inside(np.load(folder / file))
+        centers = space.inside(open_centers(folder / file))
         router = centers_router(name, centers, space.metric, model.delta_floor, k)
         facts[name] = fit_facts(run.held, router, k, run.config.percents)
     if "net" in verdicts:
