@@ -31,10 +31,12 @@ def main(argv: list[str] | None = None) -> int:
 
     returns: exit code: 0 done, 1 the run failed, 2 the input is wrong, 128 + n stopped by signal n
     """
-    progress = Progress()
+    progress, how = Progress(), "continue with --resume True"
     try:
         config, given = parse(argv)
         check(config)
+        if config.eval:
+            how = "run it again"
         with handled(), locked(config.save_path, progress):
             progress = Progress(config.save_path)
             _run(config, given, progress)
@@ -45,7 +47,7 @@ def main(argv: list[str] | None = None) -> int:
         progress.note(f"error: {failed}")
         return 1
     except StopRequestedError as stop:
-        progress.note(f"{stop}; continue with --resume True")
+        progress.note(f"{stop}; {how}")
         return 128 + stop.number
     return 0
 

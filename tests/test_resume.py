@@ -3,7 +3,8 @@
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +26,20 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_data(tmp_path_factory.mktemp("data"))
 
 
+Unbroken = Callable[..., dict[str, Any]]
+
+
 @pytest.fixture(scope="module")
-def unbroken(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, ...], dict[str, Any]]:
-    """Outputs of runs without a stop, by backend and further flags."""
-    found = {}
-    for more in (
-        ("--backend", "jax"),
-        ("--backend", "torch"),
-        ("--backend", "jax", *AMP),
-        ("--backend", "torch", *AMP),
-    ):
+def unbroken(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Unbroken:
+    """Outputs of a run without a stop, by its further flags; each is run once."""
+
+    @cache
+    def run(*more: str) -> dict[str, Any]:
         out = tmp_path_factory.mktemp("unbroken")
         assert main(flags(data, out, *more)) == 0
-        found[more] = outputs(out)
-    return found
+        return outputs(out)
+
+    return run
 
 
 def stop_in(monkeypatch: pytest.MonkeyPatch, epoch: int, chunk: int) -> None:
@@ -58,7 +59,7 @@ def stop_in(monkeypatch: pytest.MonkeyPatch, epoch: int, chunk: int) -> None:
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_resumed_run_equals_unbroken_run_to_the_bit(
     backend: str, amp: tuple[str, ...], data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    unbroken: dict[tuple[str, ...], dict[str, Any]],
+    unbroken: Unbroken,
 ) -> None:  # fmt: skip
     more = ("--backend", backend, *amp)
     with monkeypatch.context() as patch:
@@ -70,11 +71,46 @@ def test_resumed_run_equals_unbroken_run_to_the_bit(
     assert not newest.endswith("_00000000.safetensors")
     assert len(at_hand(tmp_path)) == 2
     assert main(flags(data, tmp_path, *more, "--resume", "True")) == 0
-    assert outputs(tmp_path) == unbroken[more]
+    assert outputs(tmp_path) == unbroken(*more)
+
+
+def signal_in(monkeypatch: pytest.MonkeyPatch, name: str, call: int, number: int) -> None:
+    """A signal to ourselves as one of the calls begins that training makes of a function."""
+    original, calls = getattr(training, name), []
+
+    def signalled(*args: Any) -> Any:
+        calls.append(name)
+        if len(calls) == call:
+            os.kill(os.getpid(), number)
+        return original(*args)
+
+    monkeypatch.setattr(training, name, signalled)
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_run_that_is_stopped_while_epochs_are_judged_and_saved_ends_with_the_same_bytes(
+    backend: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    unbroken: Unbroken,
+) -> None:  # fmt: skip
+    """Judging is cut off, however long it takes: the epoch's last step is saved. What is saved is saved whole."""
+    more = ("--backend", backend)
+    for name, call, number, newest in (
+        ("judge_all", 2, signal.SIGTERM, "epoch_00000_step_00000064"),  # the first call is of k-means
+        ("refit_goal", 3, signal.SIGUSR1, "epoch_00001_step_00000064"),  # the second of what was not judged
+        ("_save", 2, signal.SIGHUP, "epoch_00003_step_00000000"),
+    ):
+        resumed = ("--resume", "True") if at_hand(tmp_path) else ()
+        with monkeypatch.context() as patch:
+            signal_in(patch, name, call, number)
+            assert main(flags(data, tmp_path, *more, *resumed)) == 128 + number
+        assert at_hand(tmp_path)[0].stem == newest
+    assert main(flags(data, tmp_path, *more, "--resume", "True")) == 0
+    assert outputs(tmp_path) == unbroken(*more)
+    assert "epoch 1/4: no step was left, k " in (tmp_path / "train.log").read_text()
 
 
 def test_damaged_newest_checkpoint_is_named_and_the_one_before_used(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unbroken: dict[tuple[str, ...], dict[str, Any]]
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unbroken: Unbroken
 ) -> None:
     with monkeypatch.context() as patch:
         stop_in(patch, 3, 1)
@@ -85,7 +121,7 @@ def test_damaged_newest_checkpoint_is_named_and_the_one_before_used(
     newest.write_bytes(damaged)
     assert main(flags(data, tmp_path, "--backend", "jax", "--resume", "True")) == 0
     assert f"{newest} is damaged" in (tmp_path / "train.log").read_text()
-    assert outputs(tmp_path) == unbroken["--backend", "jax"]
+    assert outputs(tmp_path) == unbroken("--backend", "jax")
 
 
 @pytest.mark.parametrize("metadata", [None, "{}", "[]", '{"about": 3, "checksum": 1}', "[" * 100_000])
@@ -105,12 +141,12 @@ def test_only_damaged_checkpoints_is_an_error(
 
 
 def test_resume_without_a_checkpoint_begins_anew(
-    data: Path, tmp_path: Path, unbroken: dict[tuple[str, ...], dict[str, Any]], capsys: pytest.CaptureFixture[str]
+    data: Path, tmp_path: Path, unbroken: Unbroken, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What a run that was killed during k-means is continued with."""
     assert main(flags(data, tmp_path, "--backend", "jax", "--resume", "True")) == 0
     assert "holds no checkpoint yet" in capsys.readouterr().err
-    assert outputs(tmp_path) == unbroken["--backend", "jax"]
+    assert outputs(tmp_path) == unbroken("--backend", "jax")
 
 
 def test_what_a_killed_run_left_half_written_is_removed(data: Path, tmp_path: Path) -> None:
@@ -124,12 +160,12 @@ def test_what_a_killed_run_left_half_written_is_removed(data: Path, tmp_path: Pa
 
 
 def test_start_epoch_continues_from_the_end_of_that_epoch(
-    data: Path, tmp_path: Path, unbroken: dict[tuple[str, ...], dict[str, Any]], capsys: pytest.CaptureFixture[str]
+    data: Path, tmp_path: Path, unbroken: Unbroken, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(flags(data, tmp_path, "--backend", "jax")) == 0
     assert [path.name[:11] for path in at_hand(tmp_path)] == ["epoch_00004", "epoch_00003"]
     assert main(flags(data, tmp_path, "--backend", "jax", "--start_epoch", "3")) == 0
-    assert outputs(tmp_path) == unbroken["--backend", "jax"]
+    assert outputs(tmp_path) == unbroken("--backend", "jax")
     assert main(flags(data, tmp_path, "--backend", "jax", "--start_epoch", "1")) == 2
     assert "at hand: 3, 4" in capsys.readouterr().err
 
@@ -191,12 +227,12 @@ def test_resume_refuses_a_checkpoint_of_other_rules(
 
 
 def test_checkpoint_of_one_backend_is_continued_by_the_other(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unbroken: dict[tuple[str, ...], dict[str, Any]]
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unbroken: Unbroken
 ) -> None:
     with monkeypatch.context() as patch:
         stop_in(patch, 3, 1)
         assert main(flags(data, tmp_path, "--backend", "jax")) == 143
     assert main(flags(data, tmp_path, "--backend", "torch", "--resume", "True")) == 0
     ours = np.load(tmp_path / "ivfast.npy")
-    whole = np.frombuffer(unbroken["--backend", "jax"]["centers"][-ours.nbytes :], np.float32).reshape(ours.shape)
+    whole = np.frombuffer(unbroken("--backend", "jax")["centers"][-ours.nbytes :], np.float32).reshape(ours.shape)
     np.testing.assert_allclose(ours, whole, atol=1e-4)  # 2e-6 seen: another order of summation

@@ -1,5 +1,6 @@
 """Kills, signals, full disks, two runs at once: nothing is lost, nothing is silent."""
 
+import contextlib
 import os
 import shutil
 import signal
@@ -15,7 +16,9 @@ import pytest
 from ivfast.runtime import lock
 from ivfast.runtime.checkpoint import at_hand
 from ivfast.runtime.command_line import parse
+from ivfast.runtime.errors import StopRequestedError
 from ivfast.runtime.progress import Progress
+from ivfast.runtime.signals import handled
 from ivfast.train.disk import bytes_needed
 from run_dcnet import main
 from tests.runs import command, flags, make_data, outputs, run
@@ -52,26 +55,59 @@ def test_killed_run_finishes_as_if_it_had_not_been(unbroken: Any, data: Path, tm
     assert outputs(tmp_path) == whole
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def wait_for_checkpoint(out: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not at_hand(out) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 138)])
 def test_signal_ends_a_run_in_time_with_a_checkpoint(number: int, code: int, data: Path, tmp_path: Path) -> None:
     more = ("--epochs", "400", "--warmup", "1")
     process = subprocess.Popen(command(data, tmp_path, *more), stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not any((tmp_path / "checkpoints").glob("*.safetensors")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for_checkpoint(tmp_path)
     process.send_signal(number)
     asked = time.monotonic()
     _, said = process.communicate(timeout=30)
     assert process.returncode == code, said
     assert time.monotonic() - asked < 10
-    assert "--resume True" in said
+    assert f"stopped by signal {number}; continue with --resume True" in said
     assert "Traceback" not in said
+
+
+def test_terminal_that_closes_ends_a_run_as_a_signal_does(data: Path, tmp_path: Path) -> None:
+    """Which hangs up (SIGHUP), some of them twice, and can no longer be written to."""
+    terminal, inside = os.openpty()
+    own = ["setsid", "--ctty", *command(data, tmp_path, "--epochs", "400", "--log_interval", "1")]
+    process = subprocess.Popen(own, stdin=inside, stdout=inside, stderr=inside)
+    os.close(inside)
+    while not at_hand(tmp_path):
+        os.read(terminal, 4096)
+    os.close(terminal)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=30) == 129
+    assert (tmp_path / "train.log").read_text().endswith("stopped by signal 1; continue with --resume True\n")
+    assert at_hand(tmp_path)[0].stem > "epoch_00001_step_00000000"  # its last chunk is saved
+
+
+def test_hang_up_that_nohup_has_switched_off_stays_off() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with handled():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_library_that_survives_its_own_errors_does_not_survive_a_signal() -> None:
+    """Such as JAX, which turns what fails while it writes its cache into a warning."""
+    with pytest.raises(StopRequestedError), handled(), contextlib.suppress(Exception):
+        os.kill(os.getpid(), signal.SIGUSR1)
 
 
 def test_second_signal_exits_at_once(data: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(command(data, tmp_path, "--epochs", "400"), stderr=subprocess.DEVNULL)
-    while not any((tmp_path / "checkpoints").glob("*.safetensors")):
-        time.sleep(0.05)
+    wait_for_checkpoint(tmp_path)
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGINT)
     asked = time.monotonic()
@@ -84,6 +120,15 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("finished")
     assert run(data, out).returncode == 0
     return out
+
+
+def test_stopped_evaluation_is_to_be_run_again(
+    data: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It has no checkpoint to go on from: --eval refuses --resume."""
+    monkeypatch.setattr("ivfast.commands.evaluate_router", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    assert main(flags(data, tmp_path, "--eval", "True", "--ai_center", str(finished / "ivfast.npy"))) == 143
+    assert capsys.readouterr().err.endswith("stopped by signal 15; run it again\n")
 
 
 @pytest.mark.parametrize("lost", ["cache", "checkpoints", "evaluation"])

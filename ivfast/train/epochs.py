@@ -7,7 +7,8 @@ from ivfast.choose.verdict import Candidate, Choice, first_choice, over_kmeans, 
 from ivfast.network.backend import Goal, starting_weights
 from ivfast.route.routers import LogitTiles
 from ivfast.runtime.checkpoint import Saved, checkpoint_folder, save_checkpoint, save_state
-from ivfast.runtime.signals import asked, finishing_chunks, stop_if_asked
+from ivfast.runtime.errors import StopRequestedError
+from ivfast.runtime.signals import asked, not_waiting, stop_if_asked, waiting
 from ivfast.store.rules import mean_membership
 from ivfast.train.health import collapse
 from ivfast.train.pairs import chunk_steps, epoch_chunks
@@ -55,28 +56,35 @@ def train_epoch(run: Run, point: Point) -> Point:
     """
     epoch, config = point.epoch + 1, run.config
     began = time.monotonic()
-    state, sums = _train_steps(run, point)
-    trained = time.monotonic()
-    centers = run.backend.export(state)["centers"]
-    goal = refit_goal(run, centers, run.backend.use(state)["centers"])
-    k = goal.k
-    choices, used = dict(point.choices), {}
-    for name, judgement in judge_all(run, state, centers, k).items():
-        arrays = weights_of(run, name, state)
-        choices[name] = seen(choices[name], Candidate(epoch, k, judgement, arrays), run.kmeans)
-        used[name] = judgement.used
-    values = {name: over_kmeans(choice.values[-1], choice, run.kmeans) for name, choice in choices.items()}
-    shown = ", ".join(f"{name} {found:.3f}" for name, found in values.items())
-    run.progress.note(
-        f"epoch {epoch}/{config.epochs}: {sums.in_words(run.backend.scale(state), deep=config.deep)}, "
-        f"k {k:.2f}, nprobe {goal.nprobe:.0f}; "
-        f"held-out scanned over k-means stored alike: {shown} "
-        f"({trained - began:.1f} s training, {time.monotonic() - trained:.1f} s judging)"
-    )
-    run.progress.metrics(epoch=epoch, **goal._asdict(), held_out=values)
-    _warn(run, epoch, sums, used, point.choices["centers"].start.judgement.used)
-    point = Point(epoch, 0, state, goal, choices)
-    _save(run, point)
+    with waiting():
+        state, sums = _train_steps(run, point)
+        trained = time.monotonic()
+        try:
+            with not_waiting():  # judging takes minutes where nlist is large
+                centers = run.backend.export(state)["centers"]
+                goal = refit_goal(run, centers, run.backend.use(state)["centers"])
+                judgements = judge_all(run, state, centers, goal.k)
+        except StopRequestedError:
+            _save(run, point._replace(step=run.source.n_steps, state=state))  # no step is left: resume judges
+            raise
+        k = goal.k
+        choices, used = dict(point.choices), {}
+        for name, judgement in judgements.items():
+            arrays = weights_of(run, name, state)
+            choices[name] = seen(choices[name], Candidate(epoch, k, judgement, arrays), run.kmeans)
+            used[name] = judgement.used
+        values = {name: over_kmeans(choice.values[-1], choice, run.kmeans) for name, choice in choices.items()}
+        shown = ", ".join(f"{name} {found:.3f}" for name, found in values.items())
+        run.progress.note(
+            f"epoch {epoch}/{config.epochs}: {sums.in_words(run.backend.scale(state), deep=config.deep)}, "
+            f"k {k:.2f}, nprobe {goal.nprobe:.0f}; "
+            f"held-out scanned over k-means stored alike: {shown} "
+            f"({trained - began:.1f} s training, {time.monotonic() - trained:.1f} s judging)"
+        )
+        run.progress.metrics(epoch=epoch, **goal._asdict(), held_out=values)
+        _warn(run, epoch, sums, used, point.choices["centers"].start.judgement.used)
+        point = Point(epoch, 0, state, goal, choices)
+        _save(run, point)
     stop_if_asked()
     return point
 
@@ -90,17 +98,16 @@ def _train_steps(run: Run, point: Point) -> tuple[Any, Sums]:
     def after_chunk(state: Any, done: int) -> None:
         nonlocal saved_at
         due = time.monotonic() - saved_at >= 60 * run.config.checkpoint_minutes
-        if done < source.n_steps and (asked() or due):
+        if asked() or due:
             _save(run, point._replace(step=done, state=state))
             saved_at = time.monotonic()
             stop_if_asked()
 
     try:
-        with finishing_chunks():
-            return run_chunks(
-                run.backend, point.state, chunks, point.goal, run.config.log_interval, source.n_steps, point.step,
-                f"epoch {epoch}", run.progress, after_chunk,
-            )  # fmt: skip
+        return run_chunks(
+            run.backend, point.state, chunks, point.goal, run.config.log_interval, source.n_steps, point.step,
+            f"epoch {epoch}", run.progress, after_chunk,
+        )  # fmt: skip
     except TooManySkipsError as stop:
         path = checkpoint_folder(run.config.save_path) / "stopped.safetensors"
         save_state(path, run.backend.state_dict(stop.state), {"epoch": epoch, "goal": point.goal._asdict()})
