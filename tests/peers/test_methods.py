@@ -1,6 +1,5 @@
 """Every peer learns what its paper says it learns."""
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -67,7 +66,6 @@ def test_usp_learns(transfer: Task) -> None:
 
 
 def test_neural_lsh_parts_are_even_and_its_network_finds_them(in_sample: Task) -> None:
-    pytest.importorskip("pymetis")
     peer = neural_lsh.make(in_sample, PARAM_LIST)
     assert peer.settings["largest part over mean"] < 1.1
     found = evaluate(in_sample, peer)
@@ -77,13 +75,11 @@ def test_neural_lsh_parts_are_even_and_its_network_finds_them(in_sample: Task) -
 
 
 def test_neural_lsh_routes_vectors_it_never_saw(transfer: Task) -> None:
-    pytest.importorskip("pymetis")
     found = evaluate(transfer, neural_lsh.make(transfer, PARAM_LIST))
     assert at_90(found) < 0.7 * at_90(evaluate(transfer, neural_lsh.make(transfer, PARAM_LIST, epochs=0)))
 
 
 def test_partition_keeps_the_parts_of_a_graph_that_falls_apart() -> None:
-    pytest.importorskip("pymetis")
     near = np.array([[j for j in range(8) if j != i % 8] for i in range(32)]) + 8 * (np.arange(32) // 8)[:, None]
     parts = neural_lsh.partition(near, 4, 1).reshape(4, 8)
     assert (parts == parts[:, :1]).all()
@@ -97,7 +93,6 @@ def test_part_comes_first_and_the_old_primary_keeps_a_place() -> None:
     assert first.keys[:, 1:].tolist() == [[-1, -2], [-1, 0], [-1, 0]]
 
 
-@pytest.mark.skipif(find_spec("scann") is None, reason="scann is not installed")
 @pytest.mark.parametrize(("metric", "soar"), [("IP", False), ("IP", True), ("L2", False)])
 def test_scann_lists_and_order_give_its_own_recall(folder: Path, metric: str, soar: bool) -> None:
     in_sample = task_of(folder, metric, "in-sample")
