@@ -13,56 +13,20 @@ from ivfast.route.distances import top
 from ivfast.route.routers import LogitTiles, centers_router
 from ivfast.store.budget import Assignment, assign
 from ivfast.store.rules import Plan, log_use, mean_membership
+from tests import by_hand
 
 RULES = ("ratio", "membership", "benefit")
 Table = Callable[[np.ndarray], LogitTiles]
-
-
-def softmax_rows(z: np.ndarray, temperature: float) -> np.ndarray:
-    p = np.exp((z - z.max(axis=1, keepdims=True)) / temperature)
-    return p / p.sum(axis=1, keepdims=True)
-
-
-def keys_by_hand(z: np.ndarray, rule: str, temperature: float, m: np.ndarray) -> np.ndarray:
-    """DESIGN section 4, larger is better: - d_j / d_1, p_b, or p_b / m_b, in float64."""
-    z = z.astype(np.float64)
-    if rule == "membership":
-        return softmax_rows(z, temperature)
-    if rule == "benefit":
-        return softmax_rows(z, temperature) / np.maximum(m, 1e-9)
-    keys = np.empty_like(z)
-    for i, row in enumerate(np.sqrt(-z)):
-        first = row.min()
-        for j, d in enumerate(row):
-            keys[i, j] = -d / first if first > 0 else (-1.0 if d == 0 else -np.inf)
-    return keys
-
-
-def one_sorted_list(keys: np.ndarray, width: int, budget: int) -> list[list[int]]:
-    """Buckets of each vector: its best, then its share of the `budget` best extras of all."""
-    stored, extras = [], []
-    for vector, row in enumerate(keys.tolist()):
-        ranked = sorted(range(len(row)), key=lambda b: (-row[b], b))
-        stored.append(ranked[:1])
-        extras += [(-row[b], vector, b) for b in ranked[1:width]]
-    for _, vector, bucket in sorted(extras)[:budget]:
-        stored[vector].append(bucket)
-    return stored
-
-
-def as_lists(assignment: Assignment) -> list[list[int]]:
-    return [row[row >= 0].tolist() for row in assignment.buckets]
 
 
 def check(tiles: LogitTiles, z: np.ndarray, plan: Plan, m: np.ndarray, width: int) -> Assignment:
     """Assign, and compare all of the result with the sorted list."""
     (found,) = assign(tiles, [plan], width)
     budget = round(plan.percent * len(z))
-    expected = one_sorted_list(keys_by_hand(z, plan.rule, plan.temperature, m), width, budget)
-    assert as_lists(found) == expected
+    expected = by_hand.store(by_hand.log_keys(z, plan.rule, plan.temperature, m), width, budget)
+    assert by_hand.lists_of(found.buckets) == expected
     assert found.entries == len(z) + budget
-    flat = [bucket for buckets in expected for bucket in buckets]
-    np.testing.assert_array_equal(found.sizes, np.bincount(flat, minlength=z.shape[1]))
+    np.testing.assert_array_equal(found.sizes, by_hand.sizes_of(expected, z.shape[1]))
     assert found.buckets.shape == (len(z), width)
     return found
 
@@ -131,7 +95,7 @@ def test_distance_zero_is_ratio_1_where_shared_and_infinite_where_alone(logit_ta
     z = -np.array([[0, 4, 9], [4, 0, 0], [1, 1.1, 9], [0, 0, 0], [9, 1, 0]], np.float32)
     found = check(logit_table(z), z, Plan("ratio", percent), np.ones(3), width=3)
     if percent == 0.2:  # the one extra: both distances 0, so nothing is better
-        assert as_lists(found)[1] == [1, 2]
+        assert by_hand.lists_of(found.buckets)[1] == [1, 2]
 
 
 def test_minus_zero_is_zero(logit_table: Table):
@@ -218,7 +182,7 @@ def test_plans_together_equal_each_alone(real: tuple):
 
 def test_every_vector_is_stored_once_and_in_no_bucket_twice(real: tuple):
     for plan, found in zip(real_plans(), assign(LogitTiles(*real), real_plans(), 5), strict=True):
-        lists = as_lists(found)
+        lists = by_hand.lists_of(found.buckets)
         assert sum(map(len, lists)) == found.entries == found.sizes.sum() == 2500 + round(plan.percent * 2500)
         assert all(1 <= len(set(buckets)) == len(buckets) <= 5 for buckets in lists)
 
@@ -263,7 +227,7 @@ def test_mean_membership_is_the_mean_over_all_tiles(logit_table: Table):
     assert list(found) == [0.5, 1.0, 3.0]
     for temperature, m in found.items():
         assert m.dtype == np.float64
-        expected = softmax_rows(z.astype(np.float64), temperature).mean(axis=0)
+        expected = by_hand.softmax(z, temperature).mean(axis=0)
         np.testing.assert_allclose(m, expected, rtol=1e-5)  # p is float32
         assert m.sum() == pytest.approx(1, abs=1e-6)
 

@@ -11,25 +11,7 @@ from hypothesis import strategies as st
 from ivfast.choose import goal as calibration
 from ivfast.choose.facts import T_GRID, fit_temperature
 from ivfast.choose.goal import K_GRID, HeldOutLogits, fit_goal, fit_k, least, meet, pair_logits
-
-
-def log_softmax_by_hand(row: list[float]) -> list[float]:
-    high = max(row)
-    total = high + math.log(sum(math.exp(value - high) for value in row))
-    return [value - total for value in row]
-
-
-def meet_by_hand(z: np.ndarray, z_pair: np.ndarray, m: np.ndarray) -> float:
-    """- mean logsumexp_b(log p_b + log p'_b - log(nlist max(m_b, 1e-9)))"""
-    total = 0.0
-    for row, other in zip(z.tolist(), z_pair.tolist(), strict=True):
-        joint = [
-            a + b - math.log(len(m) * max(use, 1e-9))
-            for a, b, use in zip(log_softmax_by_hand(row), log_softmax_by_hand(other), m.tolist(), strict=True)
-        ]
-        high = max(joint)
-        total += high + math.log(sum(math.exp(value - high) for value in joint))
-    return -total / len(z)
+from tests import by_hand
 
 
 @pytest.mark.parametrize("nlist", [1, 2, 7])
@@ -38,14 +20,14 @@ def test_meet_follows_the_formula(rng: np.random.Generator, nlist: int, size: fl
     z, z_pair = (size * rng.standard_normal((50, nlist)) for _ in range(2))
     m = np.arange(nlist, dtype=np.float64)  # the first bucket is not used at all
     m = m / m.sum() if nlist > 1 else np.ones(1)
-    assert meet(z, z_pair, m) == pytest.approx(meet_by_hand(z, z_pair, m), rel=1e-12)
+    assert meet(z, z_pair, m) == pytest.approx(by_hand.meet(z, z_pair, m), rel=1e-12)
 
 
 def test_meet_does_not_depend_on_its_blocks(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch):
     z, z_pair = rng.standard_normal((101, 6)), rng.standard_normal((101, 6))
     m = np.full(6, 1 / 6)
     monkeypatch.setattr(calibration, "BLOCK_ENTRIES", 20)  # 3 rows a block, the last of 2
-    assert meet(z, z_pair, m) == pytest.approx(meet_by_hand(z, z_pair, m), rel=1e-12)
+    assert meet(z, z_pair, m) == pytest.approx(by_hand.meet(z, z_pair, m), rel=1e-12)
 
 
 def test_meet_is_0_where_pairs_share_evenly_used_buckets():
@@ -92,7 +74,7 @@ def test_fit_k_holds_m_as_it_is():
     pairs = HeldOutLogits(z, z + rng.normal(0, 0.1, z.shape))
     m = np.array([0.6, 0.1, 0.1, 0.1, 0.1])
     dense = np.geomspace(3, 100, 400)
-    expected = min(dense, key=lambda k: meet_by_hand(k * pairs.z[:60], k * pairs.z_pair[:60], m))
+    expected = min(dense, key=lambda k: by_hand.meet(k * pairs.z[:60], k * pairs.z_pair[:60], m))
     pairs = HeldOutLogits(*(side[:60] for side in pairs))
     assert fit_k(pairs, m) == pytest.approx(expected, rel=0.02)
     assert fit_k(pairs, np.full(5, 0.2)) != pytest.approx(expected, rel=0.02)
@@ -159,10 +141,10 @@ def test_pair_logits_are_float64_at_k_1(metric: str, rng: np.random.Generator):
     x, x_pair, centers = (rows.astype(np.float32) for rows in sides)
     found = pair_logits(x, x_pair, centers, metric, 1e-9)
     for side, z in ((x, found.z), (x_pair, found.z_pair)):
-        d2 = np.square(side[:, None].astype(np.float64) - centers[None]).sum(axis=2)
-        delta = np.sort(d2, axis=1)[:, :4].mean(axis=1, keepdims=True)
         assert z.dtype == np.float64
-        np.testing.assert_allclose(z, -d2 / delta, rtol=2e-6, atol=2e-6)  # under IP unit norm to float32 alone
+        np.testing.assert_allclose(
+            z, by_hand.logits(side, centers, 1.0), rtol=2e-6, atol=2e-6
+        )  # under IP unit norm to float32 alone
 
 
 def test_goal_is_the_nprobe_that_reaches_90_percent_of_the_pairs():

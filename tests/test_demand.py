@@ -18,6 +18,7 @@ from ivfast.start.neighbors import find_neighbors, nearest_of_all
 from ivfast.store.budget import assign
 from ivfast.store.demand import Demand, chance, find_probes, reverse_of
 from ivfast.store.rules import Plan, log_use
+from tests import by_hand
 
 NLIST, WIDTH, K = 12, 4, 5
 
@@ -53,69 +54,53 @@ def case(request: pytest.FixtureRequest) -> Case:
     return Case(request.param)
 
 
-def chances_by_hand(z: np.ndarray, nprobe: int, softness: float = 2) -> np.ndarray:
-    """c_b of every bucket, float64; z: (n, nlist)."""
-    ranked = -np.sort(-z.astype(np.float64), axis=1)
-    border = (ranked[:, nprobe - 1] + ranked[:, nprobe]) / 2
-    return 1 / (1 + np.exp((border[:, None] - z) / softness))
-
-
 def copies_by_hand(case: Case, nprobe: int, temperature: float) -> list[list[tuple[float, int]]]:
     """For every vector its (key, bucket) in the order in which copies are worth most, the primary first."""
     z = case.tiles.all().astype(np.float64)
-    x, centers = case.x.astype(np.float64), case.centers.astype(np.float64)
-    p = np.exp((z - z.max(axis=1, keepdims=True)) / temperature)
-    gain = np.log(p / p.sum(axis=1, keepdims=True)) - np.log(case.use)
-    chances = chances_by_hand(z, nprobe)
+    gain = by_hand.log_keys(z, "benefit", temperature, case.use)
+    chances = by_hand.chances(z, nprobe)
     mean = np.maximum(chances.mean(axis=0), 0.1 / NLIST)
-    asked_by = [[(1.0, i)] for i in range(len(x))]
-    for y, near in enumerate(case.nearest.tolist()):
-        for i, weight in zip(near, case.asking.tolist(), strict=True):
-            asked_by[i].append((weight, y))
+    asking = case.asking.tolist()
+    # -z_b / |r_b|^2 is k / delta, whatever the bucket
+    units = -z[:, 0] / by_hand.distances(case.x, case.centers)[:, 0]
     found = []
-    for i, askers in enumerate(asked_by):
-        ranked = sorted(range(NLIST), key=lambda b, i=i: (-gain[i, b], b))[:WIDTH]
-        taken, row = ranked[:1], [(gain[i, ranked[0]], ranked[0])]
-        while len(taken) < WIDTH:
-            keys = []
-            for b in set(ranked) - set(taken):
-                r_b = x[i] - centers[b]
-                own = gain[i, b]
-                for a in taken:
-                    r_a = x[i] - centers[a]
-                    # -z_b / |r_b|^2 is k / delta, whatever the bucket
-                    unit = -z[i, b] / (r_b @ r_b)
-                    own -= unit * (r_a @ r_b) ** 2 / (r_a @ r_a) / (2 * temperature)
-                left = sum(w * max(0.0, chances[y, b] - max(chances[y, a] for a in taken)) for w, y in askers)
-                asked = math.log(left + 1e-3) - math.log(mean[b])
-                keys.append(((own + math.log(sum(w for w, _ in askers)) + asked) / 2, b))
-            row.append(max(keys, key=lambda pair: (pair[0], -pair[1])))
-            taken.append(row[-1][1])
-        found.append(row)
+    for i, others in enumerate(by_hand.askers(case.nearest)):
+        weights = [(1.0, i), *((asking[place], y) for y, place in others)]
+        crossing = by_hand.crossings(case.x[i], case.centers, units[i], temperature)
+
+        def worth(b: int, taken: list[int], *, i=i, weights=weights, crossing=crossing) -> float:
+            if not taken:
+                return gain[i, b]
+            own = gain[i, b] - crossing[taken, b].sum()
+            left = sum(w * max(0.0, chances[y, b] - chances[y, taken].max()) for w, y in weights)
+            asked = math.log(left + 1e-3) - math.log(mean[b])
+            return (own + math.log(sum(w for w, _ in weights)) + asked) / 2
+
+        buckets, worths = by_hand.one_after_another(by_hand.ranked(gain[i])[:WIDTH], worth)
+        found.append(list(zip(worths, buckets, strict=True)))
     return found
 
 
 def test_askers_are_those_that_have_a_vector_among_their_nearest(case: Case):
     reverse = case.demand().reverse
+    expected = by_hand.askers(case.nearest)
     for i in range(0, len(case.x), 7):
         askers = reverse.asker[reverse.first[i] : reverse.first[i + 1]].tolist()
         assert askers[0] == i
-        assert sorted(askers[1:]) == [y for y in range(len(case.x)) if i in case.nearest[y]]
+        assert sorted(askers[1:]) == [y for y, _ in expected[i]]
 
 
 def test_nearest_of_all_leaves_out_each_vector_itself(case: Case):
-    wide = case.x.astype(np.float64)
-    d2 = np.square(wide[:, None] - wide[None]).sum(axis=2)
-    np.fill_diagonal(d2, np.inf)
+    d2 = by_hand.distances_of_others(case.x)
     own = np.take_along_axis(d2, case.nearest, axis=1)
     np.testing.assert_allclose(own, np.sort(d2, axis=1)[:, :K], atol=1e-5)
-    assert (case.nearest != np.arange(len(wide))[:, None]).all()
+    assert (case.nearest != np.arange(len(case.x))[:, None]).all()
 
 
 @pytest.mark.parametrize("nprobe", [1, 3, 11, 40])  # 40: above nlist, and above what is assumed at most
 def test_chances_fall_off_around_the_border(case: Case, nprobe: int):
     found = find_probes(case.tiles, nprobe)
-    expected = chances_by_hand(case.tiles.all(), min(nprobe, NLIST - 1))
+    expected = by_hand.chances(case.tiles.all(), min(nprobe, NLIST - 1))
     np.testing.assert_allclose(
         np.take_along_axis(expected, found.buckets.astype(int), axis=1), chance(found.above, 2), rtol=1e-5
     )
@@ -133,13 +118,12 @@ def test_the_only_bucket_is_worth_most_to_askers_and_to_the_vector(case: Case):
     (found,) = assign(case.tiles, [Plan("benefit", 0.0, 1.0, log_use(case.use))], WIDTH, demand=case.demand())
     (without,) = assign(case.tiles, [Plan("benefit", 0.0, 1.0, log_use(case.use))], WIDTH)
     z = case.tiles.all().astype(np.float64)
-    p = np.exp(z - z.max(axis=1, keepdims=True))
-    own = np.log(p / p.sum(axis=1, keepdims=True)) - np.log(case.use)
-    chances = chances_by_hand(z, 3, 1)
+    own = by_hand.log_keys(z, "benefit", 1.0, case.use)
+    asked_by = by_hand.askers(case.nearest)
+    chances = by_hand.chances(z, 3, 1)
     cost = chances.mean(axis=0) / chances.mean(axis=0)[z.argmax(axis=1)].mean()
     for i in range(len(z)):
-        askers = [(y, near.index(i)) for y, near in enumerate(case.nearest.tolist()) if i in near]
-        gain = chances[i] + sum(case.asking[place] * chances[y] for y, place in askers)
+        gain = chances[i] + sum(case.asking[place] * chances[y] for y, place in asked_by[i])
         gain /= 1 + case.asking.sum()
         key = 10 * gain - cost + 0.6 * own[i]
         ranked = np.argsort(-own[i], kind="stable")[:WIDTH]
@@ -158,7 +142,7 @@ def test_copies_are_the_best_of_all_vectors_by_the_mean_of_both_estimates(
     budget = round(percent * len(case.x))
     extras = sorted((-key, i, b) for i, row in enumerate(expected) for key, b in row[1:])
     border = -extras[budget - 1][0]
-    lists = [row[row >= 0].tolist() for row in found.buckets]
+    lists = by_hand.lists_of(found.buckets)
     assert sum(map(len, lists)) == len(case.x) + budget
     wrong = 0
     for i, row in enumerate(expected):
@@ -208,7 +192,7 @@ def test_training_vectors_ask_for_the_pool(case: Case, most: int, monkeypatch: p
     held = make_held_out(case.vectors, case.space, neighbors, NLIST, WIDTH, 1)
     demand = held_out_demand(held, case.router, 3)
     z = case.tiles.all()
-    chances = chances_by_hand(z, 3)
+    chances = by_hand.chances(z, 3)
 
     def rows_of(place: int) -> list[int]:
         """Learn rows of a pool vector's askers, told by where they look."""

@@ -1,6 +1,5 @@
 """The evaluation against searches in plain Python, and against a FAISS IVF index."""
 
-import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from ivfast.evaluate.results import Result, RouterSetting, evaluate_router, held
 from ivfast.route.routers import Router, centers_router
 from ivfast.runtime.progress import silent
 from ivfast.store.rules import Plan, log_use
+from tests import by_hand
 
 NLIST, WIDTH = 12, 4
 NPROBES = (1, 2, 3, 5, 12)
@@ -50,78 +50,20 @@ class Case:
         return evaluate_router(setting, data, space, WIDTH, NPROBES, read_rows, silent())
 
 
-def softmax_row(row: np.ndarray, temperature: float) -> np.ndarray:
-    p = np.exp((row - row.max()) / temperature)
-    return p / p.sum()
+def store_by_hand(z: np.ndarray, plan: Plan) -> by_hand.Lists:
+    keys = by_hand.log_keys(z, plan.rule, plan.temperature, USE)
+    return by_hand.store(keys, WIDTH, round(plan.percent * len(z)))
 
 
-def store_by_hand(z: np.ndarray, plan: Plan) -> list[list[int]]:
-    """Buckets of each base vector: one sorted list of all extras."""
-    stored, extras = [], []
-    for vector, row in enumerate(z.astype(np.float64)):
-        key = -np.sqrt(row / row.max())  # - d_j / d_1
-        if plan.rule != "ratio":
-            key = softmax_row(row, plan.temperature) / (USE if plan.rule == "benefit" else 1)
-        ranked = sorted(range(NLIST), key=lambda b: -key[b])
-        stored.append(ranked[:1])
-        extras += [(-key[b], vector, b) for b in ranked[1:WIDTH]]
-    for _, vector, bucket in sorted(extras)[: round(plan.percent * len(z))]:
-        stored[vector].append(bucket)
-    return stored
+def search_by_hand(case: Case, stored: by_hand.Lists, probes: by_hand.Lists) -> tuple[float, list[float]]:
+    """The first ten columns of gt count."""
+    return by_hand.search(stored, case.gt[:, :10], probes)
 
 
-def sizes_of(stored: list[list[int]]) -> list[int]:
-    return np.bincount([b for buckets in stored for b in buckets], minlength=NLIST).tolist()
-
-
-def search_by_hand(case: Case, stored: list[list[int]], probes: list[list[int]]) -> tuple[float, list[float]]:
-    """Recall, and the scanned share of each query."""
-    sizes, hits, answers, scanned = sizes_of(stored), 0, 0, []
-    for query, probed in enumerate(probes):
-        for answer in case.gt[query, :10].tolist():
-            if answer != -1:
-                answers += 1
-                hits += any(bucket in probed for bucket in stored[answer])
-        scanned.append(sum(sizes[b] for b in probed) / len(stored))
-    return hits / answers, scanned
-
-
-def fixed_probes(z: np.ndarray, nprobe: int) -> list[list[int]]:
-    return [sorted(range(NLIST), key=lambda b: -row[b])[:nprobe] for row in z.tolist()]
-
-
-def split_gains(z: np.ndarray, sizes: list[int], n: int) -> list[tuple[int, dict[int, float]]]:
-    """Each row's best filled bucket, and the gains of its other filled buckets."""
-    rows = []
-    filled = [b for b in range(NLIST) if sizes[b]]
-    for row in z.astype(np.float64):
-        p = softmax_row(row, TEMPERATURE)
-        best = max(filled, key=lambda b: row[b])
-        rows.append((best, {b: p[b] / (sizes[b] / n) for b in filled if b != best}))
-    return rows
-
-
-def adaptive_probes(case: Case, sizes: list[int], mean_probes: float) -> list[list[int]]:
-    n = len(case.base)
-    held_out = sorted((g for _, gains in split_gains(case.held_out, sizes, n) for g in gains.values()), reverse=True)
-    extra = round((mean_probes - 1) * len(case.held_out))
-    threshold = held_out[extra] if extra < len(held_out) else -math.inf
-    return [
-        [best, *(b for b, gain in gains.items() if gain > threshold)]
-        for best, gains in split_gains(case.query, sizes, n)
-    ]
-
-
-def interpolate(points: list[tuple[float, float]], level: float) -> float:
-    """points: (recall, scanned) in the order of cost."""
-    before = None
-    for recall, scanned in points:
-        if recall >= level:
-            if before is None:
-                return scanned
-            return before[1] + (level - before[0]) / (recall - before[0]) * (scanned - before[1])
-        before = (recall, scanned)
-    return math.nan
+def adaptive_probes(case: Case, stored: by_hand.Lists, mean_probes: float) -> by_hand.Lists:
+    sizes, n = by_hand.sizes_of(stored, NLIST), len(case.base)
+    held_out, query = (by_hand.log_gains(z, TEMPERATURE, sizes, n) for z in (case.held_out, case.query))
+    return by_hand.adaptive_probes(query, by_hand.threshold(held_out, mean_probes))
 
 
 def check_points(result: Result, searches: list[tuple[float, list[float]]]) -> None:
@@ -149,12 +91,12 @@ def pick(results: list[Result], plan: Plan, probing: str) -> Result:
 def test_fixed_probing_equals_a_search_by_hand(case: Case, results: list[Result], plan: Plan):
     found = pick(results, plan, "fixed")
     stored = store_by_hand(case.base, plan)
-    searches = {n: search_by_hand(case, stored, fixed_probes(case.query, n)) for n in range(1, NLIST + 1)}
+    searches = {n: search_by_hand(case, stored, by_hand.best_probes(case.query, n)) for n in range(1, NLIST + 1)}
     assert found.nprobe == list(NPROBES)
     check_points(found, [searches[n] for n in NPROBES])
     curve = [(recall, float(np.mean(scanned))) for recall, scanned in searches.values()]
     for level in (0.80, 0.90, 0.95, 0.99):
-        assert found.scanned_at[f"{level:.2f}"] == pytest.approx(interpolate(curve, level))
+        assert found.scanned_at[f"{level:.2f}"] == pytest.approx(by_hand.scanned_at(curve, level))
     np.testing.assert_allclose(np.array(found.curve).T, curve)
 
 
@@ -162,7 +104,7 @@ def test_fixed_probing_equals_a_search_by_hand(case: Case, results: list[Result]
 def test_adaptive_probing_equals_a_search_by_hand(case: Case, results: list[Result], plan: Plan):
     found = pick(results, plan, "adaptive")
     stored = store_by_hand(case.base, plan)
-    probes = [adaptive_probes(case, sizes_of(stored), n) for n in NPROBES]
+    probes = [adaptive_probes(case, stored, n) for n in NPROBES]
     check_points(found, [search_by_hand(case, stored, one) for one in probes])
     assert found.nprobe == pytest.approx([np.mean([len(p) for p in one]) for one in probes])
 
@@ -172,22 +114,22 @@ def test_adaptive_summary_is_drawn_from_200_thresholds():
     stored = store_by_hand(case.base, plan)
     curve = []
     for mean_probes in np.geomspace(1, NLIST, 200):
-        recall, scanned = search_by_hand(case, stored, adaptive_probes(case, sizes_of(stored), mean_probes))
+        recall, scanned = search_by_hand(case, stored, adaptive_probes(case, stored, mean_probes))
         curve.append((recall, float(np.mean(scanned))))
     found = pick(case.run([plan]), plan, "adaptive")
     for level in (0.80, 0.90, 0.95, 0.99):
-        assert found.scanned_at[f"{level:.2f}"] == pytest.approx(interpolate(curve, level), rel=1e-6)
+        assert found.scanned_at[f"{level:.2f}"] == pytest.approx(by_hand.scanned_at(curve, level), rel=1e-6)
 
 
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: f"{plan.rule}-{plan.percent:g}")
 def test_bucket_counts_are_those_of_the_assignment(case: Case, results: list[Result], plan: Plan):
-    sizes = sizes_of(store_by_hand(case.base, plan))
+    sizes = by_hand.sizes_of(store_by_hand(case.base, plan), NLIST)
     for probing in ("fixed", "adaptive"):
         found = pick(results, plan, probing)
-        assert found.entries == sum(sizes) == 300 + round(plan.percent * 300)
-        assert found.largest == max(sizes)
-        assert found.empty == sizes.count(0) >= 1
-        assert found.imbalance == pytest.approx(NLIST * sum(s * s for s in sizes) / sum(sizes) ** 2)
+        assert found.entries == sizes.sum() == 300 + round(plan.percent * 300)
+        assert found.largest == sizes.max()
+        assert found.empty == (sizes == 0).sum() >= 1
+        assert found.imbalance == pytest.approx(by_hand.imbalance(sizes))
 
 
 def test_all_buckets_probed_find_everything_and_scan_all_entries(results: list[Result]):
@@ -203,7 +145,7 @@ def test_first_ten_columns_count_and_no_more(case: Case, width: int):
     narrow = Case(300, 1030, gt)
     (found,) = narrow.run([PLANS[0]], temperature=None)
     stored = store_by_hand(narrow.base, PLANS[0])
-    check_points(found, [search_by_hand(narrow, stored, fixed_probes(narrow.query, n)) for n in NPROBES])
+    check_points(found, [search_by_hand(narrow, stored, by_hand.best_probes(narrow.query, n)) for n in NPROBES])
 
 
 def test_recall_divides_once_by_all_answers():
@@ -224,8 +166,8 @@ def test_masks_pad_rows_out_of_recall_and_scanned(n_query: int):
     case = Case(150, n_query)
     stored = store_by_hand(case.base, PLANS[4])
     fixed, adaptive = case.run([PLANS[4]])
-    check_points(fixed, [search_by_hand(case, stored, fixed_probes(case.query, n)) for n in NPROBES])
-    probes = [adaptive_probes(case, sizes_of(stored), n) for n in NPROBES]
+    check_points(fixed, [search_by_hand(case, stored, by_hand.best_probes(case.query, n)) for n in NPROBES])
+    probes = [adaptive_probes(case, stored, n) for n in NPROBES]
     check_points(adaptive, [search_by_hand(case, stored, one) for one in probes])
 
 

@@ -11,6 +11,7 @@ from ivfast.data.vectors import Space, Vectors, measure_space
 from ivfast.runtime.errors import UserError
 from ivfast.start import kmeans
 from ivfast.start.kmeans import train_kmeans
+from tests import by_hand
 
 DIM = 6
 
@@ -64,7 +65,7 @@ def test_stops_early_where_nothing_moves(metric: str, as_vectors: Callable[[np.n
     found = train_kmeans(learn, space, 3, 128, seed=1)
     assert 1 <= found.n_iterations < 20
     x = space.inside(learn.rows)
-    own = np.square(x[:, None] - found.centers[None]).sum(axis=2).argmin(axis=1)
+    own = by_hand.distances(x, found.centers).argmin(axis=1)
     for bucket, center in enumerate(found.centers):  # each center is the mean of its vectors
         mean = x[own == bucket].mean(axis=0)
         mean = mean / np.linalg.norm(mean) if metric == "IP" else mean

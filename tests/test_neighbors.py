@@ -12,6 +12,7 @@ from ivfast.data.vectors import Space, Vectors
 from ivfast.runtime.progress import silent
 from ivfast.start import neighbors
 from ivfast.start.neighbors import Neighbors, asked_for, find_neighbors, nearest_of_all, split, without_self
+from tests import by_hand
 
 METRICS = ("IP", "L2")
 
@@ -30,20 +31,12 @@ def space_of(metric: str, dim: int = 8) -> Space:
     return Space(metric, np.zeros(dim, np.float32), np.float32(1))
 
 
-def squares(rows: np.ndarray, of: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """Squared distances of rows `of` to rows `among`, float64; a row's own is infinite."""
-    wide = rows.astype(np.float64)
-    d2 = np.stack([np.square(wide[among] - wide[i]).sum(axis=1) for i in of])
-    d2[np.asarray(of)[:, None] == among] = np.inf
-    return d2
-
-
 def check_nearest(rows: np.ndarray, of: np.ndarray, among: np.ndarray, found: np.ndarray) -> None:
     """Found are distinct rows of `among`, never self, and as near as any: equal distances are as good."""
     assert np.isin(found, among).all()
     assert (found != of[:, None]).all()
     assert all(len(set(row)) == len(row) for row in found.tolist())
-    d2 = squares(rows, of, among)
+    d2 = by_hand.distances_of_others(rows, of, among)
     place = np.searchsorted(among, found)
     nearest = np.sort(d2, axis=1)[:, : found.shape[1]]
     # float32 distances of unit size are right to 1e-6
@@ -51,7 +44,7 @@ def check_nearest(rows: np.ndarray, of: np.ndarray, among: np.ndarray, found: np
 
 
 def recall_of(rows: np.ndarray, of: np.ndarray, among: np.ndarray, found: np.ndarray) -> float:
-    d2 = squares(rows, of, among)
+    d2 = by_hand.distances_of_others(rows, of, among)
     worst = np.sort(d2, axis=1)[:, found.shape[1] - 1, None]
     return float((np.take_along_axis(d2, np.searchsorted(among, found), axis=1) <= worst + 3e-6).mean())
 

@@ -14,14 +14,10 @@ from ivfast.runtime.draws import generator
 from ivfast.start.neighbors import make_neighbors
 from ivfast.store.rules import Plan, log_use
 from run_dcnet import main
+from tests import by_hand
 from tests.runs import flags, make_data
 
 NLIST, FTOPK, N = 12, 4, 300
-
-
-def softmax(z: np.ndarray) -> np.ndarray:
-    p = np.exp(z - z.max(axis=1, keepdims=True))
-    return p / p.sum(axis=1, keepdims=True)
 
 
 def test_prediction_is_where_held_out_vectors_reach_each_level(as_vectors, plain_space) -> None:
@@ -32,11 +28,11 @@ def test_prediction_is_where_held_out_vectors_reach_each_level(as_vectors, plain
     answers = np.array([rng.choice(np.setdiff1d(np.arange(N), [row]), FTOPK, replace=False) for row in held_out])
     neighbors = make_neighbors(np.arange(1), np.zeros((1, FTOPK), int), held_out, answers, FTOPK)
     held = make_held_out(as_vectors(z), plain_space(NLIST), neighbors, NLIST, 3, 1)
-    m = softmax(z).mean(axis=0)
+    m = by_hand.softmax(z).mean(axis=0)
     tiles = held_out_tiles(held, Router("table", NLIST, lambda x: x))
     found = predict(held, tiles, [Plan("benefit", 0.0, 1.0, log_use(m))])[0.0]
 
-    bucket = (softmax(z.astype(np.float64)) / m).argmax(axis=1)
+    bucket = (by_hand.softmax(z) / m).argmax(axis=1)
     sizes = np.bincount(bucket, minlength=NLIST)
     recall, scanned = np.zeros(NLIST), np.zeros(NLIST)
     for row, right in zip(held_out, answers, strict=True):
@@ -53,7 +49,7 @@ def test_prediction_is_where_held_out_vectors_reach_each_level(as_vectors, plain
 def test_calibration_error_by_hand() -> None:
     rng = generator(1, 0, "sample")
     z, targets = 2 * rng.standard_normal((40, 5)), rng.integers(5, size=(40, FTOPK))
-    p = softmax(z / 1.3)
+    p = by_hand.softmax(z, 1.3)
     told, true = np.zeros(BINS), np.zeros(BINS)
     for row in range(40):
         for b in range(5):

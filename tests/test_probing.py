@@ -19,6 +19,7 @@ from ivfast.route.search import (
     scanned_shares,
     thresholds_for,
 )
+from tests import by_hand
 
 SEEDS = st.integers(0, 2**32 - 1)
 few = settings(derandomize=True, deadline=None, max_examples=60)
@@ -34,21 +35,9 @@ def draw_stored(rng: np.random.Generator, nlist: int, n: int = 12, width: int = 
 
 
 def draw_answers(rng: np.random.Generator, queries: int, n: int = 12, width: int = 4) -> Answers:
-    return Answers(rng.integers(n, size=(queries, width)), rng.random((queries, width)) < 0.8)
-
-
-def gains_by_hand(row: list[float], temperature: float, stored: Stored) -> list[float]:
-    """softmax(z / T)_b / (size_b / n); the best filled bucket is infinite, an empty one is never worth it."""
-    sizes = stored.sizes.tolist()
-    high = max(row)
-    weights = [math.exp((value - high) / temperature) for value in row]
-    gains = [
-        weight / sum(weights) / (size / stored.n) if size else -math.inf
-        for weight, size in zip(weights, sizes, strict=True)
-    ]
-    filled = [b for b, size in enumerate(sizes) if size]
-    gains[max(filled, key=lambda b: (row[b], -b))] = math.inf
-    return gains
+    valid = rng.random((queries, width)) < 0.8
+    valid[0, 0] = True
+    return Answers(rng.integers(n, size=(queries, width)), valid)
 
 
 @given(st.lists(st.lists(st.integers(0, 3), min_size=5, max_size=5), min_size=1, max_size=6))
@@ -99,29 +88,14 @@ def test_gains_follow_the_formula(seed: int, nlist: int, temperature: float):
     z = rng.normal(0, 2, (6, nlist)).astype(np.float32)
     found = log_gains(z, temperature, stored)
     assert found.dtype == np.float32
-    for row, gains in zip(z.tolist(), found.tolist(), strict=True):
-        for gain, expected in zip(gains, gains_by_hand(row, temperature, stored), strict=True):
-            if math.isinf(expected):
-                assert gain == expected
-            else:
-                assert math.exp(gain) == pytest.approx(expected, rel=1e-5)  # float32
+    expected = by_hand.log_gains(z, temperature, stored.sizes, stored.n)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-5)  # float32
 
 
 def test_best_bucket_of_all_empty_but_one_is_that_one():
     stored = Stored(np.array([0, 0, 4]), 4, np.full((4, 1), 2))
     gains = log_gains(np.array([[9, 8, -50]], np.float32), 1.0, stored)
     assert gains.tolist() == [[-math.inf, -math.inf, math.inf]]
-
-
-def adaptive_by_hand(gains: np.ndarray, threshold: float, stored: Stored, answers: Answers) -> tuple[list, list, int]:
-    probed, scanned, found = [], [], 0
-    for query, row in enumerate(gains.tolist()):
-        probes = {b for b, gain in enumerate(row) if gain == math.inf or (gain > threshold and stored.sizes[b] > 0)}
-        probed.append(len(probes))
-        scanned.append(sum(int(stored.sizes[b]) for b in probes))
-        for at, valid in zip(answers.at[query], answers.valid[query], strict=True):
-            found += bool(valid and probes & set(stored.buckets[at].tolist()))
-    return probed, scanned, found
 
 
 @given(SEEDS, st.integers(1, 7))
@@ -134,10 +108,12 @@ def test_buckets_above_each_threshold_are_probed(seed: int, nlist: int):
     thresholds = np.sort(np.r_[finite[:4], 3.0, 0.1, -2.0, -np.inf].astype(np.float32))[::-1]
     counts = count_adaptive(gains, thresholds, stored, answers)
     for i, threshold in enumerate(thresholds):
-        probed, scanned, found = adaptive_by_hand(gains, float(threshold), stored, answers)
-        assert counts.probed[:, i].tolist() == probed
-        assert counts.scanned[:, i].tolist() == scanned
-        assert counts.found[i] == found
+        probes = by_hand.adaptive_probes(gains, float(threshold))
+        gt = np.where(answers.valid, answers.at, -1)
+        recall, scanned = by_hand.search(by_hand.lists_of(stored.buckets), gt, probes)
+        assert counts.probed[:, i].tolist() == [len(probed) for probed in probes]
+        assert counts.scanned[:, i] == pytest.approx(stored.n * np.array(scanned))
+        assert counts.found[i] == pytest.approx(recall * answers.valid.sum())
 
 
 def test_equal_gain_is_not_above():
@@ -211,7 +187,7 @@ def test_recall_never_reached_is_nan():
 @few
 def test_imbalance_follows_the_formula_between_1_and_nlist(sizes: list[int]):
     found = imbalance(np.array(sizes))
-    assert found == pytest.approx(len(sizes) * sum(s * s for s in sizes) / sum(sizes) ** 2)
+    assert found == pytest.approx(by_hand.imbalance(np.array(sizes)))
     assert 1 - 1e-9 <= found <= len(sizes) + 1e-9
 
 

@@ -16,6 +16,7 @@ from ivfast.store.dcnet_file import load_model, save_model
 from ivfast.store.demand import Demand, find_probes, reverse_of
 from ivfast.store.rules import Plan, log_use
 from run_dcnet import main
+from tests import by_hand
 from tests.conftest import TinySet
 
 
@@ -32,17 +33,14 @@ def test_store_asks_its_own_vectors(tmp_path: Path, tiny_set: TinySet):
     model = load_model(tmp_path / "dcnet.safetensors", tmp_path / "ivfast.npy")
     assert model is not None
     facts = model.facts["centers"]
-    wide = tiny_set.base.astype(np.float64)
-    similar = wide @ wide.T
-    np.fill_diagonal(similar, -np.inf)
-    nearest = np.argsort(-similar, axis=1)[:, :20]  # more than ftopk, which is 8
+    nearest = np.argsort(by_hand.distances_of_others(tiny_set.base), axis=1)[:, :20]  # more than ftopk, which is 8
     centers = np.load(tmp_path / "ivfast.npy")
     router = centers_router("centers", centers, "IP", model.delta_floor, facts.k)
     tiles = LogitTiles(router, Vectors("base", tmp_path, tiny_set.base), model.space)
     plan = Plan("benefit", 0.8, facts.storing[0.8], log_use(facts.use[facts.storing[0.8]]))
     width = min(model.about["settings"]["ftopk"], len(centers))
     demand = Demand(reverse_of(nearest, model.asking), find_probes(tiles, facts.nprobe))
-    lists = [sorted(buckets[rows == i].tolist()) for i in range(len(wide))]
+    lists = [sorted(buckets[rows == i].tolist()) for i in range(len(nearest))]
     for asked, equal in ((demand, True), (None, False)):
         (expected,) = assign(tiles, [plan], width, demand=asked)
         assert (lists == [sorted(row[row >= 0].tolist()) for row in expected.buckets]) == equal
@@ -50,7 +48,7 @@ def test_store_asks_its_own_vectors(tmp_path: Path, tiny_set: TinySet):
     (told,) = (r for r in results if (r["router"], r["rule"], r["probing"]) == ("centers", "benefit", "fixed"))
     sizes = np.bincount(buckets, minlength=len(centers))
     assert (told["largest"], told["empty"]) == (sizes.max(), (sizes == 0).sum())
-    assert told["imbalance"] == pytest.approx(8 * np.square(sizes / sizes.sum()).sum())
+    assert told["imbalance"] == pytest.approx(by_hand.imbalance(sizes))
 
 
 def test_store_normalizes_where_the_run_did(tmp_path: Path, tiny_set: TinySet):

@@ -14,6 +14,7 @@ from ivfast.data.vectors import Space, Vectors
 from ivfast.route.routers import centers_router
 from ivfast.start.neighbors import Neighbors, make_neighbors
 from ivfast.store.rules import Plan, log_use
+from tests import by_hand
 
 NLIST, WIDTH, FTOPK, N, K = 9, 4, 5, 400, 12.0
 PERCENTS = (0.0, 0.8, 1.5)
@@ -36,9 +37,7 @@ def case(request: pytest.FixtureRequest, as_vectors: Callable[[np.ndarray], Vect
     rng = np.random.default_rng(11)
     clumps = rng.normal(0, 1.5, (25, 6))
     x = (clumps[rng.integers(25, size=N)] + rng.normal(0, 0.7, (N, 6))).astype(np.float32)
-    wide = x.astype(np.float64)
-    d2 = np.square(wide[:, None] - wide[None]).sum(axis=2)
-    np.fill_diagonal(d2, np.inf)
+    d2 = by_hand.distances_of_others(x)
     held_out = np.arange(3, N, 5)
     train = np.setdiff1d(np.arange(N), held_out)
     answers = np.argsort(d2[held_out], axis=1)[:, :FTOPK]
@@ -47,35 +46,29 @@ def case(request: pytest.FixtureRequest, as_vectors: Callable[[np.ndarray], Vect
     space = Space("L2", np.zeros(6, np.float32), np.float32(1))
     with pytest.MonkeyPatch.context() as patch:
         if request.param == "sampled":
-            patch.setattr(held_out, "SAMPLE_LEAST", 150)
-            patch.setattr(held_out, "SAMPLE_PER_BUCKET", 1)
+            patch.setattr("ivfast.choose.held_out.SAMPLE_LEAST", 150)
+            patch.setattr("ivfast.choose.held_out.SAMPLE_PER_BUCKET", 1)
         held = make_held_out(as_vectors(x), space, neighbors, NLIST, WIDTH, 1)
-    return Case(wide, neighbors, held, x[:NLIST] + np.float32(0.1), x[100 : 100 + NLIST] + np.float32(0.1))
-
-
-def logits_by_hand(x: np.ndarray, centers: np.ndarray) -> np.ndarray:
-    d2 = np.square(x[:, None] - centers.astype(np.float64)[None]).sum(axis=2)
-    return -K * d2 / np.sort(d2, axis=1)[:, :4].mean(axis=1, keepdims=True)
-
-
-def log_softmax_by_hand(z: np.ndarray, temperature: float) -> np.ndarray:
-    scaled = (z - z.max(axis=1, keepdims=True)) / temperature
-    return scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True))
+    return Case(
+        x.astype(np.float64), neighbors, held, x[:NLIST] + np.float32(0.1), x[100 : 100 + NLIST] + np.float32(0.1)
+    )
 
 
 def share_by_hand(case: Case, centers: np.ndarray, rule: str, percent: float, temperature: float = 1.0) -> float:
     """Scanned at recall 0.9 of the held-out vectors, by rule at percent: mean of answers alike and by kinship."""
-    z = logits_by_hand(case.x, centers)
+    z = by_hand.logits(case.x, centers, K)
     sample = case.held.pool[case.held.sample]
-    keys = np.log(z.max(axis=1, keepdims=True) / z) / 2
-    if rule == "benefit":
-        keys = log_softmax_by_hand(z, temperature)
-        keys -= np.log(np.maximum(np.exp(keys[sample]).mean(axis=0), 1e-9))
-    ranked = [np.argsort(-row)[:WIDTH].tolist() for row in keys]
-    worth = [[keys[v, b] for b in buckets] for v, buckets in enumerate(ranked)]
-    if rule == "benefit" and percent > 0:
-        pairs = [covered(case.x[v], z[v], centers, keys[v], ranked[v], temperature) for v in range(N)]
-        ranked, worth = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+    keys = by_hand.log_keys(z, rule, temperature, by_hand.softmax(z[sample], temperature).mean(axis=0))
+    ranked, worth = [], []
+    for v, k_over_delta in enumerate(K / by_hand.delta(by_hand.distances(case.x, centers))[:, 0]):
+        crossing = by_hand.crossings(case.x[v], centers, k_over_delta, temperature)
+        if rule == "ratio":  # whose copies do not look at each other
+            crossing[:] = 0
+        buckets, worths = by_hand.one_after_another(
+            by_hand.ranked(keys[v])[:WIDTH], lambda b, taken, v=v, c=crossing: keys[v, b] - c[taken, b].sum()
+        )
+        ranked.append(buckets)
+        worth.append(worths)
     extras = sorted(-w for v in sample for w in worth[v][1:])
     budget = round(percent * len(sample))
     border = -extras[budget - 1] if budget else math.inf
@@ -94,32 +87,7 @@ def share_by_hand(case: Case, centers: np.ndarray, rule: str, percent: float, te
         n = len(neighbors.held_out)
         alike.append((hits / neighbors.answers.size, scanned / n))
         by_worth.append((recall / n, scanned / n))
-    return (interpolate(alike) + interpolate(by_worth)) / 2
-
-
-def covered(
-    x: np.ndarray, z: np.ndarray, centers: np.ndarray, keys: np.ndarray, buckets: list[int], temperature: float
-) -> tuple[list[int], list[float]]:
-    """Buckets in the order in which each is worth most beside those before it, and what it is worth."""
-    r = x - centers.astype(np.float64)
-    unit = -z[0] / (r[0] @ r[0])  # k / delta
-    taken, left, worth = [buckets[0]], sorted(buckets[1:]), [float(keys[buckets[0]])]
-    while left:
-        beside = [
-            keys[b] - sum(unit * (r[a] @ r[b]) ** 2 / (r[a] @ r[a]) for a in taken) / (2 * temperature) for b in left
-        ]
-        best = int(np.argmax(beside))
-        worth.append(float(beside[best]))
-        taken.append(left.pop(best))
-    return taken, worth
-
-
-def interpolate(points: list[tuple[float, float]]) -> float:
-    i = next(i for i, (recall, _) in enumerate(points) if recall >= 0.9)
-    if i == 0:
-        return points[0][1]
-    (low, cheap), (high, dear) = points[i - 1], points[i]
-    return cheap + (0.9 - low) / (high - low) * (dear - cheap)
+    return (by_hand.scanned_at(alike, 0.9) + by_hand.scanned_at(by_worth, 0.9)) / 2
 
 
 def router_of(centers: np.ndarray):
@@ -213,7 +181,7 @@ def test_weights_count_vectors_again(rng: np.random.Generator):
     assert scanned_share(curves, weights.astype(float)) == pytest.approx(scanned_share(repeated))
     scanned = curves.scanned.mean(axis=0).tolist()
     alike, by_worth = (found.sum(axis=0) / 270).tolist(), curves.recall.mean(axis=0).tolist()
-    both = [interpolate(list(zip(recall, scanned, strict=True))) for recall in (alike, by_worth)]
+    both = [by_hand.scanned_at(zip(recall, scanned, strict=True), 0.9) for recall in (alike, by_worth)]
     assert both[0] != both[1]
     assert scanned_share(curves) == pytest.approx(sum(both) / 2)
 

@@ -16,20 +16,9 @@ from benchmarks.tables import main as print_tables
 from ivfast.data.vectors import Vectors
 from ivfast.route.routers import LogitTiles, Router
 from ivfast.route.search import Answers, imbalance, log_gains, thresholds_for
-from tests import independent
+from tests import by_hand
 from tests.conftest import unit_rows
 from tests.peers.reading import NLIST, at_90
-
-
-def brute_force(lists: np.ndarray, gt: np.ndarray, probes: list[np.ndarray]) -> tuple[float, np.ndarray]:
-    """Search one query after the other with Python sets; probes: buckets probed for each query."""
-    members = [{i for i, row in enumerate(lists.tolist()) if b in row} for b in range(NLIST)]
-    found, scanned = 0, []
-    for answers, probed in zip(gt.tolist(), probes, strict=True):
-        looked_at = set().union(*(members[b] for b in probed))
-        found += len(looked_at & {a for a in answers if a >= 0})
-        scanned.append(sum(len(members[b]) for b in probed) / len(lists))
-    return found / (gt >= 0).sum(), np.array(scanned)
 
 
 @pytest.fixture
@@ -52,10 +41,9 @@ def test_fixed_search_equals_brute_force(tables) -> None:
     curve = search(queries, store(lists, np.arange(200), NLIST), answers_of(gt))
     z = queries.all()
     for nprobe in range(1, NLIST + 1):
-        probes = list(np.argsort(-z, axis=1)[:, :nprobe])
-        recall, scanned = brute_force(lists, gt, probes)
+        recall, scanned = by_hand.search(by_hand.lists_of(lists), gt, by_hand.best_probes(z, nprobe))
         assert curve.recall[nprobe - 1] == pytest.approx(recall, abs=1e-12)
-        assert curve.scanned[nprobe - 1] == pytest.approx(scanned.mean(), abs=1e-12)
+        assert curve.scanned[nprobe - 1] == pytest.approx(np.mean(scanned), abs=1e-12)
         assert curve.p99[nprobe - 1] == pytest.approx(np.percentile(scanned, 99), abs=1e-12)
 
 
@@ -67,9 +55,10 @@ def test_adaptive_search_equals_brute_force(tables, rng: np.random.Generator) ->
     thresholds = thresholds_for(log_gains(held_out, 1.5, stored), np.geomspace(1, NLIST, 200))
     gains = log_gains(queries.all(), 1.5, stored)
     for i in (0, 60, 130, 199):
-        recall, scanned = brute_force(lists, gt, [np.flatnonzero(row > thresholds[i]) for row in gains])
+        probes = by_hand.adaptive_probes(gains, thresholds[i])
+        recall, scanned = by_hand.search(by_hand.lists_of(lists), gt, probes)
         assert curve.recall[i] == pytest.approx(recall, abs=1e-12)
-        assert curve.scanned[i] == pytest.approx(scanned.mean(), abs=1e-12)
+        assert curve.scanned[i] == pytest.approx(np.mean(scanned), abs=1e-12)
 
 
 def test_answers_count_by_their_worth(tables, rng: np.random.Generator) -> None:
@@ -113,7 +102,7 @@ def test_kmeans_scans_what_a_second_opinion_says(transfer: Task) -> None:
     peer = kmeans.make(transfer, 10, kmeans.train(transfer, 10))
     centers = kmeans.train(transfer, 10).centers
     x, q = transfer.inside(transfer.base), transfer.inside(transfer.query)
-    expected = independent.nearest_share(x, q, transfer.gt, centers)
+    expected = by_hand.nearest_share(x, q, transfer.gt, centers)
     assert at_90(evaluate(transfer, peer)) == pytest.approx(expected, rel=1e-3)  # float32 ties
 
 

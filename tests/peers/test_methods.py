@@ -15,7 +15,7 @@ from benchmarks.peers.task import Task, exact
 from benchmarks.runs import PERCENTS
 from ivfast.route.routers import LogitTiles
 from ivfast.route.search import Answers
-from tests import independent
+from tests import by_hand
 from tests.peers.reading import NLIST, PARAM_LIST, at_90, hashed, task_of
 
 
@@ -47,7 +47,7 @@ def test_linear_router_starts_as_kmeans(transfer: Task) -> None:
 def test_usp_loss_is_the_papers(rng: np.random.Generator) -> None:
     z = rng.standard_normal((64, NLIST))
     majority = rng.integers(0, NLIST, 64)
-    p = independent.softmax(z)
+    p = by_hand.softmax(z)
     expected = -np.log(p[np.arange(64), majority]).mean() - 7 / 64 * np.sort(p, axis=0)[-4:].sum()
     found = usp.usp_loss(torch.from_numpy(z), torch.from_numpy(majority), 7.0)
     assert float(found) == pytest.approx(expected, rel=1e-12)
