@@ -15,7 +15,7 @@ from parity_tests.comparator import Named, Table, compare
 from parity_tests.reference import move_centers
 from parity_tests.runs import Outcome, make_config, run, write_data
 
-pytestmark = pytest.mark.parity
+pytestmark = [pytest.mark.parity, pytest.mark.whole_run]
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 

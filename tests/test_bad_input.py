@@ -280,6 +280,7 @@ def test_process_exits_2_without_traceback(words: str, part: str, told: str, dat
     assert not out.exists() or [entry.name for entry in out.iterdir()] == ["train.log"]
 
 
+@pytest.mark.whole_run
 def test_legal_but_odd_input_runs_with_warnings(
     data: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -54,6 +54,7 @@ def run(folder: Path, *more: str) -> dict[str, Any]:
     return {"centers": (out / "ivfast.npy").read_bytes(), "results": evaluation["results"], "data": evaluation}
 
 
+@pytest.mark.whole_run
 def test_dirty_photographs_run_as_if_cleaned_by_hand(
     photos: tuple[np.ndarray, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

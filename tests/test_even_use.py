@@ -18,6 +18,8 @@ from ivfast.train.steps import run_chunks
 from run_dcnet import main
 from tests import by_hand
 
+pytestmark = pytest.mark.whole_run
+
 
 def shared_identities(n_identities: int, images: int, dim: int) -> np.ndarray:
     """As ivfast.data.synthetic draws them, but for learn and base to share. (identities, images, dim)"""

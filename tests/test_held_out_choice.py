@@ -14,6 +14,8 @@ from ivfast.start import neighbors
 from run_dcnet import main
 from tests import by_hand
 
+pytestmark = pytest.mark.whole_run
+
 SEEDS = (1, 2, 3)
 NLIST, DIM = 64, 24
 

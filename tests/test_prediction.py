@@ -88,6 +88,7 @@ def test_calibration_error_is_0_for_chances_and_large_for_overconfidence() -> No
     assert calibration_error(reliability(z, targets, 0.1)) == pytest.approx(0.25, abs=1e-3)
 
 
+@pytest.mark.whole_run
 def test_a_run_tells_what_it_then_reaches(tmp_path: Path) -> None:
     """In-sample, where nothing but the queries is new."""
     data = make_data(tmp_path / "data")

@@ -18,6 +18,7 @@ def commands() -> list[list[str]]:
     return [found.replace("\\\n", " ").split()[1:] for found in re.findall(r"    (run_dcnet (?:.*\\\n)*.*)", README)]
 
 
+@pytest.mark.whole_run
 def test_commands_and_snippets_run_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only sizes are replaced."""
     faces = make_faces(2, n_identities=300, images=10, dim=16, n_query=100)
@@ -43,6 +44,7 @@ def test_commands_and_snippets_run_as_written(tmp_path: Path, monkeypatch: pytes
     assert (names["ids"][:, :, None] == faces.gt[:, None, :]).any(axis=1).mean() > 0.4
 
 
+@pytest.mark.whole_run
 def test_files_of_a_run_are_those_listed(tmp_path: Path) -> None:
     faces = make_faces(2, n_identities=100, images=10, dim=16, n_query=50)
     save_set(tmp_path, "mine", *faces)

@@ -24,7 +24,7 @@ from ivfast.train.run import refit_goal, start_run
 from run_dcnet import main
 from tests.runs import make_data
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.whole_run, pytest.mark.usefixtures("one_thread")]
 
 # seed 1: at 3 values of T_s tie at percent 0.8, and rounding alone turns which is taken (0.006 of recall)
 FLAGS = (

@@ -18,6 +18,8 @@ from ivfast.train import epochs as training
 from run_dcnet import main
 from tests.runs import flags, make_data, outputs
 
+pytestmark = pytest.mark.whole_run
+
 AMP = ("--use_amp", "True", "--amp_dtype", "bfloat16")
 
 

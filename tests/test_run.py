@@ -41,6 +41,7 @@ def start(data: Path, out: Path, *more: str) -> list[str]:
     return ["--data_path", str(data), "--save_path", str(out), *FLAGS.split(), *more]
 
 
+@pytest.mark.whole_run
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_bytes_do_not_change_with_block_log_or_chunk_length(
     backend: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -52,6 +53,7 @@ def test_bytes_do_not_change_with_block_log_or_chunk_length(
     assert outputs(tmp_path / "a") == outputs(tmp_path / "b")
 
 
+@pytest.mark.whole_run
 def test_second_run_repeats_neither_kmeans_nor_neighbours(data: Path, tmp_path: Path) -> None:
     assert main(start(data, tmp_path)) == 0
     first = outputs(tmp_path)
@@ -68,6 +70,7 @@ def test_second_run_repeats_neither_kmeans_nor_neighbours(data: Path, tmp_path: 
     assert len(list((tmp_path / "cache").iterdir())) == 5
 
 
+@pytest.mark.whole_run
 @pytest.mark.parametrize("trained_with", [[], ["--metric", "L2", "--ftopk", "6"]])
 def test_evaluation_of_the_files_is_the_training_s_own(
     trained_with: list[str], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -144,6 +147,7 @@ class Counting:
         return result
 
 
+@pytest.mark.whole_run
 @pytest.mark.parametrize("flags", ["", "--use_amp True"])
 def test_jax_compiles_the_chunk_once(flags: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batches, "CHUNK_STEPS", 4)
@@ -177,6 +181,7 @@ def test_a_step_calls_nothing_on_the_host(data: Path, tmp_path: Path) -> None:
     assert "f64" not in text
 
 
+@pytest.mark.whole_run
 @pytest.mark.parametrize(("backend", "absent"), [("torch", "jax"), ("jax", "torch")])
 def test_either_backend_runs_without_the_other_s_framework(
     backend: str, absent: str, data: Path, tmp_path: Path
@@ -195,6 +200,7 @@ def test_either_backend_runs_without_the_other_s_framework(
     assert f"pip install {absent}" in bad.stderr
 
 
+@pytest.mark.whole_run
 @pytest.mark.parametrize(("dtype", "order"), [("float16", "C"), ("float64", "F"), (">f4", "C"), ("float32", "F")])
 def test_other_encodings_give_the_same_centers(dtype: str, order, data: Path, tmp_path: Path) -> None:
     """Values that float16 holds, in files of other types and orders."""
@@ -210,6 +216,7 @@ def test_other_encodings_give_the_same_centers(dtype: str, order, data: Path, tm
     np.testing.assert_array_equal(plain, other)
 
 
+@pytest.mark.whole_run
 def test_unit_of_the_file_does_not_matter_under_l2(tmp_path: Path) -> None:
     rng = np.random.default_rng(11)
     middles = rng.gamma(1.0, 20.0, (150, 24))

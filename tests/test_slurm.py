@@ -43,6 +43,7 @@ def start(queue: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(["/bin/bash", queue / "job"], env=os.environ | {"PATH": path, "SLURM_JOB_ID": "77"})
 
 
+@pytest.mark.whole_run
 def test_job_that_is_told_of_its_end_queues_itself_again_and_finishes(queue: Path) -> None:
     job = start(queue)
     deadline = time.monotonic() + 60

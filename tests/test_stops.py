@@ -38,6 +38,7 @@ def unbroken(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytes
     return request.param, time.monotonic() - started, outputs(out)
 
 
+@pytest.mark.whole_run
 def test_killed_run_finishes_as_if_it_had_not_been(unbroken: Any, data: Path, tmp_path: Path) -> None:
     """Three kills; benchmarks/kills.py does all 80."""
     backend, seconds, whole = unbroken
@@ -61,6 +62,7 @@ def wait_for_checkpoint(out: Path) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.whole_run
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 138)])
 def test_signal_ends_a_run_in_time_with_a_checkpoint(number: int, code: int, data: Path, tmp_path: Path) -> None:
     more = ("--epochs", "400", "--warmup", "1")
@@ -75,6 +77,7 @@ def test_signal_ends_a_run_in_time_with_a_checkpoint(number: int, code: int, dat
     assert "Traceback" not in said
 
 
+@pytest.mark.whole_run
 def test_terminal_that_closes_ends_a_run_as_a_signal_does(data: Path, tmp_path: Path) -> None:
     """Which hangs up (SIGHUP), some of them twice, and can no longer be written to."""
     terminal, inside = os.openpty()
@@ -105,6 +108,7 @@ def test_library_that_survives_its_own_errors_does_not_survive_a_signal() -> Non
         os.kill(os.getpid(), signal.SIGUSR1)
 
 
+@pytest.mark.whole_run
 def test_second_signal_exits_at_once(data: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(command(data, tmp_path, "--epochs", "400"), stderr=subprocess.DEVNULL)
     wait_for_checkpoint(tmp_path)
@@ -122,6 +126,7 @@ def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.whole_run
 def test_stopped_evaluation_is_to_be_run_again(
     data: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -131,6 +136,7 @@ def test_stopped_evaluation_is_to_be_run_again(
     assert capsys.readouterr().err.endswith("stopped by signal 15; run it again\n")
 
 
+@pytest.mark.whole_run
 @pytest.mark.parametrize("lost", ["cache", "checkpoints", "evaluation"])
 def test_full_disk_keeps_what_was_there_and_says_how_much(
     lost: str, data: Path, finished: Path, tmp_path: Path
@@ -155,6 +161,7 @@ def test_full_disk_keeps_what_was_there_and_says_how_much(
     assert left == []  # nothing half there, no lock
 
 
+@pytest.mark.whole_run
 def test_estimate_covers_what_a_run_writes(data: Path, tmp_path: Path) -> None:
     """A network of 2.4 MB; the estimate is at most twice what is left, with one checkpoint more while it is written."""
     argv = flags(data, tmp_path, "--param_list", "24", "512", "1024", "32", "--epochs", "2")
@@ -236,6 +243,7 @@ def test_stale_lock_of_any_content_is_taken_over(content: str, holder: str, tmp_
     assert not (tmp_path / ".lock").exists()
 
 
+@pytest.mark.whole_run
 def test_log_that_cannot_be_written_does_not_stop_the_run(data: Path, tmp_path: Path) -> None:
     (tmp_path / "train.log").symlink_to("/dev/full")
     done = run(data, tmp_path, "--epochs", "2")
@@ -244,6 +252,7 @@ def test_log_that_cannot_be_written_does_not_stop_the_run(data: Path, tmp_path: 
     assert (tmp_path / "ivfast.npy").is_file()
 
 
+@pytest.mark.whole_run
 def test_second_run_in_one_save_path_is_refused(data: Path, tmp_path: Path) -> None:
     first = subprocess.Popen(command(data, tmp_path, "--epochs", "400"), stderr=subprocess.DEVNULL)
     try:

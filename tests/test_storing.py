@@ -26,6 +26,7 @@ def trained(data: TinySet, folder: Path, *more: str) -> Path:
     return folder
 
 
+@pytest.mark.whole_run
 def test_store_asks_its_own_vectors(tmp_path: Path, tiny_set: TinySet):
     """Against assign with the neighbours found by brute force in float64; another answer without them."""
     trained(tiny_set, tmp_path, "--percents", "0.8")
@@ -51,6 +52,7 @@ def test_store_asks_its_own_vectors(tmp_path: Path, tiny_set: TinySet):
     assert told["imbalance"] == pytest.approx(by_hand.imbalance(sizes))
 
 
+@pytest.mark.whole_run
 def test_store_normalizes_where_the_run_did(tmp_path: Path, tiny_set: TinySet):
     out = trained(tiny_set, tmp_path, "--normalize", "True")
     factors = np.linspace(0.2, 30, len(tiny_set.base), dtype=np.float32)[:, None]
@@ -64,6 +66,7 @@ def with_rows(array: np.ndarray) -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.whole_run
 def test_store_opens_centers_with_every_check_of_an_evaluation(tmp_path: Path, tiny_set: TinySet):
     """The network's file is made to belong to the spoiled centers, as whoever can write both would."""
     out = trained(tiny_set, tmp_path)
@@ -90,6 +93,7 @@ def test_store_opens_centers_with_every_check_of_an_evaluation(tmp_path: Path, t
     assert len(storing.store(out, tiny_set.base, 0.0)[0]) == len(tiny_set.base)
 
 
+@pytest.mark.whole_run
 def test_store_refuses_what_a_run_would(tmp_path: Path, tiny_set: TinySet):
     out = trained(tiny_set, tmp_path)
     base = tiny_set.base

@@ -106,6 +106,7 @@ def test_kmeans_scans_what_a_second_opinion_says(transfer: Task) -> None:
     assert at_90(evaluate(transfer, peer)) == pytest.approx(expected, rel=1e-3)  # float32 ties
 
 
+@pytest.mark.whole_run
 def test_evaluator_agrees_with_the_tools_own_evaluation(topics_task: Task, tmp_path: Path) -> None:
     extra = ("--epochs", "2", "--batch_size", "500", "--niter", "10")
     seconds = dcnet.train(topics_task, (24, NLIST), tmp_path, extra)
