@@ -7,8 +7,8 @@ import signal
 import subprocess
 import time
 from collections import namedtuple
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ from ivfast.runtime.progress import Progress
 from ivfast.runtime.signals import handled
 from ivfast.train.disk import bytes_needed
 from run_dcnet import main
-from tests.runs import command, flags, make_data, outputs, run
+from tests.runs import command, flags, make_data, outputs, shared_runs
 
 
 @pytest.fixture(scope="module")
@@ -29,31 +29,32 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_data(tmp_path_factory.mktemp("data"))
 
 
-@pytest.fixture(scope="module", params=["jax", "torch"])
-def unbroken(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    out = tmp_path_factory.mktemp("unbroken")
-    started = time.monotonic()
-    done = run(data, out, "--backend", request.param)
-    assert done.returncode == 0, done.stderr
-    return request.param, time.monotonic() - started, outputs(out)
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The folder of a run without a stop, by its further flags."""
+    return shared_runs(lambda out, *more: flags(data, out, *more), lambda: tmp_path_factory.mktemp("whole"))
 
 
 @pytest.mark.whole_run
-def test_killed_run_finishes_as_if_it_had_not_been(unbroken: Any, data: Path, tmp_path: Path) -> None:
-    """Three kills; benchmarks/kills.py does all 80."""
-    backend, seconds, whole = unbroken
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_killed_run_finishes_as_if_it_had_not_been(
+    backend: str, data: Path, whole: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Two kills, the first in the first epochs, the second of what was resumed; benchmarks/kills.py does all 80."""
     more = ("--backend", backend, "--checkpoint_minutes", "0.0005")
     rng = np.random.default_rng(3)
-    for _ in range(3):
-        again = ("--resume", "True") if any((tmp_path / "checkpoints").glob("*.safetensors")) else ()
+    for again in ((), ("--resume", "True")):
+        before = at_hand(tmp_path)
         process = subprocess.Popen(command(data, tmp_path, *more, *again), stderr=subprocess.DEVNULL)
-        time.sleep(seconds * rng.uniform(0.3, 0.9))
+        deadline = time.monotonic() + 60
+        while at_hand(tmp_path) == before and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.3 * rng.random())
         process.kill()
         process.wait()
-    again = ("--resume", "True") if any((tmp_path / "checkpoints").glob("*.safetensors")) else ()
-    done = run(data, tmp_path, *more, *again)
-    assert done.returncode == 0, done.stderr
-    assert outputs(tmp_path) == whole
+        assert at_hand(tmp_path)
+    assert main(flags(data, tmp_path, *more, "--resume", "True")) == 0
+    assert outputs(tmp_path) == outputs(whole("--backend", backend))
 
 
 def wait_for_checkpoint(out: Path) -> None:
@@ -120,10 +121,8 @@ def test_second_signal_exits_at_once(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("finished")
-    assert run(data, out).returncode == 0
-    return out
+def finished(whole: Callable[..., Path]) -> Path:
+    return whole("--backend", "jax")
 
 
 @pytest.mark.whole_run
@@ -164,7 +163,8 @@ def test_full_disk_keeps_what_was_there_and_says_how_much(
 @pytest.mark.whole_run
 def test_estimate_covers_what_a_run_writes(data: Path, tmp_path: Path) -> None:
     """A network of 2.4 MB; the estimate is at most twice what is left, with one checkpoint more while it is written."""
-    argv = flags(data, tmp_path, "--param_list", "24", "512", "1024", "32", "--epochs", "2")
+    large = ("--param_list", "24", "512", "1024", "32", "--batch_size", "1000")
+    argv = flags(data, tmp_path, *large, "--epochs", "2")
     needed = bytes_needed(parse(argv)[0], 4000, 4000)
     assert main(argv) == 0
     written = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
@@ -244,27 +244,26 @@ def test_stale_lock_of_any_content_is_taken_over(content: str, holder: str, tmp_
 
 
 @pytest.mark.whole_run
-def test_log_that_cannot_be_written_does_not_stop_the_run(data: Path, tmp_path: Path) -> None:
+def test_log_that_cannot_be_written_does_not_stop_the_run(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "train.log").symlink_to("/dev/full")
-    done = run(data, tmp_path, "--epochs", "2")
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("train.log cannot be written") == 1
+    assert main(flags(data, tmp_path, "--epochs", "2", "--param_list", "24", "32")) == 0
+    assert capsys.readouterr().err.count("train.log cannot be written") == 1
     assert (tmp_path / "ivfast.npy").is_file()
 
 
 @pytest.mark.whole_run
-def test_second_run_in_one_save_path_is_refused(data: Path, tmp_path: Path) -> None:
+def test_second_run_in_one_save_path_is_refused(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = subprocess.Popen(command(data, tmp_path, "--epochs", "400"), stderr=subprocess.DEVNULL)
     try:
         while not (tmp_path / "cache").exists():
             time.sleep(0.05)
-        second = run(data, tmp_path)
-        assert second.returncode == 2
-        assert f"in use by process {first.pid}" in second.stderr
+        assert main(flags(data, tmp_path)) == 2
+        assert f"in use by process {first.pid}" in capsys.readouterr().err
     finally:
         first.kill()
         first.wait()
-    (shutil.rmtree(tmp_path / "checkpoints") if (tmp_path / "checkpoints").exists() else None)
-    third = run(data, tmp_path, "--epochs", "2")
-    assert third.returncode == 0, third.stderr
-    assert f"the lock of process {first.pid}" in third.stderr
+    shutil.rmtree(tmp_path / "checkpoints", ignore_errors=True)
+    assert main(flags(data, tmp_path, "--epochs", "2", "--param_list", "24", "32")) == 0
+    assert f"the lock of process {first.pid}" in capsys.readouterr().err
