@@ -32,7 +32,8 @@ def distances_of_others(x: np.ndarray, of: np.ndarray | None = None, among: np.n
 
 def delta(d2: np.ndarray, floor: float = 0.0) -> np.ndarray:
     """Mean of the four smallest (of fewer buckets all), (n, 1)."""
-    return np.maximum(np.sort(d2, axis=1)[:, :4].mean(axis=1, keepdims=True), floor)
+    nearest = np.partition(d2, min(4, d2.shape[1]) - 1, axis=1)[:, :4]
+    return np.maximum(nearest.mean(axis=1, keepdims=True), floor)
 
 
 def logits(x: np.ndarray, centers: np.ndarray, k: float, floor: float = 0.0) -> np.ndarray:
