@@ -60,7 +60,7 @@ def test_files_of_a_run_are_those_listed(tmp_path: Path) -> None:
 
 def test_make_targets_are_those_named() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    for target in set(re.findall(r"make (demo|test|parity|lint|bench)\b", README)):
+    for target in set(re.findall(r"make (demo|check|test|parity|lint|bench)\b", README)):
         assert re.search(rf"^{target}: ", makefile, flags=re.MULTILINE), target
     ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
     assert ci[-2:] == ["make lint", "make test"]
