@@ -21,7 +21,7 @@ from parity_tests.cases import Case, Problem, make_problem
 from parity_tests.comparator import DifferenceError
 from parity_tests.twins import JAX, TORCH, TWINS, Twin
 
-pytestmark = [pytest.mark.parity, pytest.mark.whole_run, pytest.mark.usefixtures("x64")]  # JAX compiles for each
+pytestmark = [pytest.mark.parity, pytest.mark.usefixtures("x64")]
 
 CASE = Case("L2", deep=True, drop=False)
 

@@ -28,7 +28,7 @@ from parity_tests.twins import (
     to_numpy,
 )
 
-pytestmark = [pytest.mark.parity, pytest.mark.whole_run]  # each mode compiles anew
+pytestmark = pytest.mark.parity
 
 each_twin = pytest.mark.parametrize("twin", TWINS, ids=lambda twin: twin.name)
 HALF_STEPS = 1e-3  # largest gap seen: 1.7e-4; float32 sums of another order round to another half now and then
