@@ -1,6 +1,7 @@
 """Fixtures that several tests share: vectors in memory, written-down logits, a tiny data set on disk."""
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -47,6 +48,14 @@ def logit_table(
         return LogitTiles(table_router(nlist), as_vectors(z.astype(np.float32)), plain_space(nlist))
 
     return make
+
+
+@pytest.fixture
+def heard_hang_ups() -> Iterator[None]:
+    """Also where the tests run under nohup, which switches SIGHUP off for all that they start."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 class TinySet(NamedTuple):

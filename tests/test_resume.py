@@ -97,6 +97,7 @@ def signal_in(monkeypatch: pytest.MonkeyPatch, name: str, call: int, number: int
     monkeypatch.setattr(training, name, signalled)
 
 
+@pytest.mark.usefixtures("heard_hang_ups")
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_run_that_is_stopped_while_epochs_are_judged_and_saved_ends_with_the_same_bytes(
     backend: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,

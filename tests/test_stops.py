@@ -79,6 +79,7 @@ def test_signal_ends_a_run_in_time_with_a_checkpoint(number: int, code: int, dat
 
 
 @pytest.mark.whole_run
+@pytest.mark.usefixtures("heard_hang_ups")
 def test_terminal_that_closes_ends_a_run_as_a_signal_does(data: Path, tmp_path: Path) -> None:
     """Which hangs up (SIGHUP), some of them twice, and can no longer be written to."""
     terminal, inside = os.openpty()
