@@ -1,8 +1,10 @@
 # Everything runs in .venv, built from pyproject.toml and constraints.txt.
 PYTHON ?= python3
 BIN := .venv/bin
+# the tests of a file that share a run stay together
+TEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadgroup
 
-.PHONY: venv demo test parity lint bench format clean
+.PHONY: venv demo check test parity lint bench format clean
 
 venv: .venv/ready
 
@@ -16,8 +18,11 @@ venv: .venv/ready
 demo: venv
 	$(BIN)/python -m ivfast.demo --save_path demo_out
 
+check: lint
+	$(TEST) -m 'not whole_run and not parity'
+
 test: venv
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist worksteal
+	$(TEST)
 
 parity: venv
 	$(BIN)/python -m pytest parity_tests -q --durations=0

@@ -35,6 +35,15 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole runs are shared within a file, compiled steps by all parity tests: one worker gets all that use them."""
+    for item in items:
+        if item.get_closest_marker("whole_run"):
+            item.add_marker(pytest.mark.xdist_group(item.location[0]))
+        elif item.get_closest_marker("parity"):
+            item.add_marker(pytest.mark.xdist_group("parity"))
+
+
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """Threads that wait for each other over tiny arrays: 25 s instead of 3 for a run on a busy machine."""

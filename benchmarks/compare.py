@@ -78,8 +78,8 @@ def make(
     def kmeans25() -> Peer:
         if not options.copies:
             return kmeans.make(task, 25, start)
-        rules, shares = copies.all_rules(task, start)
-        peer = kmeans.make(task, 25, start, rules)
+        ways, shares = copies.all_ways(task, start)
+        peer = kmeans.make(task, 25, start, ways)
         return peer._replace(settings=peer.settings | {"held-out shares by lambda": shares})
 
     makers: dict[str, Callable[[], Peer]] = {

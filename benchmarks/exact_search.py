@@ -1,4 +1,4 @@
-"""From which share of its lists on a FAISS IVF search takes longer than an exact one: ivfast.start.neighbors.IVF_PAYS.
+"""How many of its lists a FAISS IVF search may scan before an exact one is faster (`SearchLimits.ivf_pays`).
 
     python -m benchmarks.exact_search --dim 256 50
 

@@ -57,7 +57,7 @@ def draw(path: Path, points: Points) -> None:
     axes.set_xscale("log")
     axes.set_xlabel("learn vectors a bucket")
     axes.set_ylabel("scanned at 90 % recall over k-means")
-    axes.set_title("AI centers by benefit: percent 0 dashed, 0.8 solid")
+    axes.set_title("trained centers by benefit: percent 0 dashed, 0.8 solid")
     axes.legend(fontsize=8)
     figure.savefig(path, dpi=120)
 
@@ -85,8 +85,8 @@ def main(argv: list[str] | None = None) -> None:
                 for n in options.rows:
                     found = case(folder, Path(scratch), name, metric, options.setting, nlist, n, options.seed)
                     points.setdefault((name, nlist), []).append((n, found))
-                    told = " / ".join(f"{share:.3f}" for share in found[1:])
-                    rows.append([name, str(nlist), str(n), f"{n / nlist:.0f}", f"{found[0]:.3f}", told])
+                    shown = " / ".join(f"{share:.3f}" for share in found[1:])
+                    rows.append([name, str(nlist), str(n), f"{n / nlist:.0f}", f"{found[0]:.3f}", shown])
                     print(rows[-1], flush=True)
     head = ["set", "nlist", "learn", "a bucket", "nearest", "benefit " + " / ".join(f"{p:g}" for p in PERCENTS)]
     print_table(head, rows)

@@ -31,7 +31,7 @@ PERCENTILES = (50, 99, 99.9, 100)
 
 
 def half_logits(backend: str, x: np.ndarray, centers: np.ndarray, metric: str, mode: str) -> np.ndarray:
-    """K times the linear path's logits as training computes them."""
+    """k times the linear path's logits as training computes them."""
     if backend == "torch":
         policy = ivfast_torch.precision.make_policy(mode)
         rows, c, floor = (torch.tensor(v, dtype=torch.float32) for v in (x, centers, FLOOR))

@@ -20,14 +20,14 @@ import numpy as np
 from benchmarks.peers.task import SETTINGS, check_sets, write_set
 from benchmarks.runs import PERCENTS, print_table
 from ivfast.choose.facts import fit_facts
-from ivfast.evaluate.results import RouterSetting, evaluate_router
-from ivfast.route.routers import Router, centers_router
+from ivfast.data.vectors import Points
+from ivfast.evaluate.results import Result, RouterSetting, evaluate_router
+from ivfast.route.routers import ROUTERS, Router, centers_router
 from ivfast.runtime.checkpoint import checkpoint_folder
 from ivfast.runtime.config import Config
 from ivfast.runtime.progress import silent
-from ivfast.store.dcnet_file import load_model, make_plans
+from ivfast.store.dcnet_file import load_model
 from ivfast.store.demand import ReverseNeighbors, reverse_of_base
-from ivfast.store.rules import Plan
 from ivfast.train.epochs import start_point, train_epoch
 from ivfast.train.finish import export
 from ivfast.train.run import Run, router_of_centers, start_run
@@ -55,23 +55,28 @@ class Found(NamedTuple):
     chosen: str
 
 
-def scanned(run: Run, setting: RouterSetting, reverse: ReverseNeighbors | None = None) -> np.ndarray:
-    """At 90 % recall of the evaluation's queries, (plans,). reverse: of base, for benefit"""
-    found = evaluate_router(setting, run.data, run.prepared.space, run.config.ftopk, (1,), BLOCK, silent(), reverse)
-    return np.array([result.scanned_at["0.90"] for result in found])
+def evaluated(run: Run, setting: RouterSetting, reverse: ReverseNeighbors | None = None) -> list[Result]:
+    """All results of a router on base. reverse: of base, for rules that ask"""
+    space = run.learn.points.space
+    return evaluate_router(setting, run.data, space, run.config.ftopk, (1,), BLOCK, silent(), reverse)
 
 
 def shares(run: Run, router: Router, reverse: ReverseNeighbors) -> np.ndarray:
-    """Scanned under nearest, then under benefit at each percent, (1 + percents,)"""
+    """Scanned at 90 % recall under nearest, then under benefit with each of PERCENTS, (1 + len(PERCENTS),)"""
+    kind = ROUTERS[router.name]
+    kind = kind._replace(rules=("ratio", kind.default_rule))  # others are not looked at
     facts = fit_facts(run.held, router, 1.0, PERCENTS)  # k is the router's
-    plans = [plan for plan in make_plans(router.name, facts, PERCENTS) if plan.rule == "benefit"]
-    return scanned(run, RouterSetting(router, [Plan("ratio", 0.0), *plans], None, None, nprobe=facts.nprobe), reverse)
+    found = evaluated(run, RouterSetting(router, kind, PERCENTS, facts, None), reverse)
+    wanted = [("ratio", 0.0), *((kind.default_rule, copies) for copies in PERCENTS)]
+    by_plan = {(result.rule, result.percent): result.scanned_at["0.90"] for result in found}
+    return np.array([by_plan[plan] for plan in wanted])
 
 
-def over_kmeans(run: Run) -> float:
-    """What k-means scans at its better percent."""
-    router = router_of_centers(run, run.prepared.kmeans, 1.0)
-    return scanned(run, RouterSetting(router, [Plan("ratio", percent) for percent in PERCENTS], None, None)).min()
+def kmeans_share(run: Run) -> float:
+    """What k-means scans at 90 % recall with its better number of copies."""
+    router = router_of_centers(run, run.kmeans, 1.0)
+    found = evaluated(run, RouterSetting(router, ROUTERS["kmeans"], PERCENTS, None, None))
+    return min(result.scanned_at["0.90"] for result in found)
 
 
 def one_run(config: Config) -> Found:
@@ -79,9 +84,9 @@ def one_run(config: Config) -> Found:
     shutil.rmtree(checkpoint_folder(config.save_path), ignore_errors=True)
     run = start_run(config, silent())
     point = start_point(run)
-    base = over_kmeans(run)
-    reverse = reverse_of_base(config, run.data.base, run.prepared.space, run.held.asking, silent())
-    kmeans = shares(run, router_of_centers(run, run.prepared.kmeans, point.goal.k), reverse) / base
+    base, space = kmeans_share(run), run.learn.points.space
+    reverse = reverse_of_base(config.save_path / "cache", Points(run.data.base, space), run.held.asking, silent())
+    kmeans = shares(run, router_of_centers(run, run.kmeans, point.goal.k), reverse) / base
     means = [kmeans.mean()]
     while point.epoch < config.epochs:
         point = train_epoch(run, point)
@@ -93,7 +98,7 @@ def one_run(config: Config) -> Found:
     model = load_model(config.save_path / "dcnet.safetensors", path)
     if model is None:
         raise SystemExit(f"{config.save_path} holds no finished run")
-    centers, k = run.prepared.space.inside(np.load(path)), model.facts["centers"].k
+    centers, k = space.inside(np.load(path)), model.facts["centers"].k
     exported = shares(run, centers_router("centers", centers, config.metric, model.delta_floor, k), reverse) / base
     epoch, way = model.about["chosen_epochs"]["centers"], model.about["chosen_ways"]["centers"]
     chosen = "k-means" if epoch == 0 else f"{epoch}" if way == 1 else f"{epoch} at {way:g}"
@@ -134,13 +139,13 @@ def case(
 def row(label: list[str], found: list[Found]) -> list[str]:
     """Means over seeds."""
 
-    def told(values: np.ndarray) -> str:
+    def in_words(values: np.ndarray) -> str:
         return f"{values[0]:.3f}; " + " / ".join(f"{value:.3f}" for value in values[1:])
 
     exported = np.mean([f.exported for f in found], axis=0)
     kmeans = np.mean([f.kmeans for f in found], axis=0)
     lost = float(np.mean([f.lost for f in found]))
-    return [*label, told(exported), told(kmeans), f"{lost:.3f}", ", ".join(f.chosen for f in found)]
+    return [*label, in_words(exported), in_words(kmeans), f"{lost:.3f}", ", ".join(f.chosen for f in found)]
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -36,7 +36,7 @@ def of_set(folder: Path, name: str, metric: str, setting: str, out: Path) -> dic
         centers = model.space.inside(np.load(out / file))
         routers[router] = centers_router(router, centers, metric, model.delta_floor, model.facts[router].k)
     return {
-        router: reliability(*held_out_answers(task.held, routers[router]), model.facts[router].temperature)
+        router: reliability(*held_out_answers(task.held, routers[router]), model.facts[router].probing_t)
         for router in ("kmeans", "centers", "net")
     }
 
@@ -49,7 +49,7 @@ def draw(path: Path, found: dict[str, dict[str, Reliability]]) -> None:
         axes.plot([0, 1], [0, 1], color="grey", linewidth=0.8)
         for router, bins in routers.items():
             filled = bins.weight > 0
-            axes.plot(bins.told[filled], bins.true[filled], marker="o", label=router)
+            axes.plot(bins.claimed[filled], bins.true[filled], marker="o", label=router)
         axes.set_title(name)
         axes.set_xlabel("membership at T")
         axes.legend()

@@ -68,17 +68,17 @@ def run_all(root: Path, data: Path | None, sets: list[str]) -> dict[str, Any]:
 
 def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """One line for each thing that is not as it was."""
-    told = []
+    apart = []
     for job in sorted(before.keys() | after.keys()):
         if job not in before or job not in after:
-            told.append(f"{job}: run only {'before' if job in before else 'after'}")
+            apart.append(f"{job}: run only {'before' if job in before else 'after'}")
             continue
         for part in ("hashes", "lines"):
             for name in sorted(before[job][part].keys() | after[job][part].keys()):
                 one, other = before[job][part].get(name), after[job][part].get(name)
                 if one != other:
-                    told.append(f"{job}: {name} differs{_by(one, other)}")
-    return told
+                    apart.append(f"{job}: {name} differs{_by(one, other)}")
+    return apart
 
 
 def _by(one: Any, other: Any) -> str:
@@ -103,10 +103,10 @@ def main() -> None:
         print(f"{len(found)} runs recorded in {options.file}")
         return
     before = json.loads(options.file.read_text())
-    told = differences({job: before[job] for job in before if job in found or options.data_path}, found)
+    apart = differences({job: before[job] for job in before if job in found or options.data_path}, found)
     n_lines = sum(len(one["lines"]) for one in found.values())
-    print("\n".join(told) or f"{len(found)} runs, {n_lines} lines of evaluation: all equal to the byte")
-    sys.exit(bool(told))
+    print("\n".join(apart) or f"{len(found)} runs, {n_lines} lines of evaluation: all equal to the byte")
+    sys.exit(bool(apart))
 
 
 if __name__ == "__main__":

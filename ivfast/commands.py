@@ -1,25 +1,27 @@
-"""The two commands of run_dcnet.py, told from first line to last: train and evaluate."""
+"""The two commands of run_dcnet.py, from first line to last: train and evaluate."""
 
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
-import numpy as np
-
-from ivfast.data.intake import cleaning, scan_set
-from ivfast.data.vectors import EvaluationSet, Vectors, open_evaluation_set
+from ivfast.data.cleaning import Cleaning
+from ivfast.data.intake import scan_set
+from ivfast.data.vectors import EvaluationSet, Points, Vectors, open_evaluation_set
 from ivfast.evaluate import report
 from ivfast.evaluate.folder import Found, find_model
-from ivfast.evaluate.refit import Fitting, make_settings, open_learn, space_for
+from ivfast.evaluate.refit import FittedOn, FromFile, Source, make_settings, open_learn, space_for
 from ivfast.evaluate.results import Result, evaluate_router
-from ivfast.runtime.checkpoint import Saved, at_hand, checkpoint_folder, load_epoch, load_newest
+from ivfast.runtime.checkpoint import Saved, checkpoint_folder, checkpoints_in, load_epoch, load_newest
 from ivfast.runtime.command_line import parse
-from ivfast.runtime.config import Config, check, check_percents, clip
+from ivfast.runtime.config import DEFAULTS, Config, check, check_percents, clip
 from ivfast.runtime.errors import RunError, StopRequestedError, UserError
 from ivfast.runtime.files import remove_leftovers
 from ivfast.runtime.lock import locked
 from ivfast.runtime.progress import Progress
 from ivfast.runtime.signals import handled
 from ivfast.store.demand import reverse_of_base
+from ivfast.store.trained import TrainedModel, load
 from ivfast.train.epochs import resume, start_point, train_epoch
 from ivfast.train.finish import export
 from ivfast.train.point import refuse_others
@@ -34,10 +36,8 @@ def main(argv: list[str] | None = None) -> int:
     progress = Progress()
     try:
         config, given = parse(argv)
-        check(config)
-        with handled(), locked(config.save_path, progress):
-            progress = Progress(config.save_path)
-            _run(config, given, progress)
+        with handled():
+            (evaluate_centers if config.eval else _run_training)(config, progress, given)
     except UserError as wrong:
         progress.note(f"error: {wrong}")
         return 2
@@ -45,27 +45,82 @@ def main(argv: list[str] | None = None) -> int:
         progress.note(f"error: {failed}")
         return 1
     except StopRequestedError as stop:
-        progress.note(f"{stop}; continue with --resume True")
+        progress.note(str(stop))
         return 128 + stop.number
     return 0
 
 
-def _run(config: Config, given: set[str], progress: Progress) -> None:
-    for name in ("lr", "gpu"):
-        if name not in given and not (config.eval and name == "lr"):
-            progress.note(f"--{name} is not given: {getattr(config, name)} is used")
-    if config.eval:
-        found = find_model(config, given)
-        evaluate(clip(found.settings(config), given), found, progress)
-    else:
-        train(clip(config, given), progress)
+def train_centers(config: Config, progress: Progress | None = None, given: Iterable[str] | None = None) -> TrainedModel:
+    """Train on LEARN_NAME, write ivfast.npy and dcnet.safetensors into save_path, evaluate on DATA_NAME.
 
+    Signals are the caller's: without handlers of its own, Python ends the run at once, as it does with any other code.
 
-def train(config: Config, progress: Progress) -> None:
-    """Train on LEARN_NAME, write ivfast.npy and dcnet.safetensors, evaluate on DATA_NAME.
-
-    raises: UserError on input that cannot be right, before anything but the log is written
+    progress: where the run says what it does; None: the terminal. A log is kept in save_path besides.
+    given: settings that were chosen; None: those that differ from their defaults. Others are fitted to the case.
+    raises: UserError on input that cannot be right, before anything but the log is written; RunError where the run
+    cannot go on through no fault of its input
     """
+    config = replace(config, eval=False)
+    _run_training(config, progress, given)
+    return load(config.save_path, config.backend, config.gpu)
+
+
+def evaluate_centers(
+    config: Config, progress: Progress | None = None, given: Iterable[str] | None = None
+) -> list[Result]:
+    """Evaluate the centers of --ai_center on DATA_NAME, without training, and write the report into save_path.
+
+    Arguments and errors are those of `train_centers`.
+
+    config: ai_center names the centers; the network and what was fitted are read beside them
+    returns: recall against vectors scanned, by router, rule, number of copies and way of probing
+    """
+    config = replace(config, eval=True)
+    chosen = _chosen(config, given)
+    check(config)
+    with _at_work(config, progress) as shown:
+        _say_what_is_used(config, chosen, ("gpu",), shown)
+        found = find_model(config, chosen)
+        return _evaluate(clip(found.settings(config), chosen), found, shown)
+
+
+def _run_training(config: Config, progress: Progress | None, given: Iterable[str] | None) -> None:
+    chosen = _chosen(config, given)
+    check(config)
+    with _at_work(config, progress) as shown:
+        _say_what_is_used(config, chosen, ("lr", "gpu"), shown)
+        _train(clip(config, chosen), shown)
+
+
+def _chosen(config: Config, given: Iterable[str] | None) -> set[str]:
+    if given is not None:
+        return set(given)
+    return {name for name, default in DEFAULTS.items() if getattr(config, name) != default}
+
+
+@contextmanager
+def _at_work(config: Config, progress: Progress | None) -> Iterator[Progress]:
+    """Hold the save_path, and keep a log in it, of what ends the work as well."""
+    with locked(config.save_path, progress or Progress()):
+        logged = Progress(config.save_path, progress.console if progress else None)
+        try:
+            yield logged
+        except (UserError, RunError) as problem:
+            logged.log(f"error: {problem}")
+            raise
+        except StopRequestedError as stop:
+            stop.args = (f"{stop}; {'run it again' if config.eval else 'continue with --resume True'}",)
+            logged.log(str(stop))
+            raise
+
+
+def _say_what_is_used(config: Config, chosen: set[str], names: tuple[str, ...], progress: Progress) -> None:
+    for name in names:
+        if name not in chosen:
+            progress.note(f"--{name} is not given: {getattr(config, name)} is used")
+
+
+def _train(config: Config, progress: Progress) -> None:
     check_percents(config, config.nlist)
     _refuse_used(config)
     remove_leftovers(config.save_path)
@@ -75,16 +130,17 @@ def train(config: Config, progress: Progress) -> None:
     point = start_point(run)
     if saved is not None:
         point = resume(run, point, saved)
+        del saved  # as large as the weights and their moments
     while point.epoch < config.epochs:
         point = train_epoch(run, point)
     export(run, point)
     found = find_model(replace(config, eval=True, ai_center=config.save_path / "ivfast.npy"), set())
-    evaluate(config, found, progress, run.prepared.learn, run.data)
+    _evaluate(config, found, progress, run.learn.points.vectors, run.data)
     progress.note(f"done in {time.monotonic() - started:.0f} s; centers: {config.save_path / 'ivfast.npy'}")
 
 
 def _refuse_used(config: Config) -> None:
-    if at_hand(config.save_path) and not (config.resume or config.start_epoch):
+    if checkpoints_in(config.save_path) and not (config.resume or config.start_epoch):
         raise UserError(
             f"--save_path {config.save_path} holds checkpoints of an earlier run: continue it with --resume True, "
             f"choose another --save_path, or remove {checkpoint_folder(config.save_path)}"
@@ -98,7 +154,7 @@ def pick_up(config: Config, progress: Progress) -> Saved | None:
     """
     if not (config.resume or config.start_epoch):
         return None
-    if config.resume and not at_hand(config.save_path):
+    if config.resume and not checkpoints_in(config.save_path):
         progress.note(f"{checkpoint_folder(config.save_path)} holds no checkpoint yet: training begins anew")
         return None
     saved = (
@@ -108,35 +164,32 @@ def pick_up(config: Config, progress: Progress) -> Saved | None:
     return saved
 
 
-def evaluate(
-    config: Config, found: Found, progress: Progress, scanned_learn: Vectors | None = None,
-    scanned_data: EvaluationSet | None = None,
-) -> list[Result]:  # fmt: skip
-    """Evaluate every router found on DATA_NAME and write the report into save_path.
-
-    scanned_*: where they were opened and scanned already
-    """
+def _evaluate(
+    config: Config, found: Found, progress: Progress, learn: Vectors | None = None, data: EvaluationSet | None = None
+) -> list[Result]:
+    """Every router found. learn, data: where they were opened and scanned already"""
     nlist, dim = found.centers.shape
     check_percents(config, nlist)
-    data = scanned_data
+    cleaning, copies = Cleaning(config.normalize, config.drop_bad_rows), config.percents
     if data is None:
         data = open_evaluation_set(config.data_path, config.data_name, dim)
-        data = scan_set(data, found.metric, progress, cleaning(config))
+        data = scan_set(data, found.metric, progress, cleaning)
     if found.model is None and (beside := found.path.parent / "dcnet.safetensors").is_file():
-        progress.note(f"{beside} belongs to another {found.path.name}: its net and what was fitted are left out")
-    learn = scanned_learn or open_learn(config, found, progress)
+        progress.note(f"{beside} belongs to another {found.path.name}: its network and what was fitted are left out")
+    learn = learn or open_learn(config.data_path, config.learn_name, found, config.ftopk, cleaning, progress)
     space = space_for(found, learn)
-    fitting = Fitting(config, found, space, learn) if learn else None
-    routers = make_settings(config, found, space, fitting)
-    nprobes = tuple(p for p in config.nprobes if p <= nlist)
-    width = min(config.ftopk, nlist)
-    reverse = None
-    if fitting and any(setting.needs_demand for setting in routers) and len(data.base) > 1:
-        reverse = reverse_of_base(config, data.base, space, fitting.asking, progress)
+    source: Source | None = None
+    if learn and found.model:
+        source = FromFile(found.model, Points(learn, space), copies)
+    elif learn:
+        source = FittedOn(space.inside(found.centers), Points(learn, space), copies, config.ftopk, config.seed)
+    settings = make_settings(found, space, source, copies, config.backend, config.gpu)
+    points, reverse = Points(data.base, space), None
+    if source and len(points) > 1 and any(setting.asks for setting in settings):
+        reverse = reverse_of_base(config.save_path / "cache", points, source.asking, progress)
+    width, nprobes = min(config.ftopk, nlist), tuple(p for p in config.nprobes if p <= nlist)
     results = []
-    for setting in routers:
+    for setting in settings:
         results += evaluate_router(setting, data, space, width, nprobes, config.valid_batch_size, progress, reverse)
-    about = found.model.about if found.model else {}
-    is_kmeans = found.kmeans is not None and np.array_equal(found.centers, found.kmeans)
-    report.write(config, data, results, about, progress, is_kmeans=is_kmeans)
+    report.write(config, data, results, found, progress)
     return results

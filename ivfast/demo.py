@@ -1,7 +1,8 @@
-"""`make demo`: train and evaluate on generated faces and on patches of two real photographs."""
+"""`make demo`: train and evaluate on patches of two real photographs and on generated faces."""
 
 import argparse
 import json
+import shlex
 import shutil
 import sys
 import time
@@ -12,9 +13,9 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from ivfast.commands import main as run
 from ivfast.data.synthetic import NAME, make_faces, save_set
-from ivfast.store.rules import default_rule
-from run_dcnet import main as run
+from ivfast.route.routers import ROUTERS
 
 SEED = 1
 PATCHES = "photo_patches"
@@ -53,18 +54,19 @@ def share(evaluation: Path, router: str) -> float:
     shares = [
         r["scanned_at"]["0.90"]
         for r in results
-        if r["router"] == router and r["rule"] == default_rule(router) and r["probing"] == "fixed"
+        if r["router"] == router and r["rule"] == ROUTERS[router].default_rule and r["probing"] == "fixed"
     ]
     return min((s for s in shares if s is not None), default=float("nan"))
 
 
-def tell(folder: Path, seconds: float) -> Table:
+def summary(folder: Path, seconds: float) -> Table:
     """The story of both data sets in one table."""
-    table = Table(title="Share of all vectors scanned to find 90 % of what was asked for")
-    for name in ("data", "k-means", "AI centers (ivfast.npy)", "DCNet"):
-        table.add_column(name, justify="left" if name == "data" else "right")
-    for name, title in ((NAME, "generated faces (synthetic)"), (PATCHES, "patches of two photographs (real)")):
-        shares = [share(folder / name / "evaluation.json", router) for router in ("kmeans", "centers", "net")]
+    table = Table(title="Share of all vectors scanned to find 90 % of the right answers")
+    table.add_column("data")
+    for kind in ROUTERS.values():
+        table.add_column(kind.title, justify="right")
+    for name, title in ((PATCHES, "patches of two photographs (real)"), (NAME, "generated faces (synthetic)")):
+        shares = [share(folder / name / "evaluation.json", router) for router in ROUTERS]
         table.add_row(title, *("not trained" if np.isnan(s) else f"{100 * s:.1f} %" for s in shares))
     table.caption = f"{seconds:.0f} s in all"
     return table
@@ -79,25 +81,26 @@ def main(argv: list[str] | None = None) -> int:
     console = Console(highlight=False, soft_wrap=True)
     started = time.monotonic()
     data = options.save_path / "data"
-    console.print(f"Generating {NAME} (synthetic) and cutting {PATCHES} into {data}")
+    console.print(f"Cutting {PATCHES} and generating {NAME} (synthetic) into {data}", markup=False)
     save_set(data, NAME, *make_faces(SEED))
     save_set(data, PATCHES, *make_patches())
-    for name in (NAME, PATCHES):  # the demo's own: a used save_path would be refused
+    for name, flags in ((PATCHES, PATCHES_FLAGS), (NAME, FACES_FLAGS)):
+        # the demo's own: a used save_path would be refused
         shutil.rmtree(options.save_path / name / "checkpoints", ignore_errors=True)
-    for name, flags in ((NAME, FACES_FLAGS), (PATCHES, PATCHES_FLAGS)):
-        flags = (
-            f"--backend {options.backend} --save_path {options.save_path / name} --data_path {data} "
-            f"--data_name {name} --learn_name learn_{name} {flags}"
-        )
-        console.print(f"\nrun_dcnet.py {flags}")
-        code = run(flags.split())
+        argv = [
+            "--backend", options.backend, "--save_path", str(options.save_path / name), "--data_path", str(data),
+            "--data_name", name, "--learn_name", f"learn_{name}", *flags.split(),
+        ]  # fmt: skip
+        console.print(f"\nrun_dcnet.py {shlex.join(argv)}", markup=False)
+        code = run(argv)
         if code:
             return code
     console.print()
-    console.print(tell(options.save_path, time.monotonic() - started))
+    console.print(summary(options.save_path, time.monotonic() - started))
     console.print(
-        f"Load {options.save_path / NAME / 'ivfast.npy'} into FAISS as README shows; "
-        f"pictures: {options.save_path}/*/recall_scanned.png"
+        f"Load {options.save_path / PATCHES / 'ivfast.npy'} into FAISS as README shows; "
+        f"pictures: {options.save_path}/*/recall_scanned.png",
+        markup=False,
     )
     return 0
 

@@ -1,20 +1,24 @@
-"""The numbers of the method that the backends and the NumPy side both read, each with its reason."""
+"""The numbers of the method, each with its reason: those that more than one folder reads."""
 
-LEAST_USE = 1e-9  # m of a bucket counts as at least this
+# The logits, see docs/how-it-works.md
+NEAR = 4  # delta is the mean of so many smallest squared distances: of one alone it would vanish near a center
 
-MOVE = 16.0  # centers move by so many root mean squares of their bucket per unit of u
-NET_WEIGHT = 0.3  # of the net's loss beside the centers'
-USE_MEMORY = 20  # m remembers about so many vectors a bucket
-SOFTNESS = 0.7  # of the border between probed and not, in logits
-HALVINGS = 20  # halvings that find the border of what is probed; with 12 the two backends ended 4e-5 apart
-SMALLEST_SCALE, LARGEST_SCALE = 1, 2**24  # of the loss
+# The centers and the network
+MOVE = 16.0  # one unit of u moves a center by 16 radii of its bucket; then lr acts as on entries of unit vectors
+DEEP_SHARE = 0.15  # of lr: it is in units of a bucket's spread, and the deep path's weights have no such unit
+NET_WEIGHT = 0.3  # of the network's loss beside the centers': at 1 it cost the centers 7 % on face-like data
 
+# The loss
+USE_MEMORY = 20  # m remembers about so many vectors a bucket, since one batch is too thin where buckets are many
+LEAST_USE = 1e-9  # m counts as at least this, so that log m is finite where a bucket is empty
+SOFTNESS = 0.7  # width of the border between probed and not, in logits: a hard border has no gradient
+HALVINGS = 20  # bisection steps that find that border; with 12 the two backends ended 4e-5 apart
+RECALL = 0.9  # that routers are trained for and judged by
+
+# What an evaluation reports
+LEVELS = (0.80, 0.90, 0.95, 0.99)  # levels of recall
 COUNTED = 10  # columns of gt that count as right answers
 
-GROWTH_INTERVAL = 2000  # finite steps in a row
-
-LEVELS = (0.80, 0.90, 0.95, 0.99)
-RECALL = 0.9  # that routers are trained for and judged by
-NEAR = 4  # distances that make up delta
-
-DEEP_SHARE = 0.15  # of the learning rate, for the MLP's weights
+# The dynamic loss scale
+GROWTH_INTERVAL = 2000  # finite steps in a row after which it doubles
+SMALLEST_SCALE, LARGEST_SCALE = 1, 2**24  # its bounds, powers of two like all its values

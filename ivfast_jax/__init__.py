@@ -46,7 +46,7 @@ class Backend:
         return np.array(_numpy(self._centers(params["u"], self.constants)), dtype=np.float32)
 
     def logits(self, params: dict[str, Array], x: np.ndarray, k: float) -> np.ndarray:
-        """Z of the net, which has a deep path. x: (n, dim) float32; returns (n, nlist) float32"""
+        """Logits z of the whole network, which has a deep path. x: (n, dim) float32; returns (n, nlist) float32"""
         z = self._forward(params, self._put_stat(x), self.constants, self._put_stat(k))
         return _numpy(z["net"]).astype(np.float32, copy=False)
 
@@ -74,7 +74,7 @@ class Backend:
         return self._chunk(state, x, x_pair, self._put(chunk.valid), goal, constants=self.constants)
 
     def use(self, state: TrainState) -> dict[str, np.ndarray]:
-        """M of each router, (nlist,) float64."""
+        """Mean use m by router, (nlist,) float64 each."""
         return {router: np.array(_numpy(m), dtype=np.float64) for router, m in state.use.items()}
 
     def loss_scale(self, state: TrainState) -> float:

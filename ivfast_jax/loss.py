@@ -69,5 +69,5 @@ def mean_use(log_p: Array, log_q: Array, valid: Array) -> Array:
 
 
 def next_use(m: Array, mean_p: Array, use_rate: Array) -> Array:
-    """M after a step: (1 - a) m + a mean p. (nlist,)"""
+    """The next m: (1 - a) m + a mean p. (nlist,)"""
     return (1 - use_rate) * m + use_rate * mean_p

@@ -129,5 +129,5 @@ def net_logits(z: Array, deep: Array | None, k: Array) -> tuple[Array, Array | N
 
 
 def log_membership(z: Array) -> Array:
-    """Log p = log softmax of logits. (n, nlist) -> (n, nlist)"""
+    """log p, the log softmax of logits. (n, nlist) -> (n, nlist)"""
     return jax.nn.log_softmax(z, axis=-1)

@@ -70,5 +70,5 @@ def mean_use(log_p: Tensor, log_q: Tensor, valid: Tensor) -> Tensor:
 
 
 def next_use(m: Tensor, mean_p: Tensor, use_rate: Tensor) -> Tensor:
-    """M after a step: (1 - a) m + a mean p. (nlist,)"""
+    """The next m: (1 - a) m + a mean p. (nlist,)"""
     return (1 - use_rate) * m + use_rate * mean_p

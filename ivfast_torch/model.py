@@ -128,5 +128,5 @@ def net_logits(z: Tensor, deep: Tensor | None, k: Tensor) -> tuple[Tensor, Tenso
 
 
 def log_membership(z: Tensor) -> Tensor:
-    """Log p = log softmax of logits. (n, nlist) -> (n, nlist)"""
+    """log p, the log softmax of logits. (n, nlist) -> (n, nlist)"""
     return torch.log_softmax(z, dim=-1)

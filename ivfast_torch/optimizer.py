@@ -9,7 +9,7 @@ from torch.optim.adam import adam
 from ivfast.method import DEEP_SHARE
 
 BETAS = (0.9, 0.999)
-EPSILON = 1e-8  # outside the root
+EPSILON = 1e-8  # it is added outside the root
 
 
 class Moments(NamedTuple):

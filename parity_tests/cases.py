@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from ivfast.data.vectors import Space, Vectors
+from ivfast.data.vectors import Points, Space, Vectors
 from ivfast.network.backend import Chunk, Goal, Setup, starting_weights
-from ivfast.start.neighbors import make_neighbors
+from ivfast.start.neighbors import LearnSet, make_neighbors
 from ivfast.train.pairs import PairSource, epoch_chunks
 from ivfast.train.schedule import learning_rates
 
@@ -61,13 +61,13 @@ def make_problem(case: Case, seed: int = 5) -> Problem:
     rng = np.random.default_rng(seed)
     start = _rows(rng.standard_normal((NLIST, DIM)), case.metric)
     learn = start[rng.integers(NLIST, size=N_LEARN)] + SPREAD * rng.standard_normal((N_LEARN, DIM))
-    vectors = Vectors("learn", Path("drawn"), _rows(learn, case.metric))
+    space = Space(case.metric, np.zeros(DIM, np.float32), np.float32(1))
+    points = Points(Vectors("learn", Path("drawn"), _rows(learn, case.metric)), space)
     train = np.sort(rng.choice(N_LEARN, N_TRAIN, replace=False))
     neighbors = make_neighbors(
         train, train[rng.integers(N_TRAIN, size=(N_TRAIN, FTOPK))], train[:0], np.zeros((0, FTOPK), int), FTOPK
     )
-    space = Space(case.metric, np.zeros(DIM, np.float32), np.float32(1))
-    source = PairSource(vectors, space, neighbors, BATCH, DROP_PROP if case.drop else 0.0, seed)
+    source = PairSource(LearnSet(points, neighbors), BATCH, DROP_PROP if case.drop else 0.0, seed)
     param_list = (DIM, *HIDDEN, NLIST) if case.deep else (DIM, NLIST)
     setup = Setup(
         param_list, case.metric, start, rng.uniform(0.05, 0.15, NLIST).astype(np.float32),

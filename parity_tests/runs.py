@@ -15,19 +15,19 @@ from ivfast import commands
 from ivfast.evaluate import results as evaluation
 from ivfast.network import backend as backends
 from ivfast.network.backend import Backend, Setup
+from ivfast.route.search import Lists
 from ivfast.runtime.config import Config
 from ivfast.runtime.progress import Progress
 from ivfast.store import dcnet_file
-from ivfast.store.budget import Assignment
 from ivfast.train import run as running
 from parity_tests.cases import Case
 from parity_tests.reference import move_centers
 from parity_tests.twins import Arrays
 
 DIM, NLIST, HIDDEN = 32, 32, (24, 20)
-N_LEARN, N_BASE, N_QUERY, FTOPK = 3000, 3000, 1000, 6
-BATCH, EPOCHS, LR = 144, 8, 2e-3  # 2,400 vectors train: 17 steps an epoch, the last of 96; 136 in all
-IDENTITIES, NOISE = 300, 0.6  # where training gains over k-means, so that trained centers are compared
+N_LEARN, N_BASE, N_QUERY, FTOPK = 2000, 1500, 500, 6
+BATCH, EPOCHS, LR = 96, 5, 2e-3  # 1,600 vectors train: 17 steps an epoch, the last of 64; 85 in all
+IDENTITIES, NOISE = 200, 0.6  # where training gains over k-means, so that trained centers are compared
 
 
 class Outcome(NamedTuple):
@@ -38,7 +38,7 @@ class Outcome(NamedTuple):
     k: np.ndarray  # (epochs,)
     chosen: dict[str, int]
     ways: dict[str, float]
-    assignments: list[Assignment]  # of base, by router and plan
+    lists: list[Lists]  # of base, by router and plan
     results: list[dict[str, Any]]  # of evaluation.json
     ivfast: np.ndarray  # (nlist, dim)
 
@@ -53,8 +53,8 @@ class Outcome(NamedTuple):
     def stored(self) -> Arrays:
         """Buckets of every base vector, and entries of every bucket."""
         named: Arrays = {}
-        for i, assignment in enumerate(self.assignments):
-            named |= {f"buckets {i}": assignment.buckets, f"sizes {i}": assignment.sizes}
+        for i, lists in enumerate(self.lists):
+            named |= {f"buckets {i}": lists.buckets, f"sizes {i}": lists.sizes}
         return named
 
     def reported(self, value: str) -> Arrays:
@@ -115,7 +115,7 @@ def run(config: Config, name: str, precision: str, patch: pytest.MonkeyPatch) ->
         copytree(shared, config.save_path / "cache")
     states: list[Arrays] = []
     setups: list[Setup] = []
-    assignments: list[Assignment] = []
+    stored: list[Lists] = []
 
     def load(name: str, setup: Setup, gpu: int, asked: str = "float32") -> Backend:
         return backends.load_backend(name, setup, gpu, precision if asked == "float32" else asked)
@@ -124,19 +124,19 @@ def run(config: Config, name: str, precision: str, patch: pytest.MonkeyPatch) ->
         setups.append(setup)
         return _watched(load(name, setup, gpu, asked), states)
 
-    def assign(tiles: Any, plans: Any, width: int, wanted: np.ndarray, bar: Any, demand: Any) -> list[Assignment]:
-        assignments.extend(whole_assign(tiles, plans, width, demand=demand))
-        return whole_assign(tiles, plans, width, wanted, bar, demand)
+    def place(tiles: Any, plans: Any, width: int, wanted: np.ndarray, bar: Any) -> list[Lists]:
+        stored.extend(whole_place(tiles, plans, width))
+        return whole_place(tiles, plans, width, wanted, bar)
 
-    whole_assign = evaluation.assign
+    whole_place = evaluation.place
     with patch.context() as scoped:
         scoped.setattr(running, "load_backend", load_watched)
         scoped.setattr(dcnet_file, "load_backend", load)
-        scoped.setattr(evaluation, "assign", assign)
-        commands.train(config, Progress(config.save_path, Console(quiet=True)))
+        scoped.setattr(evaluation, "place", place)
+        commands.train_centers(config, Progress(None, Console(quiet=True)))
     if not shared.is_dir():
         copytree(config.save_path / "cache", shared)
-    return _outcome(config.save_path, setups[0], states, assignments)
+    return _outcome(config.save_path, setups[0], states, stored)
 
 
 def _watched(backend: Backend, states: list[Arrays]) -> Backend:
@@ -151,11 +151,11 @@ def _watched(backend: Backend, states: list[Arrays]) -> Backend:
     return backend
 
 
-def _outcome(folder: Path, setup: Setup, states: list[Arrays], assignments: list[Assignment]) -> Outcome:
+def _outcome(folder: Path, setup: Setup, states: list[Arrays], stored: list[Lists]) -> Outcome:
     record = json.loads((folder / "evaluation.json").read_text())
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     k = np.array([line["k"] for line in lines if "held_out" in line])
     return Outcome(
-        setup, states, k, record["chosen_epochs"], record["chosen_ways"], assignments,
+        setup, states, k, record["chosen_epochs"], record["chosen_ways"], stored,
         record["results"], np.load(folder / "ivfast.npy"),
     )  # fmt: skip

@@ -13,7 +13,7 @@ from ivfast.train import finish as exporting
 from parity_tests.cases import Case
 from parity_tests.runs import EPOCHS, Outcome, make_config, run, write_data
 
-pytestmark = pytest.mark.parity
+pytestmark = [pytest.mark.parity, pytest.mark.whole_run]
 
 RECALL = 0.005  # largest gap seen: 0.0014, of bfloat16; of float16 0.0002
 LENGTH = {"IP": 1.0, "L2": 300.0}  # of all rows; a thousand times the latter is beyond float16

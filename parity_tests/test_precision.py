@@ -158,7 +158,7 @@ def test_torch_multiplies_halves_and_does_nothing_else_in_half(mode: str, monkey
 
 
 def rule(finites: list[bool], value: float) -> list[tuple[float, int, int, int]]:
-    """DESIGN section 8 in plain Python: value, good steps, skipped, skipped in a row after each step."""
+    """The loss scale of docs/guide.md in plain Python: value, good steps, skipped, skipped in a row after each step."""
     good = skipped = in_a_row = 0
     seen = []
     for finite in finites:

@@ -1,13 +1,14 @@
 """Fixtures that several tests share: vectors in memory, written-down logits, a tiny data set on disk."""
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 
-from ivfast.data.vectors import Space, Vectors
+from ivfast.data.vectors import Points, Space, Vectors
 from ivfast.route.routers import LogitTiles, Router
 
 
@@ -22,10 +23,14 @@ def as_vectors() -> Callable[[np.ndarray], Vectors]:
     return lambda rows: Vectors("learn", Path("learn.npy"), rows)
 
 
-@pytest.fixture(scope="session")
-def plain_space() -> Callable[[int], Space]:
-    """The space under L2 in which x is the row as stored."""
-    return lambda dim: Space("L2", np.zeros(dim, np.float32), np.float32(1))
+def plain_space(dim: int, metric: str = "L2") -> Space:
+    """The space in which x is the row as stored (under IP: over its norm, where that is nearly 1)."""
+    return Space(metric, np.zeros(dim, np.float32), np.float32(1))
+
+
+def points_of(rows: np.ndarray, metric: str = "L2") -> Points:
+    """An array in memory as points in the plain space."""
+    return Points(Vectors("learn", Path("learn.npy"), rows), plain_space(rows.shape[1], metric))
 
 
 @pytest.fixture(scope="session")
@@ -35,18 +40,17 @@ def table_router() -> Callable[[int], Router]:
 
 
 @pytest.fixture(scope="session")
-def logit_table(
-    as_vectors: Callable[[np.ndarray], Vectors],
-    plain_space: Callable[[int], Space],
-    table_router: Callable[[int], Router],
-) -> Callable[[np.ndarray], LogitTiles]:
+def logit_table(table_router: Callable[[int], Router]) -> Callable[[np.ndarray], LogitTiles]:
     """Tiles of written-down logits, (n, nlist)."""
+    return lambda z: LogitTiles(table_router(z.shape[1]), points_of(z.astype(np.float32)))
 
-    def make(z: np.ndarray) -> LogitTiles:
-        nlist = z.shape[1]
-        return LogitTiles(table_router(nlist), as_vectors(z.astype(np.float32)), plain_space(nlist))
 
-    return make
+@pytest.fixture
+def heard_hang_ups() -> Iterator[None]:
+    """Also where the tests run under nohup, which switches SIGHUP off for all that they start."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 class TinySet(NamedTuple):

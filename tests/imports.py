@@ -2,7 +2,8 @@
 
     python -m tests.imports [CHECKOUT]
 
-prints modules, arrows (pairs of modules of which one imports the other) and floors (the longest chain of imports).
+prints modules, arrows (pairs of modules of which one imports the other), the longest chain of imports, and the floors:
+the longest chain of rooms, a room being a folder of ivfast or a module that stands beside the folders.
 """
 
 import ast
@@ -25,14 +26,21 @@ def modules(root: Path) -> dict[str, Path]:
 
 
 def arrows(root: Path = ROOT) -> dict[str, set[str]]:
-    """Modules that each module imports, at its top or within a function."""
+    """Modules that each module imports, at its top or within a function.
+
+    Of a package's own face, which loads a name where it is first used, not what it tells type checkers alone.
+    """
     known = modules(root)
-    return {name: _imports(path, known) - {name} for name, path in known.items()}
+    return {name: _imports(path, known, face=name in PACKAGES) - {name} for name, path in known.items()}
 
 
-def _imports(path: Path, known: dict[str, Path]) -> set[str]:
-    found = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+def _imports(path: Path, known: dict[str, Path], *, face: bool) -> set[str]:
+    found, tree = set(), ast.parse(path.read_text(encoding="utf-8"))
+    if face:
+        tree.body = [
+            node for node in tree.body if not (isinstance(node, ast.If) and _names(node.test, "TYPE_CHECKING"))
+        ]
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -43,7 +51,11 @@ def _imports(path: Path, known: dict[str, Path]) -> set[str]:
     return found & known.keys()
 
 
-def floors(imports: dict[str, set[str]]) -> int:
+def _names(node: ast.expr, name: str) -> bool:
+    return isinstance(node, ast.Name) and node.id == name
+
+
+def longest_chain(imports: dict[str, set[str]]) -> int:
     """Modules in the longest chain of imports; raises RecursionError where they go in a circle."""
 
     @cache
@@ -53,10 +65,28 @@ def floors(imports: dict[str, set[str]]) -> int:
     return max(height(name) for name in imports)
 
 
+def rooms(imports: dict[str, set[str]]) -> dict[str, set[str]]:
+    """The same between rooms of ivfast."""
+
+    def room(module: str) -> str:
+        return ".".join(module.split(".")[:2])
+
+    found: dict[str, set[str]] = {}
+    for module, others in imports.items():
+        if module.startswith("ivfast."):
+            inside = {room(other) for other in others if other.startswith("ivfast.")}
+            found.setdefault(room(module), set()).update(inside - {room(module)})
+    return found
+
+
 def main() -> None:
-    """Print the three numbers."""
+    """Print the four numbers."""
     imports = arrows(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT)
-    sys.stdout.write(f"{len(imports)} modules, {sum(map(len, imports.values()))} arrows, {floors(imports)} floors\n")
+    between = rooms(imports)
+    sys.stdout.write(
+        f"{len(imports)} modules, {sum(map(len, imports.values()))} arrows, {longest_chain(imports)} in the longest "
+        f"chain; {len(between)} rooms, {sum(map(len, between.values()))} arrows, {longest_chain(between)} floors\n"
+    )
 
 
 if __name__ == "__main__":

@@ -3,10 +3,13 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from ivfast.data.synthetic import make_faces, save_set
+from run_dcnet import main
 
 ROOT = Path(__file__).resolve().parent.parent
 FLAGS = (
@@ -31,6 +34,21 @@ def command(data: Path, out: Path, *more: str) -> list[str]:
 
 def run(data: Path, out: Path, *more: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(data, out, *more), capture_output=True, text=True, check=False, **options)
+
+
+def shared_runs(start: Callable[..., list[str]], make_folder: Callable[[], Path]) -> Callable[..., Path]:
+    """Runs by their further flags, each made once for all tests of a file: what leaves a folder changed copies it.
+
+    start: folder, further flags -> command line
+    """
+
+    @cache
+    def run_once(*more: str) -> Path:
+        out = make_folder()
+        assert main(start(out, *more)) == 0
+        return out
+
+    return run_once
 
 
 def outputs(out: Path) -> dict[str, Any]:

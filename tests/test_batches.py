@@ -1,16 +1,15 @@
 """Training pairs: what each epoch sees, whatever the chunks."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ivfast.data.vectors import Space, Vectors
+from ivfast.data.vectors import Points, Space
 from ivfast.network.backend import Chunk
-from ivfast.start.neighbors import make_neighbors
+from ivfast.start.neighbors import LearnSet, make_neighbors
 from ivfast.train.pairs import CHUNK_BYTES, PairSource, chunk_steps, drop_mask, epoch_chunks, epoch_pairs
+from tests.conftest import points_of
 
 N, FTOPK, DIM = 130, 3, 4
 HELD_OUT = np.arange(0, N, 6)
@@ -22,9 +21,8 @@ def make_source(batch_size: int = 16, drop_prop: float = 0.0, seed: int = 1) -> 
     rng = np.random.default_rng(0)
     neighbors = np.stack([rng.choice(TRAIN[row != TRAIN], FTOPK, replace=False) for row in TRAIN])
     rows = np.repeat(np.arange(1, N + 1, dtype=np.float32)[:, None], DIM, axis=1)
-    space = Space("L2", np.zeros(DIM, np.float32), np.float32(1))
     found = make_neighbors(TRAIN, neighbors, HELD_OUT, np.zeros((len(HELD_OUT), FTOPK), np.int64), FTOPK)
-    return PairSource(Vectors("learn", Path("learn.npy"), rows), space, found, batch_size, drop_prop, seed)
+    return PairSource(LearnSet(points_of(rows), found), batch_size, drop_prop, seed)
 
 
 def numbers(side: np.ndarray) -> list[int]:
@@ -51,7 +49,7 @@ def test_every_training_vector_is_x_once_an_epoch(batch_size: int):
 
 def test_pair_is_one_of_its_neighbours_and_never_held_out():
     source = make_source()
-    table = dict(zip(TRAIN.tolist(), source.neighbors.train_neighbors.tolist(), strict=True))
+    table = dict(zip(TRAIN.tolist(), source.learn.neighbors.train_neighbors.tolist(), strict=True))
     for epoch in (1, 2, 3):
         for x, x_pair, valid in steps_of(list(epoch_chunks(source, epoch, 4))):
             for one, other in zip(numbers(x[valid]), numbers(x_pair[valid]), strict=True):
@@ -62,14 +60,15 @@ def test_pair_is_one_of_its_neighbours_and_never_held_out():
 def test_neighbours_are_drawn_by_their_kinship_and_anew_each_epoch():
     source = make_source()
     counts = np.random.default_rng(1).integers(1, 9, (len(TRAIN), FTOPK)).astype(np.uint8)
-    source = source._replace(neighbors=source.neighbors._replace(train_kinship=counts))
+    neighbors = source.learn.neighbors._replace(train_kinship=counts)
+    source = source._replace(learn=source.learn._replace(neighbors=neighbors))
     drawn = np.empty((400, len(TRAIN)), dtype=np.int64)
     for epoch in range(400):
         left, right = epoch_pairs(source, epoch + 1)
         drawn[epoch] = right[np.argsort(left)]
     assert len({row.tobytes() for row in drawn}) == 400
     chance = counts / counts.sum(axis=1, keepdims=True)
-    found = (drawn[:, :, None] == source.neighbors.train_neighbors).mean(axis=0)
+    found = (drawn[:, :, None] == neighbors.train_neighbors).mean(axis=0)
     # standard deviation of a share of 400 draws: at most 0.025; five of them among 324 shares
     np.testing.assert_allclose(found, chance, atol=0.125)
     error = (found - chance) / np.sqrt(chance * (1 - chance) / 400)
@@ -147,18 +146,22 @@ def test_drop_masks_of_seeds_epochs_and_steps_differ(other: tuple[int, int, int]
     assert 0.4 < (one == two).mean() < 0.6
 
 
-@given(st.integers(1, 300), st.sampled_from([1, 64, 2048, 100_000]), st.sampled_from([2, 256, 2048]))
-@settings(derandomize=True, deadline=None, max_examples=100)
-def test_chunks_are_few_and_as_even_as_can_be(n_steps: int, batch_size: int, dim: int):
-    found = chunk_steps(n_steps, batch_size, dim)
-    fits = [s for s in range(1, 17) if s == 1 or 2 * 4 * s * batch_size * dim <= CHUNK_BYTES]
+@given(
+    st.integers(1, 300), st.sampled_from([1, 64, 2048, 100_000]), st.sampled_from([2, 256, 2048]), st.integers(1, 20)
+)
+@settings(derandomize=True, deadline=None, max_examples=200)
+def test_chunks_are_few_and_as_even_as_can_be(n_steps: int, batch_size: int, dim: int, most_steps: int):
+    found = chunk_steps(n_steps, batch_size, dim, most_steps)
+    fits = [s for s in range(1, most_steps + 1) if s == 1 or 2 * 4 * s * batch_size * dim <= CHUNK_BYTES]
+    assert chunk_steps(n_steps, batch_size, dim) == chunk_steps(n_steps, batch_size, dim, 16)
     fewest = min(-(-n_steps // s) for s in fits)
     assert found == min(s for s in fits if -(-n_steps // s) == fewest)
 
 
 def test_rows_come_through_the_space():
     source = make_source()
-    source = source._replace(space=Space("L2", np.full(DIM, 3, np.float32), np.float32(2)))
+    moved = Points(source.learn.points.vectors, Space("L2", np.full(DIM, 3, np.float32), np.float32(2)))
+    source = source._replace(learn=source.learn._replace(points=moved))
     chunk = next(epoch_chunks(source, 1, source.n_steps))
     left, right = epoch_pairs(source, 1)
     np.testing.assert_array_equal(chunk.x[chunk.valid][:, 0], (left + 1 - 3) / 2)

@@ -1,4 +1,4 @@
-"""Sharpness: the formulas of DESIGN sections 3 and 5 in float64 loops, and planted minima found again."""
+"""Sharpness: the formulas of docs/how-it-works.md in float64, and planted minima found again."""
 
 import math
 from collections.abc import Callable
@@ -8,28 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ivfast.choose import goal as calibration
-from ivfast.choose.facts import T_GRID, fit_temperature
-from ivfast.choose.goal import K_GRID, HeldOutLogits, fit_goal, fit_k, least, meet, pair_logits
-
-
-def log_softmax_by_hand(row: list[float]) -> list[float]:
-    high = max(row)
-    total = high + math.log(sum(math.exp(value - high) for value in row))
-    return [value - total for value in row]
-
-
-def meet_by_hand(z: np.ndarray, z_pair: np.ndarray, m: np.ndarray) -> float:
-    """- mean logsumexp_b(log p_b + log p'_b - log(nlist max(m_b, 1e-9)))"""
-    total = 0.0
-    for row, other in zip(z.tolist(), z_pair.tolist(), strict=True):
-        joint = [
-            a + b - math.log(len(m) * max(use, 1e-9))
-            for a, b, use in zip(log_softmax_by_hand(row), log_softmax_by_hand(other), m.tolist(), strict=True)
-        ]
-        high = max(joint)
-        total += high + math.log(sum(math.exp(value - high) for value in joint))
-    return -total / len(z)
+from ivfast.choose.facts import PROBING_TS, fit_probing_t
+from ivfast.choose.goal import K_GRID, HeldOutLogits, fit_goal, fit_k, least, meet, pair_logits, row_blocks
+from tests import by_hand
 
 
 @pytest.mark.parametrize("nlist", [1, 2, 7])
@@ -38,14 +19,14 @@ def test_meet_follows_the_formula(rng: np.random.Generator, nlist: int, size: fl
     z, z_pair = (size * rng.standard_normal((50, nlist)) for _ in range(2))
     m = np.arange(nlist, dtype=np.float64)  # the first bucket is not used at all
     m = m / m.sum() if nlist > 1 else np.ones(1)
-    assert meet(z, z_pair, m) == pytest.approx(meet_by_hand(z, z_pair, m), rel=1e-12)
+    assert meet(z, z_pair, m) == pytest.approx(by_hand.meet(z, z_pair, m), rel=1e-12)
 
 
-def test_meet_does_not_depend_on_its_blocks(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch):
+def test_meet_does_not_depend_on_its_blocks(rng: np.random.Generator):
     z, z_pair = rng.standard_normal((101, 6)), rng.standard_normal((101, 6))
     m = np.full(6, 1 / 6)
-    monkeypatch.setattr(calibration, "BLOCK_ENTRIES", 20)  # 3 rows a block, the last of 2
-    assert meet(z, z_pair, m) == pytest.approx(meet_by_hand(z, z_pair, m), rel=1e-12)
+    blocks = 20  # 3 rows a block, the last of 2
+    assert meet(z, z_pair, m, blocks) == pytest.approx(by_hand.meet(z, z_pair, m), rel=1e-12)
 
 
 def test_meet_is_0_where_pairs_share_evenly_used_buckets():
@@ -92,33 +73,40 @@ def test_fit_k_holds_m_as_it_is():
     pairs = HeldOutLogits(z, z + rng.normal(0, 0.1, z.shape))
     m = np.array([0.6, 0.1, 0.1, 0.1, 0.1])
     dense = np.geomspace(3, 100, 400)
-    expected = min(dense, key=lambda k: meet_by_hand(k * pairs.z[:60], k * pairs.z_pair[:60], m))
+    expected = min(dense, key=lambda k: by_hand.meet(k * pairs.z[:60], k * pairs.z_pair[:60], m))
     pairs = HeldOutLogits(*(side[:60] for side in pairs))
     assert fit_k(pairs, m) == pytest.approx(expected, rel=0.02)
     assert fit_k(pairs, np.full(5, 0.2)) != pytest.approx(expected, rel=0.02)
 
 
 @pytest.mark.parametrize("planted", [0.3, 1.0, 1.7, 6.0])
-def test_fit_temperature_recovers_the_planted_one(planted: float):
+def test_fit_probing_t_recovers_the_planted_one(planted: float):
     """Answers of two buckets fall by softmax(z / T): 80 % to 20 % where z differs by T ln 4."""
     z = np.tile(np.array([[0.0, -planted * math.log(4)]], np.float32), (100, 1))
     targets = np.zeros((100, 10), np.int64)
     targets[:, :2] = 1
-    assert fit_temperature(z, targets) == pytest.approx(planted, rel=0.01)
+    assert fit_probing_t(z, targets) == pytest.approx(planted, rel=0.01)
 
 
-def test_fit_temperature_recovers_what_many_buckets_were_drawn_with(rng: np.random.Generator):
+def test_fit_probing_t_recovers_what_many_buckets_were_drawn_with(rng: np.random.Generator):
     z = rng.normal(0, 3, (4000, 20)).astype(np.float32)
     noise = rng.gumbel(size=(4000, 10, 20))
     targets = (z[:, None, :] / 2.2 + noise).argmax(axis=2)  # Gumbel: draws from softmax(z / 2.2)
-    assert fit_temperature(z, targets) == pytest.approx(2.2, rel=0.02)  # 40,000 draws
+    assert fit_probing_t(z, targets) == pytest.approx(2.2, rel=0.02)  # 40,000 draws
 
 
-def test_fit_temperature_does_not_depend_on_its_blocks(rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch):
+def test_fit_probing_t_does_not_depend_on_its_blocks(rng: np.random.Generator):
     z, targets = rng.normal(0, 3, (101, 6)).astype(np.float32), rng.integers(6, size=(101, 4))
-    whole = fit_temperature(z, targets)
-    monkeypatch.setattr(calibration, "BLOCK_ENTRIES", 20)  # 3 rows a block, the last of 2
-    assert fit_temperature(z, targets) == pytest.approx(whole, rel=1e-9)
+    whole = fit_probing_t(z, targets)
+    blocks = 20  # 3 rows a block, the last of 2
+    assert fit_probing_t(z, targets, blocks) == pytest.approx(whole, rel=1e-9)
+
+
+def test_blocks_are_all_rows_in_order_and_no_larger_than_said():
+    for n, width, entries, sizes in ((101, 6, 20, [3] * 33 + [2]), (5, 6, 1, [1] * 5), (4, 1, 100, [4])):
+        blocks = row_blocks(n, width, entries)
+        assert [len(range(n)[rows]) for rows in blocks] == sizes
+        assert [row for rows in blocks for row in range(n)[rows]] == list(range(n))
 
 
 def full_walk(value: Callable[[float], float], grid: np.ndarray) -> float:
@@ -132,7 +120,7 @@ def full_walk(value: Callable[[float], float], grid: np.ndarray) -> float:
 
 
 @given(
-    st.sampled_from([K_GRID, T_GRID, np.geomspace(1, 50, 23), np.geomspace(1, 2, 6)]),
+    st.sampled_from([K_GRID, PROBING_TS, np.geomspace(1, 50, 23), np.geomspace(1, 2, 6)]),
     st.floats(-0.2, 1.2), st.sampled_from([1.0, 1.5, 2.0, 4.0]), st.floats(0.05, 20),
 )  # fmt: skip
 @settings(derandomize=True, deadline=None, max_examples=150)
@@ -159,10 +147,10 @@ def test_pair_logits_are_float64_at_k_1(metric: str, rng: np.random.Generator):
     x, x_pair, centers = (rows.astype(np.float32) for rows in sides)
     found = pair_logits(x, x_pair, centers, metric, 1e-9)
     for side, z in ((x, found.z), (x_pair, found.z_pair)):
-        d2 = np.square(side[:, None].astype(np.float64) - centers[None]).sum(axis=2)
-        delta = np.sort(d2, axis=1)[:, :4].mean(axis=1, keepdims=True)
         assert z.dtype == np.float64
-        np.testing.assert_allclose(z, -d2 / delta, rtol=2e-6, atol=2e-6)  # under IP unit norm to float32 alone
+        np.testing.assert_allclose(
+            z, by_hand.logits(side, centers, 1.0), rtol=2e-6, atol=2e-6
+        )  # under IP unit norm to float32 alone
 
 
 def test_goal_is_the_nprobe_that_reaches_90_percent_of_the_pairs():

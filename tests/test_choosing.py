@@ -1,4 +1,4 @@
-"""Which epoch is exported, against the rule of DESIGN section 3 in plain Python."""
+"""Which epoch is exported, against the rule of docs/how-it-works.md in plain Python."""
 
 import numpy as np
 import pytest

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ivfast.data import vectors as data
 from ivfast.data.cleaning import scan
 from ivfast.data.vectors import (
+    Points,
     Space,
     Vectors,
     learn_path,
@@ -53,7 +53,7 @@ def test_every_form_of_file_reads_as_the_same_rows(form, metric: str, tmp_path: 
     assert spaces[0].scale == spaces[1].scale
     scan(other, "L2", silent())
     for index in (slice(None), slice(7, 20), np.array([3, 3, 49, 0])):
-        one, two = (vectors.take(spaces[0], index) for vectors in (plain, other))
+        one, two = (Points(vectors, spaces[0]).x(index) for vectors in (plain, other))
         assert two.dtype == np.float32
         assert two.flags["C_CONTIGUOUS"]
         assert one.tobytes() == two.tobytes()
@@ -63,17 +63,16 @@ def test_inside_is_centered_and_of_unit_size_under_l2(rng: np.random.Generator, 
     rows = rng.normal(50, 7, (400, 5)) * [1, 2, 3, 4, 5]
     vectors = as_vectors(rows.astype(np.float32))
     space = measure_space(vectors, "L2")
-    x = vectors.take(space, slice(None)).astype(np.float64)
+    x = Points(vectors, space).x(slice(None)).astype(np.float64)
     np.testing.assert_allclose(x.mean(axis=0), 0, atol=1e-4)  # float32 mean of entries about 250
     assert np.sqrt(np.square(x).mean()) == pytest.approx(1, rel=1e-5)
     expected = (rows - rows.mean(axis=0)) / np.sqrt(np.square(rows - rows.mean(axis=0)).mean())
     np.testing.assert_allclose(x, expected, atol=1e-4)
 
 
-def test_moments_do_not_depend_on_blocks(rng: np.random.Generator, as_vectors: Callable, monkeypatch):
+def test_moments_do_not_depend_on_blocks(rng: np.random.Generator, as_vectors: Callable):
     rows = rng.normal(1000, 1, (300, 4)).astype(np.float32)
-    monkeypatch.setattr(data, "BLOCK_BYTES", 16 * 7)  # 7 rows a block, the last of 6
-    mean, scale = moments(as_vectors(rows), None)
+    mean, scale = moments(as_vectors(rows).raw, 300, 4, block_bytes=16 * 7)  # 7 rows a block, the last of 6
     wide = rows.astype(np.float64)
     np.testing.assert_allclose(mean, wide.mean(axis=0), rtol=1e-7)
     assert scale == pytest.approx(np.sqrt(np.square(wide - wide.mean(axis=0)).mean()), rel=1e-6)
@@ -82,7 +81,7 @@ def test_moments_do_not_depend_on_blocks(rng: np.random.Generator, as_vectors: C
 def test_moments_are_summed_in_float64(as_vectors: Callable):
     """A float32 sum of 400,000 entries of about 1000 is off by a hundred-thousandth of itself."""
     rows = np.random.default_rng(1).normal(1000, 1, (400_000, 2)).astype(np.float32)
-    mean, scale = moments(as_vectors(rows), None)
+    mean, scale = moments(as_vectors(rows).raw, *rows.shape)
     wide = rows.astype(np.float64)
     np.testing.assert_allclose(mean, wide.mean(axis=0), rtol=1e-7)
     assert scale == pytest.approx(np.sqrt(np.square(wide - wide.mean(axis=0)).mean()), rel=1e-6)
@@ -103,7 +102,7 @@ def test_outside_undoes_inside_under_l2(as_vectors: Callable, seed: int, middle:
 def test_unit_of_the_file_never_changes_a_bit_inside(as_vectors: Callable, seed: int, power: int):
     rows = np.random.default_rng(seed).normal(5, 2, (30, 4)).astype(np.float32)
     scaled = rows * np.float32(2.0**power)
-    one, two = (v.take(measure_space(v, "L2"), slice(None)) for v in map(as_vectors, (rows, scaled)))
+    one, two = (Points(v, measure_space(v, "L2")).x(slice(None)) for v in map(as_vectors, (rows, scaled)))
     assert one.tobytes() == two.tobytes()
 
 
@@ -133,26 +132,26 @@ def test_zero_row_under_ip_stays_zero():
     np.testing.assert_array_equal(x, 0)
 
 
-def test_digest_tells_any_changed_byte_shape_and_type(rng: np.random.Generator, as_vectors: Callable, monkeypatch):
+def test_digest_tells_any_changed_byte_shape_and_type(rng: np.random.Generator, as_vectors: Callable):
     rows = half_exact(rng).astype(np.float32)
     changed = rows.copy()
     changed[-1, -1] += 1
     variants = [rows, changed, rows.reshape(30, 10), rows.astype(np.float16), rows.astype(">f4"), rows[::-1]]
     digests = [scan(as_vectors(one), "L2", silent()).digest for one in variants]
     assert len(set(digests)) == len(variants)
-    monkeypatch.setattr(data, "BLOCK_BYTES", 100)
-    assert scan(as_vectors(rows), "L2", silent()).digest == digests[0]
+    assert scan(as_vectors(rows), "L2", silent(), block_bytes=100).digest == digests[0]
     assert scan(as_vectors(np.asfortranarray(rows)), "L2", silent()).digest == digests[0]
 
 
 def test_block_holds_at_least_one_row():
     assert rows_per_block(1 << 30) == 1
     assert rows_per_block(256) * 256 * 4 == 64 << 20
+    assert [rows_per_block(4, n) for n in (1, 16, 47, 48)] == [1, 1, 2, 3]
 
 
-def refused(pattern: str, call: Callable, *arguments: object) -> None:
+def refused(pattern: str, call: Callable, *arguments: object, **sizes: int) -> None:
     with pytest.raises(UserError, match=pattern):
-        call(*arguments)
+        call(*arguments, **sizes)
 
 
 @pytest.mark.parametrize(("array", "reason"), [
@@ -193,12 +192,12 @@ def test_missing_file_is_refused_with_what_is_there(tmp_path: Path):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("metric", ["IP", "L2"])
-def test_rows_that_are_not_finite_are_refused_by_number(bad: float, metric: str, as_vectors: Callable, monkeypatch):
+def test_rows_that_are_not_finite_are_refused_by_number(bad: float, metric: str, as_vectors: Callable):
     rows = np.zeros((50, 4), np.float32)
     rows[:, 0] = 1
     rows[37, 2] = bad
-    monkeypatch.setattr(data, "BLOCK_BYTES", 160)  # 10 rows a block
-    refused(r"learn\.npy row 37 holds NaN", scan, as_vectors(rows), metric, silent())
+    told = r"learn\.npy row 37 holds NaN"
+    refused(told, scan, as_vectors(rows), metric, silent(), block_bytes=160)  # 10 rows a block
 
 
 def test_float64_beyond_float32_is_refused(as_vectors: Callable):
@@ -206,13 +205,12 @@ def test_float64_beyond_float32_is_refused(as_vectors: Callable):
 
 
 @pytest.mark.parametrize("norm", [0.0, 0.99, 1.002, 3.0])
-def test_rows_without_unit_norm_are_refused_under_ip(norm: float, as_vectors: Callable, monkeypatch):
+def test_rows_without_unit_norm_are_refused_under_ip(norm: float, as_vectors: Callable):
     rows = np.zeros((50, 4), np.float32)
     rows[:, 1] = 1
     rows[33, 1] = norm
-    monkeypatch.setattr(data, "BLOCK_BYTES", 160)
     told = "is zero.*drop_bad_rows" if norm == 0 else "has norm .*normalize_L2"
-    refused(rf"learn\.npy row 33 {told}", scan, as_vectors(rows), "IP", silent())
+    refused(rf"learn\.npy row 33 {told}", scan, as_vectors(rows), "IP", silent(), block_bytes=160)
     assert scan(as_vectors(rows), "L2", silent()).digest
 
 

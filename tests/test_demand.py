@@ -2,50 +2,20 @@
 
 import math
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from ivfast.choose import held_out
 from ivfast.choose.facts import nprobe_of_answers
 from ivfast.choose.held_out import held_out_demand, make_held_out
-from ivfast.data.vectors import Space, Vectors
-from ivfast.route import routers
-from ivfast.route.routers import LogitTiles, Router, centers_router
+from ivfast.route.routers import LogitTiles, Router
 from ivfast.runtime.progress import silent
-from ivfast.start.neighbors import find_neighbors, nearest_of_all
-from ivfast.store.budget import assign
+from ivfast.start.neighbors import LearnSet, find_neighbors
 from ivfast.store.demand import Demand, chance, find_probes, reverse_of
-from ivfast.store.rules import Plan, log_use
-
-NLIST, WIDTH, K = 12, 4, 5
-
-
-class Case:
-    """Clumped vectors over two tiles, with hubs and duplicates, and centers among them."""
-
-    def __init__(self, metric: str, n: int = 1100) -> None:
-        rng = np.random.default_rng(5)
-        x = rng.standard_normal((20, 6))[rng.integers(20, size=n)] + 0.5 * rng.standard_normal((n, 6))
-        x[50:60] = x[0]
-        centers = rng.standard_normal((NLIST, 6))
-        if metric == "IP":
-            x, centers = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (x, centers))
-        self.x, self.centers = x.astype(np.float32), centers.astype(np.float32)
-        self.space = Space(metric, np.zeros(6, np.float32), np.float32(1))
-        self.router = centers_router("centers", self.centers, metric, 1e-9, 9.0)
-        self.vectors = Vectors("learn", Path("learn.npy"), self.x)
-        self.nearest = nearest_of_all(self.vectors, self.space, K, silent())
-        self.asking = np.linspace(0.9, 0.2, K).astype(np.float32)
-        self.use = np.arange(1.0, NLIST + 1) / np.arange(1.0, NLIST + 1).sum()
-
-    @property
-    def tiles(self) -> LogitTiles:
-        return LogitTiles(self.router, self.vectors, self.space)
-
-    def demand(self, nprobe: float = 3) -> Demand:
-        return Demand(reverse_of(self.nearest, self.asking), find_probes(self.tiles, nprobe))
+from ivfast.store.place import make_plans, place
+from ivfast.store.rules.rule import Terms
+from tests import by_hand
+from tests.test_rules import NLIST, REFERENCES, WIDTH, Case, K
 
 
 @pytest.fixture(scope="module", params=["IP", "L2"])
@@ -53,93 +23,48 @@ def case(request: pytest.FixtureRequest) -> Case:
     return Case(request.param)
 
 
-def chances_by_hand(z: np.ndarray, nprobe: int, softness: float = 2) -> np.ndarray:
-    """c_b of every bucket, float64; z: (n, nlist)."""
-    ranked = -np.sort(-z.astype(np.float64), axis=1)
-    border = (ranked[:, nprobe - 1] + ranked[:, nprobe]) / 2
-    return 1 / (1 + np.exp((border[:, None] - z) / softness))
-
-
-def copies_by_hand(case: Case, nprobe: int, temperature: float) -> list[list[tuple[float, int]]]:
-    """For every vector its (key, bucket) in the order in which copies are worth most, the primary first."""
-    z = case.tiles.all().astype(np.float64)
-    x, centers = case.x.astype(np.float64), case.centers.astype(np.float64)
-    p = np.exp((z - z.max(axis=1, keepdims=True)) / temperature)
-    gain = np.log(p / p.sum(axis=1, keepdims=True)) - np.log(case.use)
-    chances = chances_by_hand(z, nprobe)
-    mean = np.maximum(chances.mean(axis=0), 0.1 / NLIST)
-    asked_by = [[(1.0, i)] for i in range(len(x))]
-    for y, near in enumerate(case.nearest.tolist()):
-        for i, weight in zip(near, case.asking.tolist(), strict=True):
-            asked_by[i].append((weight, y))
-    found = []
-    for i, askers in enumerate(asked_by):
-        ranked = sorted(range(NLIST), key=lambda b, i=i: (-gain[i, b], b))[:WIDTH]
-        taken, row = ranked[:1], [(gain[i, ranked[0]], ranked[0])]
-        while len(taken) < WIDTH:
-            keys = []
-            for b in set(ranked) - set(taken):
-                r_b = x[i] - centers[b]
-                own = gain[i, b]
-                for a in taken:
-                    r_a = x[i] - centers[a]
-                    # -z_b / |r_b|^2 is k / delta, whatever the bucket
-                    unit = -z[i, b] / (r_b @ r_b)
-                    own -= unit * (r_a @ r_b) ** 2 / (r_a @ r_a) / (2 * temperature)
-                left = sum(w * max(0.0, chances[y, b] - max(chances[y, a] for a in taken)) for w, y in askers)
-                asked = math.log(left + 1e-3) - math.log(mean[b])
-                keys.append(((own + math.log(sum(w for w, _ in askers)) + asked) / 2, b))
-            row.append(max(keys, key=lambda pair: (pair[0], -pair[1])))
-            taken.append(row[-1][1])
-        found.append(row)
-    return found
-
-
 def test_askers_are_those_that_have_a_vector_among_their_nearest(case: Case):
     reverse = case.demand().reverse
+    expected = by_hand.askers(case.nearest)
     for i in range(0, len(case.x), 7):
         askers = reverse.asker[reverse.first[i] : reverse.first[i + 1]].tolist()
         assert askers[0] == i
-        assert sorted(askers[1:]) == [y for y in range(len(case.x)) if i in case.nearest[y]]
+        assert sorted(askers[1:]) == [y for y, _ in expected[i]]
 
 
 def test_nearest_of_all_leaves_out_each_vector_itself(case: Case):
-    wide = case.x.astype(np.float64)
-    d2 = np.square(wide[:, None] - wide[None]).sum(axis=2)
-    np.fill_diagonal(d2, np.inf)
+    d2 = by_hand.distances_of_others(case.x)
     own = np.take_along_axis(d2, case.nearest, axis=1)
     np.testing.assert_allclose(own, np.sort(d2, axis=1)[:, :K], atol=1e-5)
-    assert (case.nearest != np.arange(len(wide))[:, None]).all()
+    assert (case.nearest != np.arange(len(case.x))[:, None]).all()
 
 
 @pytest.mark.parametrize("nprobe", [1, 3, 11, 40])  # 40: above nlist, and above what is assumed at most
 def test_chances_fall_off_around_the_border(case: Case, nprobe: int):
     found = find_probes(case.tiles, nprobe)
-    expected = chances_by_hand(case.tiles.all(), min(nprobe, NLIST - 1))
+    expected = by_hand.chances(case.tiles.all(), min(nprobe, NLIST - 1))
     np.testing.assert_allclose(
         np.take_along_axis(expected, found.buckets.astype(int), axis=1), chance(found.above, 2), rtol=1e-5
     )
     np.testing.assert_allclose(found.log_use, np.log(np.maximum(expected.mean(axis=0), 0.1 / NLIST)), atol=1e-5)
 
 
-def test_only_the_best_buckets_of_an_asker_are_kept(monkeypatch: pytest.MonkeyPatch, case: Case):
-    monkeypatch.setattr("ivfast.store.demand.KEPT", 5)
-    found = find_probes(case.tiles, 3)
+def test_only_the_best_buckets_of_an_asker_are_kept(case: Case):
+    found = find_probes(case.tiles, 3, best_buckets=5)
     assert found.buckets.shape == (len(case.x), 5)
     np.testing.assert_array_equal(found.buckets, np.argsort(-case.tiles.all(), axis=1, kind="stable")[:, :5])
 
 
 def test_the_only_bucket_is_worth_most_to_askers_and_to_the_vector(case: Case):
-    (found,) = assign(case.tiles, [Plan("benefit", 0.0, 1.0, log_use(case.use))], WIDTH, demand=case.demand())
-    (without,) = assign(case.tiles, [Plan("benefit", 0.0, 1.0, log_use(case.use))], WIDTH)
+    plans = make_plans(["benefit"], [case.terms(0.0, demand=case.demand()), case.terms(0.0)])
+    found, without = place(case.tiles, plans, WIDTH)
     z = case.tiles.all().astype(np.float64)
-    p = np.exp(z - z.max(axis=1, keepdims=True))
-    own = np.log(p / p.sum(axis=1, keepdims=True)) - np.log(case.use)
-    chances = chances_by_hand(z, 3, 1)
+    own = by_hand.log_keys(z, "benefit", 1.0, case.use)
+    asked_by = by_hand.askers(case.nearest)
+    chances = by_hand.chances(z, 3, 1)
     cost = chances.mean(axis=0) / chances.mean(axis=0)[z.argmax(axis=1)].mean()
     for i in range(len(z)):
-        askers = [(y, near.index(i)) for y, near in enumerate(case.nearest.tolist()) if i in near]
-        gain = chances[i] + sum(case.asking[place] * chances[y] for y, place in askers)
+        gain = chances[i] + sum(case.asking[place] * chances[y] for y, place in asked_by[i])
         gain /= 1 + case.asking.sum()
         key = 10 * gain - cost + 0.6 * own[i]
         ranked = np.argsort(-own[i], kind="stable")[:WIDTH]
@@ -152,13 +77,12 @@ def test_the_only_bucket_is_worth_most_to_askers_and_to_the_vector(case: Case):
 def test_copies_are_the_best_of_all_vectors_by_the_mean_of_both_estimates(
     case: Case, percent: float, temperature: float
 ):
-    plan = Plan("benefit", percent, temperature, log_use(case.use))
-    (found,) = assign(case.tiles, [plan], WIDTH, demand=case.demand())
-    expected = copies_by_hand(case, 3, temperature)
+    (found,) = place(case.tiles, make_plans(["benefit"], [case.terms(percent, temperature, case.demand())]), WIDTH)
+    expected = by_hand.offers(REFERENCES["benefit"], case.scene(percent, temperature, nprobe=3))
     budget = round(percent * len(case.x))
     extras = sorted((-key, i, b) for i, row in enumerate(expected) for key, b in row[1:])
     border = -extras[budget - 1][0]
-    lists = [row[row >= 0].tolist() for row in found.buckets]
+    lists = by_hand.lists_of(found.buckets)
     assert sum(map(len, lists)) == len(case.x) + budget
     wrong = 0
     for i, row in enumerate(expected):
@@ -177,42 +101,38 @@ def test_a_copy_goes_where_askers_look_and_to_those_asked_for_more(logit_table: 
         del x, logits
         return lambda buckets: np.zeros((*buckets.shape, buckets.shape[1]), np.float32)
 
-    table = logit_table(z)
-    tiles = LogitTiles(Router("table", 3, lambda x: x, crossing), table.vectors, table.space)
+    tiles = LogitTiles(Router("table", 3, lambda x: x, crossing), logit_table(z).points)
     demand = Demand(reverse_of(np.array([[1], [0], [0], [0]]), np.ones(1)), find_probes(tiles, 1))
-    plan = Plan("benefit", 0.25, 1.0, log_use(np.full(3, 1 / 3)))
-    (without,) = assign(tiles, [plan], 3)
-    (found,) = assign(tiles, [plan], 3, demand=demand)
+    terms = [Terms(0.25, 1.0, np.full(3, 1 / 3), asked) for asked in (None, demand)]
+    without, found = place(tiles, make_plans(["benefit"], terms), 3)
     assert without.buckets[0].tolist() == [0, 1, -1]  # the tie goes to the smaller bucket
     assert found.buckets[:2].tolist() == [[0, 2, -1], [0, -1, -1]]
 
 
 @pytest.mark.parametrize("read_rows", [1024, 2048, 10_000])
-def test_rows_read_at_once_never_change_a_bit(case: Case, read_rows: int, monkeypatch: pytest.MonkeyPatch):
-    plans = [Plan("benefit", percent, 1.0, log_use(case.use)) for percent in (0.8, 2.0)]
-    whole = assign(case.tiles, plans, WIDTH, demand=case.demand())
-    monkeypatch.setattr(routers, "KEPT_BYTES", 0)
-    tiles = LogitTiles(case.router, case.vectors, case.space, read_rows=read_rows)
+def test_rows_read_at_once_never_change_a_bit(case: Case, read_rows: int):
+    demand = case.demand()
+    whole = place(case.tiles, make_plans(["benefit"], [case.terms(p, demand=demand) for p in (0.8, 2.0)]), WIDTH)
+    tiles = LogitTiles(case.router, case.points, read_rows=read_rows, cached_bytes=0)
     probes = find_probes(tiles, 3)
-    assert probes.above.tobytes() == case.demand().probes.above.tobytes()
-    for one, two in zip(whole, assign(tiles, plans, WIDTH, demand=Demand(case.demand().reverse, probes)), strict=True):
+    assert probes.above.tobytes() == demand.probes.above.tobytes()
+    again = Demand(demand.reverse, probes)
+    found = place(tiles, make_plans(["benefit"], [case.terms(p, demand=again) for p in (0.8, 2.0)]), WIDTH)
+    for one, two in zip(whole, found, strict=True):
         assert one.buckets.tobytes() == two.buckets.tobytes()
 
 
 @pytest.mark.parametrize("most", [300_000, 400])
-def test_training_vectors_ask_for_the_pool(case: Case, most: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(held_out, "SAMPLE_LEAST", 200)
-    monkeypatch.setattr(held_out, "SAMPLE_PER_BUCKET", 1)
-    monkeypatch.setattr(held_out, "MOST_ASKING", most)
-    neighbors = find_neighbors(case.vectors, case.space, K, 1, silent())
-    held = make_held_out(case.vectors, case.space, neighbors, NLIST, WIDTH, 1)
-    demand = held_out_demand(held, case.router, 3)
+def test_training_vectors_ask_for_the_pool(case: Case, most: int):
+    neighbors = find_neighbors(case.points, K, 1, silent())
+    held = make_held_out(LearnSet(case.points, neighbors), NLIST, WIDTH, 1, per_bucket=1, least=200)
+    demand = held_out_demand(held, case.router, 3, most_asking=most)
     z = case.tiles.all()
-    chances = chances_by_hand(z, 3)
+    chances = by_hand.chances(z, 3)
 
-    def rows_of(place: int) -> list[int]:
+    def rows_of(stored: int) -> list[int]:
         """Learn rows of a pool vector's askers, told by where they look."""
-        askers = demand.reverse.asker[demand.reverse.first[place] : demand.reverse.first[place + 1]]
+        askers = demand.reverse.asker[demand.reverse.first[stored] : demand.reverse.first[stored + 1]]
         looks = np.zeros((len(askers), NLIST))
         seen = chance(demand.probes.above[askers], 2)
         np.put_along_axis(looks, demand.probes.buckets[askers].astype(int), seen, axis=1)
@@ -220,14 +140,14 @@ def test_training_vectors_ask_for_the_pool(case: Case, most: int, monkeypatch: p
 
     same = {int(row): int(case.x.tolist().index(case.x[row].tolist())) for row in range(len(z))}
     total = 0
-    for place, row in enumerate(held.pool.tolist()):
+    for stored, row in enumerate(held.pool.tolist()):
         near = zip(neighbors.train.tolist(), neighbors.train_nearest.tolist(), strict=True)
         expected = [(same[y], row_near.index(row) + 1) for y, row_near in near if row in row_near]
         if row in neighbors.held_out:  # its own answers that train
             answers = neighbors.answers[neighbors.held_out.tolist().index(row)].tolist()
             expected = [(same[y], at + 1) for at, y in enumerate(answers) if y in neighbors.train]
-        found = rows_of(place)
-        at = slice(demand.reverse.first[place], demand.reverse.first[place + 1])
+        found = rows_of(stored)
+        at = slice(demand.reverse.first[stored], demand.reverse.first[stored + 1])
         places = demand.reverse.place[at].tolist()
         assert (same[found[0]], places[0]) == (same[row], 0)
         total += len(found) - 1
@@ -251,11 +171,23 @@ def test_one_bucket_is_always_probed(logit_table: Callable[[np.ndarray], LogitTi
 
 
 def test_a_drawn_asker_stands_for_several_but_a_vector_for_itself(case: Case):
-    demand = case.demand()._replace(stands_for=3.0).of(40, 5)
-    reverse = case.demand().reverse
+    demand = case.demand(stands_for=3.0)
+    reverse = demand.reverse
     at = slice(int(reverse.first[40]), int(reverse.first[45]))
     weights = [1.0 if place == 0 else 3 * float(case.asking[place - 1]) for place in reverse.place[at].tolist()]
-    np.testing.assert_allclose(demand.weight, weights, rtol=1e-6)
+    np.testing.assert_allclose(demand.askers(40, 5).weight, weights, rtol=1e-6)
+
+
+def test_askers_are_those_of_the_tile_asked_for(case: Case):
+    """Several rules ask for one tile in turn; what is kept is that tile's."""
+    demand = case.demand()
+    first, again = demand.askers(0, 1024), demand.askers(0, 1024)
+    assert first is again
+    for start, n in ((1024, 76), (0, 1024), (0, 10), (5, 10)):
+        found, alone = demand.askers(start, n), case.demand().askers(start, n)
+        assert found.row.tobytes() == alone.row.tobytes()
+        assert found.cell.tobytes() == alone.cell.tobytes()
+        assert len(found.first) == n
 
 
 def test_bucket_that_nobody_looks_into_is_not_worth_more_for_it(logit_table: Callable[[np.ndarray], LogitTiles]):

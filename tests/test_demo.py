@@ -49,7 +49,7 @@ def test_story_names_both_sets_and_marks_the_synthetic_one(tmp_path: Path, capsy
         (tmp_path / name / "evaluation.json").write_text(json.dumps({"results": results}))
     from rich.console import Console
 
-    Console(width=120).print(demo.tell(tmp_path, 99))
+    Console(width=120).print(demo.summary(tmp_path, 99))
     told = capsys.readouterr().out
     for part in ("synthetic", "real", "40.0 %", "3.0 %", "2.5 %", "not trained"):
         assert part in told

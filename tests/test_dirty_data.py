@@ -10,19 +10,19 @@ import faiss
 import numpy as np
 import pytest
 
-from ivfast.data import vectors as reading
 from ivfast.data.cleaning import AS_STORED, Cleaning, scan
 from ivfast.data.ground_truth import follow_kept
 from ivfast.data.intake import check_distinct, judge_gt, scan_set
 from ivfast.data.synthetic import save_set
-from ivfast.data.vectors import Space, Vectors, moments, open_evaluation_set, open_vectors, unit_rows
+from ivfast.data.vectors import Points, Vectors, moments, open_evaluation_set, open_vectors, unit_rows
 from ivfast.demo import make_patches
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.progress import Progress, silent
 from run_dcnet import main
+from tests.conftest import plain_space
 
 DROP, NORMALIZE = Cleaning(drop=True), Cleaning(normalize=True)
-IP = Space("IP", np.zeros(8, np.float32), np.float32(1))
+IP = plain_space(8, "IP")
 FLAGS = (
     "--data_name photos --learn_name learn_photos --nlist 16 --param_list 64 16 --niter 10 --epochs 2 --warmup 1 "
     "--lr 2e-3 --percents 0 0.8 --gpu -1"
@@ -54,6 +54,7 @@ def run(folder: Path, *more: str) -> dict[str, Any]:
     return {"centers": (out / "ivfast.npy").read_bytes(), "results": evaluation["results"], "data": evaluation}
 
 
+@pytest.mark.whole_run
 def test_dirty_photographs_run_as_if_cleaned_by_hand(
     photos: tuple[np.ndarray, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -93,20 +94,20 @@ def test_dirty_photographs_are_refused_without_the_flags(
 
 @pytest.mark.parametrize("dtype", ["<f2", "<f4", ">f4", "<f8"])
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_normalize_is_float64_division_to_the_bit(
-    dtype: str, order, rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_normalize_is_float64_division_to_the_bit(dtype: str, order, rng: np.random.Generator, tmp_path: Path) -> None:
     rows = (rng.normal(3, 2, (101, 8)) * 7).astype(dtype)
     np.save(tmp_path / "rows.npy", np.asarray(rows, order=order))
     np.save(tmp_path / "unit.npy", normalised(rows))
-    monkeypatch.setattr(reading, "BLOCK_BYTES", 320)  # 10 rows a block
-    found = scan(open_vectors(tmp_path / "rows.npy", "learn", 8), "IP", silent(), NORMALIZE)
-    expected = scan(open_vectors(tmp_path / "unit.npy", "learn", 8), "IP", silent())
+    block_bytes = 320  # 10 rows a block
+    found = scan(open_vectors(tmp_path / "rows.npy", "learn", 8), "IP", silent(), NORMALIZE, block_bytes=block_bytes)
+    expected = scan(open_vectors(tmp_path / "unit.npy", "learn", 8), "IP", silent(), block_bytes=block_bytes)
+    assert unit_rows(rows, block_bytes).tobytes() == normalised(rows).tobytes()
     for index in (slice(None), slice(95, 300), np.array([100, 0, 3])):
-        assert found.stored(index).tobytes() == expected.stored(index).tobytes()
-        assert found.take(IP, index).tobytes() == expected.take(IP, index).tobytes()
-    one, two = moments(found, None), moments(expected, None)
-    assert (one[0].tobytes(), one[1]) == (two[0].tobytes(), two[1])
+        assert found.raw(index).tobytes() == expected.raw(index).tobytes()
+        assert Points(found, IP).x(index).tobytes() == Points(expected, IP).x(index).tobytes()
+    for size in (block_bytes, 64 << 20):
+        one, two = (moments(vectors.raw, 101, 8, size) for vectors in (found, expected))
+        assert (one[0].tobytes(), one[1]) == (two[0].tobytes(), two[1])
 
 
 def test_normalize_neither_overflows_nor_vanishes() -> None:
@@ -141,9 +142,9 @@ def test_drop_leaves_out_what_is_not_finite_and_zeros_under_ip_alone(
     rows[8] = rows[7]  # duplicates stay
     found = scan(as_vectors(rows), metric, silent(), DROP)
     assert len(found) == len(kept)
-    np.testing.assert_array_equal(found.stored(slice(None)), rows[kept])
-    np.testing.assert_array_equal(found.stored(np.array([2, 0])), rows[[kept[2], kept[0]]])
-    np.testing.assert_array_equal(found.only(np.array([1, 3])).stored(slice(None)), rows[[kept[1], kept[3]]])
+    np.testing.assert_array_equal(found.raw(slice(None)), rows[kept])
+    np.testing.assert_array_equal(found.raw(np.array([2, 0])), rows[[kept[2], kept[0]]])
+    np.testing.assert_array_equal(found.only(np.array([1, 3])).raw(slice(None)), rows[[kept[1], kept[3]]])
     with pytest.raises(UserError, match=r"no row of .* can be used"):
         scan(as_vectors(rows[[2, 5]]), metric, silent(), DROP)
 
@@ -189,9 +190,8 @@ class Notes(Progress):
 
 
 @pytest.mark.parametrize("metric", ["IP", "L2"])
-def test_share_of_exact_first_answers_is_counted(metric: str, tiny_set, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_share_of_exact_first_answers_is_counted(metric: str, tiny_set) -> None:
     """60 queries; 12 of them, then 40, are told a wrong first answer; base holds each vector twice (ties)."""
-    monkeypatch.setattr(reading, "BLOCK_BYTES", 32 * 70)
     opened = open_evaluation_set(tiny_set.data_path, "tiny", 8)
     doubled = replace(opened.base, rows=np.r_[tiny_set.base, tiny_set.base])
     for n_wrong in (0, 12, 40):
@@ -205,21 +205,28 @@ def test_share_of_exact_first_answers_is_counted(metric: str, tiny_set, monkeypa
         assert notes.told[0].startswith("warning: ") == (n_wrong == 40)
 
 
-def test_distinct_vectors_are_counted_only_until_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reading, "BLOCK_BYTES", 4 * 10)
+@pytest.mark.parametrize(("most", "told"), [(299, "not held against an exact search"), (300, "60 of 60 queries")])
+def test_a_base_too_large_to_search_is_not_searched(most: int, told: str, tiny_set) -> None:
+    notes = Notes()
+    judge_gt(open_evaluation_set(tiny_set.data_path, "tiny", 8), "IP", notes, most_searched=most)
+    assert len(notes.told) == 1
+    assert told in notes.told[0]
 
+
+def test_distinct_vectors_are_counted_only_until_enough() -> None:
     class Watched(Vectors):
-        def stored(self, index):
+        def raw(self, index: np.ndarray | slice) -> np.ndarray:
             taken.append(index)
-            return super().stored(index)
+            return super().raw(index)
 
     taken: list[Any] = []
     rows = np.repeat(np.arange(50, dtype=np.float32), 4)[:, None]  # 4 copies of each
-    check_distinct(Watched("learn", Path("learn.npy"), rows), 5)
-    assert len(taken) == 2  # blocks of 10 rows
-    check_distinct(Watched("learn", Path("learn.npy"), rows), 50)
+    block_bytes = 4 * 10  # 10 rows a block
+    check_distinct(Watched("learn", Path("learn.npy"), rows), 5, block_bytes)
+    assert len(taken) == 2
+    check_distinct(Watched("learn", Path("learn.npy"), rows), 50, block_bytes)
     with pytest.raises(UserError, match="50 distinct vectors among 200, fewer than --nlist 51"):
-        check_distinct(Watched("learn", Path("learn.npy"), rows), 51)
+        check_distinct(Watched("learn", Path("learn.npy"), rows), 51, block_bytes)
     signs = np.array([[0.0], [-0.0], [1.0]], np.float32)
     with pytest.raises(UserError, match="2 distinct"):
         check_distinct(Vectors("learn", Path("learn.npy"), signs), 3)
@@ -229,5 +236,5 @@ def test_moments_are_the_same_bits_in_fortran_order(rng: np.random.Generator, tm
     rows = rng.normal(5, 3, (3000, 40)).astype(np.float32)
     np.save(tmp_path / "c.npy", rows)
     np.save(tmp_path / "f.npy", np.asfortranarray(rows))
-    one, two = (moments(open_vectors(tmp_path / f"{name}.npy", "learn", 40), None) for name in "cf")
+    one, two = (moments(open_vectors(tmp_path / f"{name}.npy", "learn", 40).raw, 3000, 40) for name in "cf")
     assert (one[0].tobytes(), one[1]) == (two[0].tobytes(), two[1])

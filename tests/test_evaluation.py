@@ -1,28 +1,45 @@
 """The evaluation against searches in plain Python, and against a FAISS IVF index."""
 
-import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import faiss
 import numpy as np
 import pytest
 
-from ivfast.data.vectors import EvaluationSet, Space, Vectors
-from ivfast.evaluate.results import Result, RouterSetting, evaluate_router, held_out_rows, right_answers
-from ivfast.route.routers import Router, centers_router
+from ivfast.data.vectors import EvaluationSet, Vectors
+from ivfast.evaluate.refit import n_threshold_rows
+from ivfast.evaluate.results import Result, RouterSetting, evaluate_router, right_answers
+from ivfast.route.routers import ROUTERS, Router, RouterKind, centers_router
 from ivfast.runtime.progress import silent
-from ivfast.store.rules import Plan, log_use
+from ivfast.store.records import Facts, Predicted, Storing
+from ivfast.store.rules import RULES
+from tests import by_hand
+from tests.conftest import plain_space
+from tests.test_rules import REFERENCES
 
 NLIST, WIDTH = 12, 4
 NPROBES = (1, 2, 3, 5, 12)
-TEMPERATURE = 1.5
+TEMPERATURE, STORING_T = 1.5, 0.7
 USE = np.arange(1.0, NLIST + 1) / np.arange(1.0, NLIST + 1).sum()
-PLANS = [
-    Plan(rule, percent, 0.7 if rule != "ratio" else 1.0, log_use(USE) if rule == "benefit" else None)
-    for rule in ("ratio", "membership", "benefit")
-    for percent in (0.0, 0.8, 3.0)
-]
+COPIES = (0.0, 0.8, 3.0)
+
+
+class Way(NamedTuple):
+    """How base is stored."""
+
+    rule: str
+    copies: float
+
+
+WAYS = [Way(rule, copies) for rule in RULES for copies in COPIES]
+each_way = pytest.mark.parametrize("way", WAYS, ids=lambda way: f"{way.rule}-{way.copies:g}")
+
+
+def facts_for(copies: tuple[float, ...], predicted: dict[str, Predicted] | None = None) -> Facts:
+    storings = tuple(Storing(number, predicted or {}, STORING_T, USE) for number in copies)
+    return Facts(12.0, TEMPERATURE, 3.0, storings, 0.0)
 
 
 def draw_logits(rng: np.random.Generator, n: int) -> np.ndarray:
@@ -42,86 +59,41 @@ class Case:
         if gt is None:
             self.gt[rng.random(self.gt.shape) < 0.1] = -1
 
-    def run(self, plans: list[Plan], read_rows: int = 10_000, temperature: float | None = TEMPERATURE) -> list[Result]:
+    def setting(self, ways: list[Way]) -> RouterSetting:
+        """Every rule of the ways for every number of their copies, fixed and adaptive."""
+        rules, copies = (tuple(dict.fromkeys(values)) for values in zip(*ways, strict=True))
+        assert len(ways) == len(rules) * len(copies)
+        kind = RouterKind("table", "table", "black", trained=True, linear=False, rules=rules, default_rule=rules[-1])
+        return RouterSetting(Router("table", NLIST, lambda x: x), kind, copies, facts_for(copies), self.held_out)
+
+    def evaluate(self, setting: RouterSetting, read_rows: int = 10_000) -> list[Result]:
         base, query = (Vectors(name, Path(name), rows) for name, rows in (("base", self.base), ("query", self.query)))
         data = EvaluationSet("case", Path("gt.npy"), base, query, self.gt)
-        setting = RouterSetting(Router("table", NLIST, lambda x: x), plans, temperature, self.held_out)
-        space = Space("L2", np.zeros(NLIST, np.float32), np.float32(1))
-        return evaluate_router(setting, data, space, WIDTH, NPROBES, read_rows, silent())
+        return evaluate_router(setting, data, plain_space(NLIST), WIDTH, NPROBES, read_rows, silent())
+
+    def run(self, ways: list[Way], read_rows: int = 10_000) -> list[Result]:
+        return self.evaluate(self.setting(ways), read_rows)
+
+    def fixed(self, way: Way) -> Result:
+        """Fixed probing alone."""
+        (found,) = self.evaluate(self.setting([way])._replace(held_out=None))
+        return found
 
 
-def softmax_row(row: np.ndarray, temperature: float) -> np.ndarray:
-    p = np.exp((row - row.max()) / temperature)
-    return p / p.sum()
+def store_by_hand(z: np.ndarray, way: Way) -> by_hand.Lists:
+    scene = by_hand.Scene(z, WIDTH, way.copies, STORING_T, USE)
+    return by_hand.store(by_hand.offers(REFERENCES[way.rule], scene), round(way.copies * len(z)))
 
 
-def store_by_hand(z: np.ndarray, plan: Plan) -> list[list[int]]:
-    """Buckets of each base vector: one sorted list of all extras."""
-    stored, extras = [], []
-    for vector, row in enumerate(z.astype(np.float64)):
-        key = -np.sqrt(row / row.max())  # - d_j / d_1
-        if plan.rule != "ratio":
-            key = softmax_row(row, plan.temperature) / (USE if plan.rule == "benefit" else 1)
-        ranked = sorted(range(NLIST), key=lambda b: -key[b])
-        stored.append(ranked[:1])
-        extras += [(-key[b], vector, b) for b in ranked[1:WIDTH]]
-    for _, vector, bucket in sorted(extras)[: round(plan.percent * len(z))]:
-        stored[vector].append(bucket)
-    return stored
+def search_by_hand(case: Case, stored: by_hand.Lists, probes: by_hand.Lists) -> tuple[float, list[float]]:
+    """The first ten columns of gt count."""
+    return by_hand.search(stored, case.gt[:, :10], probes)
 
 
-def sizes_of(stored: list[list[int]]) -> list[int]:
-    return np.bincount([b for buckets in stored for b in buckets], minlength=NLIST).tolist()
-
-
-def search_by_hand(case: Case, stored: list[list[int]], probes: list[list[int]]) -> tuple[float, list[float]]:
-    """Recall, and the scanned share of each query."""
-    sizes, hits, answers, scanned = sizes_of(stored), 0, 0, []
-    for query, probed in enumerate(probes):
-        for answer in case.gt[query, :10].tolist():
-            if answer != -1:
-                answers += 1
-                hits += any(bucket in probed for bucket in stored[answer])
-        scanned.append(sum(sizes[b] for b in probed) / len(stored))
-    return hits / answers, scanned
-
-
-def fixed_probes(z: np.ndarray, nprobe: int) -> list[list[int]]:
-    return [sorted(range(NLIST), key=lambda b: -row[b])[:nprobe] for row in z.tolist()]
-
-
-def split_gains(z: np.ndarray, sizes: list[int], n: int) -> list[tuple[int, dict[int, float]]]:
-    """Each row's best filled bucket, and the gains of its other filled buckets."""
-    rows = []
-    filled = [b for b in range(NLIST) if sizes[b]]
-    for row in z.astype(np.float64):
-        p = softmax_row(row, TEMPERATURE)
-        best = max(filled, key=lambda b: row[b])
-        rows.append((best, {b: p[b] / (sizes[b] / n) for b in filled if b != best}))
-    return rows
-
-
-def adaptive_probes(case: Case, sizes: list[int], mean_probes: float) -> list[list[int]]:
-    n = len(case.base)
-    held_out = sorted((g for _, gains in split_gains(case.held_out, sizes, n) for g in gains.values()), reverse=True)
-    extra = round((mean_probes - 1) * len(case.held_out))
-    threshold = held_out[extra] if extra < len(held_out) else -math.inf
-    return [
-        [best, *(b for b, gain in gains.items() if gain > threshold)]
-        for best, gains in split_gains(case.query, sizes, n)
-    ]
-
-
-def interpolate(points: list[tuple[float, float]], level: float) -> float:
-    """points: (recall, scanned) in the order of cost."""
-    before = None
-    for recall, scanned in points:
-        if recall >= level:
-            if before is None:
-                return scanned
-            return before[1] + (level - before[0]) / (recall - before[0]) * (scanned - before[1])
-        before = (recall, scanned)
-    return math.nan
+def adaptive_probes(case: Case, stored: by_hand.Lists, mean_probes: float) -> by_hand.Lists:
+    sizes, n = by_hand.sizes_of(stored, NLIST), len(case.base)
+    held_out, query = (by_hand.log_gains(z, TEMPERATURE, sizes, n) for z in (case.held_out, case.query))
+    return by_hand.adaptive_probes(query, by_hand.threshold(held_out, mean_probes))
 
 
 def check_points(result: Result, searches: list[tuple[float, list[float]]]) -> None:
@@ -137,57 +109,57 @@ def case() -> Case:
 
 @pytest.fixture(scope="module")
 def results(case: Case) -> list[Result]:
-    return case.run(PLANS)
+    return case.run(WAYS)
 
 
-def pick(results: list[Result], plan: Plan, probing: str) -> Result:
-    (found,) = [r for r in results if (r.rule, r.percent, r.probing) == (plan.rule, plan.percent, probing)]
+def pick(results: list[Result], way: Way, probing: str) -> Result:
+    (found,) = [r for r in results if (r.rule, r.percent, r.probing) == (*way, probing)]
     return found
 
 
-@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: f"{plan.rule}-{plan.percent:g}")
-def test_fixed_probing_equals_a_search_by_hand(case: Case, results: list[Result], plan: Plan):
-    found = pick(results, plan, "fixed")
-    stored = store_by_hand(case.base, plan)
-    searches = {n: search_by_hand(case, stored, fixed_probes(case.query, n)) for n in range(1, NLIST + 1)}
+@each_way
+def test_fixed_probing_equals_a_search_by_hand(case: Case, results: list[Result], way: Way):
+    found = pick(results, way, "fixed")
+    stored = store_by_hand(case.base, way)
+    searches = {n: search_by_hand(case, stored, by_hand.best_probes(case.query, n)) for n in range(1, NLIST + 1)}
     assert found.nprobe == list(NPROBES)
     check_points(found, [searches[n] for n in NPROBES])
     curve = [(recall, float(np.mean(scanned))) for recall, scanned in searches.values()]
     for level in (0.80, 0.90, 0.95, 0.99):
-        assert found.scanned_at[f"{level:.2f}"] == pytest.approx(interpolate(curve, level))
+        assert found.scanned_at[f"{level:.2f}"] == pytest.approx(by_hand.scanned_at(curve, level))
     np.testing.assert_allclose(np.array(found.curve).T, curve)
 
 
-@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: f"{plan.rule}-{plan.percent:g}")
-def test_adaptive_probing_equals_a_search_by_hand(case: Case, results: list[Result], plan: Plan):
-    found = pick(results, plan, "adaptive")
-    stored = store_by_hand(case.base, plan)
-    probes = [adaptive_probes(case, sizes_of(stored), n) for n in NPROBES]
+@each_way
+def test_adaptive_probing_equals_a_search_by_hand(case: Case, results: list[Result], way: Way):
+    found = pick(results, way, "adaptive")
+    stored = store_by_hand(case.base, way)
+    probes = [adaptive_probes(case, stored, n) for n in NPROBES]
     check_points(found, [search_by_hand(case, stored, one) for one in probes])
     assert found.nprobe == pytest.approx([np.mean([len(p) for p in one]) for one in probes])
 
 
 def test_adaptive_summary_is_drawn_from_200_thresholds():
-    case, plan = Case(200, 150), PLANS[-2]
-    stored = store_by_hand(case.base, plan)
+    case, way = Case(200, 150), Way("benefit", 0.8)
+    stored = store_by_hand(case.base, way)
     curve = []
     for mean_probes in np.geomspace(1, NLIST, 200):
-        recall, scanned = search_by_hand(case, stored, adaptive_probes(case, sizes_of(stored), mean_probes))
+        recall, scanned = search_by_hand(case, stored, adaptive_probes(case, stored, mean_probes))
         curve.append((recall, float(np.mean(scanned))))
-    found = pick(case.run([plan]), plan, "adaptive")
+    found = pick(case.run([way]), way, "adaptive")
     for level in (0.80, 0.90, 0.95, 0.99):
-        assert found.scanned_at[f"{level:.2f}"] == pytest.approx(interpolate(curve, level), rel=1e-6)
+        assert found.scanned_at[f"{level:.2f}"] == pytest.approx(by_hand.scanned_at(curve, level), rel=1e-6)
 
 
-@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: f"{plan.rule}-{plan.percent:g}")
-def test_bucket_counts_are_those_of_the_assignment(case: Case, results: list[Result], plan: Plan):
-    sizes = sizes_of(store_by_hand(case.base, plan))
+@each_way
+def test_bucket_counts_are_those_of_what_is_stored(case: Case, results: list[Result], way: Way):
+    sizes = by_hand.sizes_of(store_by_hand(case.base, way), NLIST)
     for probing in ("fixed", "adaptive"):
-        found = pick(results, plan, probing)
-        assert found.entries == sum(sizes) == 300 + round(plan.percent * 300)
-        assert found.largest == max(sizes)
-        assert found.empty == sizes.count(0) >= 1
-        assert found.imbalance == pytest.approx(NLIST * sum(s * s for s in sizes) / sum(sizes) ** 2)
+        found = pick(results, way, probing)
+        assert found.entries == sizes.sum() == 300 + round(way.copies * 300)
+        assert found.largest == sizes.max()
+        assert found.empty == (sizes == 0).sum() >= 1
+        assert found.imbalance == pytest.approx(by_hand.imbalance(sizes))
 
 
 def test_all_buckets_probed_find_everything_and_scan_all_entries(results: list[Result]):
@@ -201,9 +173,8 @@ def test_first_ten_columns_count_and_no_more(case: Case, width: int):
     gt = np.tile(np.arange(len(case.query))[:, None] % 300, (1, width))
     gt[:, :10] = case.gt[:, : min(10, width)]
     narrow = Case(300, 1030, gt)
-    (found,) = narrow.run([PLANS[0]], temperature=None)
-    stored = store_by_hand(narrow.base, PLANS[0])
-    check_points(found, [search_by_hand(narrow, stored, fixed_probes(narrow.query, n)) for n in NPROBES])
+    found, stored = narrow.fixed(WAYS[0]), store_by_hand(narrow.base, WAYS[0])
+    check_points(found, [search_by_hand(narrow, stored, by_hand.best_probes(narrow.query, n)) for n in NPROBES])
 
 
 def test_recall_divides_once_by_all_answers():
@@ -214,7 +185,7 @@ def test_recall_divides_once_by_all_answers():
     case.query[:] = case.base[0]
     case.gt[0] = range(10)
     case.gt[1, 7] = 15
-    (found,) = case.run([PLANS[0]], temperature=None)
+    found = case.fixed(WAYS[0])
     assert found.recall[0] == pytest.approx(10 / 11)
     assert found.recall[-1] == 1
 
@@ -222,22 +193,51 @@ def test_recall_divides_once_by_all_answers():
 @pytest.mark.parametrize("n_query", [1, 1023, 1024, 1025])
 def test_masks_pad_rows_out_of_recall_and_scanned(n_query: int):
     case = Case(150, n_query)
-    stored = store_by_hand(case.base, PLANS[4])
-    fixed, adaptive = case.run([PLANS[4]])
-    check_points(fixed, [search_by_hand(case, stored, fixed_probes(case.query, n)) for n in NPROBES])
-    probes = [adaptive_probes(case, sizes_of(stored), n) for n in NPROBES]
+    way = Way("membership", 0.8)
+    stored = store_by_hand(case.base, way)
+    fixed, adaptive = case.run([way])
+    check_points(fixed, [search_by_hand(case, stored, by_hand.best_probes(case.query, n)) for n in NPROBES])
+    probes = [adaptive_probes(case, stored, n) for n in NPROBES]
     check_points(adaptive, [search_by_hand(case, stored, one) for one in probes])
 
 
 @pytest.mark.parametrize("read_rows", [1, 1024, 2048])
 def test_rows_read_at_once_never_change_a_bit(case: Case, results: list[Result], read_rows: int):
-    for one, two in zip(results, case.run(PLANS, read_rows), strict=True):
+    for one, two in zip(results, case.run(WAYS, read_rows), strict=True):
         assert one._replace(curve=()) == two._replace(curve=())  # type: ignore[arg-type]
         assert np.array(one.curve).tobytes() == np.array(two.curve).tobytes()
 
 
-def test_without_temperature_there_is_fixed_probing_alone(case: Case):
-    assert {r.probing for r in case.run(PLANS, temperature=None)} == {"fixed"}
+def test_without_held_out_vectors_there_is_fixed_probing_alone(case: Case, results: list[Result]):
+    found = case.evaluate(case.setting(WAYS)._replace(held_out=None))
+    assert [r.probing for r in found] == ["fixed"] * len(WAYS)
+    assert [r.recall for r in found] == [r.recall for r in results if r.probing == "fixed"]
+
+
+def test_without_facts_only_rules_that_need_none_are_evaluated_by_fixed_probing(case: Case, results: list[Result]):
+    found = case.evaluate(case.setting(WAYS)._replace(facts=None))
+    assert [(r.rule, r.percent, r.probing) for r in found] == [
+        (*way, "fixed") for way in WAYS if not RULES[way.rule].fitted
+    ]
+    for one in found:
+        assert one.recall == pick(results, Way(one.rule, one.percent), "fixed").recall
+
+
+def test_what_was_predicted_stands_beside_what_came_of_it(case: Case, results: list[Result]):
+    """Linear between whole nprobes; under the default rule, the last, and fixed probing alone."""
+    predicted = {"0.90": Predicted(2.5, 0.25), "0.99": Predicted(4.75, 0.5)}
+    setting = case.setting(WAYS)._replace(facts=facts_for(COPIES, predicted))
+    for one in case.evaluate(setting):
+        if (one.rule, one.probing) != (list(RULES)[-1], "fixed"):
+            assert one.predicted == {}
+            continue
+        recall, scanned = pick(results, Way(one.rule, one.percent), "fixed").curve
+        at = {"0.90": 0.5 * (recall[1] + recall[2]), "0.99": 0.25 * recall[3] + 0.75 * recall[4]}
+        cost = {"0.90": 0.5 * (scanned[1] + scanned[2]), "0.99": 0.25 * scanned[3] + 0.75 * scanned[4]}
+        assert one.predicted.keys() == predicted.keys()
+        for level, found in one.predicted.items():
+            assert found[:2] == predicted[level]
+            assert found[2:] == (pytest.approx(at[level]), pytest.approx(cost[level]))
 
 
 @pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint32])
@@ -272,9 +272,9 @@ def test_nearest_assignment_scans_and_finds_what_a_faiss_index_does(metric: str,
     index.add(base)
     assert index.invlists is not None
     data = EvaluationSet("case", Path("gt.npy"), as_vectors(base), as_vectors(query), gt)
-    setting = RouterSetting(centers_router("centers", centers, metric, 1e-9, 12.0), [Plan("ratio", 0.0)], None, None)
-    space = Space(metric, np.zeros(8, np.float32), np.float32(1))
-    (found,) = evaluate_router(setting, data, space, 10, tuple(range(1, 17)), 1024, silent())
+    router = centers_router("centers", centers, metric, 1e-9, 12.0)
+    setting = RouterSetting(router, ROUTERS["centers"], (0.0,), None, None)
+    (found,) = evaluate_router(setting, data, plain_space(8, metric), 10, tuple(range(1, 17)), 1024, silent())
     lists = [index.invlists.list_size(b) for b in range(16)]
     for nprobe in range(1, 17):
         index.nprobe = nprobe
@@ -285,6 +285,6 @@ def test_nearest_assignment_scans_and_finds_what_a_faiss_index_does(metric: str,
 
 
 def test_held_out_rows_fit_in_a_quarter_of_a_gigabyte():
-    assert held_out_rows(100, 16) == 100
-    assert held_out_rows(20_000, 16_384) * 16_384 * 4 <= 256 << 20
-    assert held_out_rows(20_000, 1 << 30) == 1
+    assert n_threshold_rows(100, 16) == 100
+    assert n_threshold_rows(20_000, 16_384) * 16_384 * 4 <= 256 << 20
+    assert n_threshold_rows(20_000, 1 << 30) == 1

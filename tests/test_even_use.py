@@ -16,7 +16,9 @@ from ivfast.train.pairs import epoch_chunks
 from ivfast.train.run import refit_goal, start_run
 from ivfast.train.steps import run_chunks
 from run_dcnet import main
-from tests.independent import distances, logits, softmax
+from tests import by_hand
+
+pytestmark = pytest.mark.whole_run
 
 
 def shared_identities(n_identities: int, images: int, dim: int) -> np.ndarray:
@@ -36,13 +38,13 @@ def line(results: list[dict[str, Any]], router: str, rule: str) -> dict[str, Any
 
 def fill(z_of: Callable[[np.ndarray], np.ndarray], learn: np.ndarray, *stored: np.ndarray) -> list[np.ndarray]:
     """Vectors in each bucket under benefit: the largest log p - log m, m the mean p over learn."""
-    m = np.mean([softmax(z_of(block)).mean(axis=0) for block in np.split(learn, 20)], axis=0)
+    m = np.mean([by_hand.softmax(z_of(block)).mean(axis=0) for block in np.split(learn, 20)], axis=0)
     log_m = np.log(np.maximum(m, 1e-9))  # z is log p up to a number of each row
     best = [np.concatenate([(z_of(block) - log_m).argmax(axis=1) for block in np.split(x, 20)]) for x in stored]
     return [np.bincount(buckets, minlength=len(m)) for buckets in best]
 
 
-def test_4096_buckets_at_batch_512_stay_in_use(tmp_path: Path) -> None:
+def test_4096_buckets_at_batch_512_stay_in_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three epochs without the held-out choice: what training itself does to the buckets.
 
     Seen: of base's buckets 138 are empty with k-means, 134 by nearest (140 where the loss does not divide by use),
@@ -59,9 +61,11 @@ def test_4096_buckets_at_batch_512_stay_in_use(tmp_path: Path) -> None:
         "--gpu -1".split()
     )
     config.save_path.mkdir()
+    monkeypatch.setattr("ivfast.train.run.judge_kmeans", lambda *_: [])
+    monkeypatch.setattr(training, "judge_all", lambda *_: {})
     run = start_run(config, silent())
     position = training.start_point(run)
-    state, goal, centers = position.state, position.goal, run.prepared.kmeans
+    state, goal, centers = position.state, position.goal, run.kmeans
     for epoch in range(1, 4):
         chunks = epoch_chunks(run.source, epoch, 8)
         state, _ = run_chunks(
@@ -71,27 +75,23 @@ def test_4096_buckets_at_batch_512_stay_in_use(tmp_path: Path) -> None:
         goal = refit_goal(run, centers, run.backend.use(state)["centers"])
     k = goal.k
     routers = {
-        "centers": lambda x: logits(x, centers, k),
+        "centers": lambda x: by_hand.logits(x, centers, k),
         "net": lambda x: run.backend.logits(state.params, x, k).astype(np.float64),
     }
-    kmeans = [np.bincount(_nearest(x, run.prepared.kmeans), minlength=4096) for x in (base, learn)]
+    kmeans = [np.bincount(_nearest(x, run.kmeans), minlength=4096) for x in (base, learn)]
     assert (kmeans[0] == 0).sum() > 50  # there is something to mend
     for name, z_of in routers.items():
         on_base, on_learn = fill(z_of, learn, base, learn)
         assert (on_base == 0).sum() < (kmeans[0] == 0).sum(), name
         assert (on_learn == 0).sum() <= (kmeans[1] == 0).sum(), name
-        assert imbalance(on_base) < 2, name
-        assert imbalance(on_learn) < 2, name
+        assert by_hand.imbalance(on_base) < 2, name
+        assert by_hand.imbalance(on_learn) < 2, name
     nearest = np.bincount(_nearest(base, centers), minlength=4096)
     assert (nearest == 0).sum() < (kmeans[0] == 0).sum()
 
 
-def imbalance(sizes: np.ndarray) -> float:
-    return len(sizes) * float((sizes.astype(float) ** 2).sum()) / float(sizes.sum()) ** 2
-
-
 def _nearest(x: np.ndarray, centers: np.ndarray) -> np.ndarray:
-    return np.concatenate([distances(block, centers).argmin(axis=1) for block in np.split(x, 20)])
+    return np.concatenate([by_hand.distances(block, centers).argmin(axis=1) for block in np.split(x, 20)])
 
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])

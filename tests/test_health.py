@@ -71,6 +71,7 @@ def log_of(data: Path, out: Path, *more: str) -> list[str]:
     return [line for line in (out / "train.log").read_text().splitlines() if "collapsed" in line or "at chance" in line]
 
 
+@pytest.mark.whole_run
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_strangers_for_neighbours_are_told_as_loss_at_chance(
     backend: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -87,6 +88,7 @@ def test_strangers_for_neighbours_are_told_as_loss_at_chance(
     assert all("the loss of centers is" in line and ADVICE in line for line in found)
 
 
+@pytest.mark.whole_run
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_a_learning_rate_that_throws_the_centers_away_is_told_as_collapse(
     backend: str, data: Path, tmp_path: Path

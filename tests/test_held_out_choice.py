@@ -12,7 +12,9 @@ from ivfast.data.synthetic import save_set
 from ivfast.runtime.progress import silent
 from ivfast.start import neighbors
 from run_dcnet import main
-from tests.independent import benefit_share, nearest_share
+from tests import by_hand
+
+pytestmark = pytest.mark.whole_run
 
 SEEDS = (1, 2, 3)
 NLIST, DIM = 64, 24
@@ -40,11 +42,11 @@ def over_kmeans(folder: Path, data: Path, seed: int) -> tuple[float, float]:
     with safe_open(folder / "dcnet.safetensors", framework="numpy") as file:
         about = json.loads(file.metadata()["ivfast"])
     k = about["routers"]["centers"]["k"]
-    plain = nearest_share(base, query, gt, kmeans)
+    plain = by_hand.nearest_share(base, query, gt, kmeans)
     assert about["about"]["settings"]["seed"] == seed
     return (
-        nearest_share(base, query, gt, centers) / plain,
-        benefit_share(base, query, gt, learn, centers, k) / plain,
+        by_hand.nearest_share(base, query, gt, centers) / plain,
+        by_hand.benefit_share(base, query, gt, learn, centers, k) / plain,
     )
 
 

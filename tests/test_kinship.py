@@ -1,15 +1,17 @@
 """What neighbours have in common, against sets in plain Python, and whether strangers are told by it."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 
-from ivfast.data.vectors import space_of
+from ivfast.data.vectors import Points, space_of
 from ivfast.runtime.progress import silent
-from ivfast.start import kinship as module
 from ivfast.start.kinship import in_common, kinship, strangers_apart
 from ivfast.start.neighbors import find_neighbors
+from tests.conftest import points_of
+
+
+def in_their_space(rows: np.ndarray) -> Points:
+    return Points(points_of(rows.astype(np.float32)).vectors, space_of(rows, "L2"))
 
 
 def counts_by_hand(near: dict[int, list[int]], known: dict[int, list[int]], ftopk: int) -> list[list[int]]:
@@ -20,19 +22,17 @@ def counts_by_hand(near: dict[int, list[int]], known: dict[int, list[int]], ftop
 
 
 @pytest.mark.parametrize("ftopk", [1, 4, 30])
-def test_common_nearest_are_counted_each_vector_among_its_own(
-    ftopk: int, as_vectors: Callable, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(module, "COMPARED", 101 * ftopk)
+def test_common_nearest_are_counted_each_vector_among_its_own(ftopk: int):
     rows = np.random.default_rng(6).standard_normal((600, 64)).astype(np.float32)
     rows[100:140] = rows[0]
-    found = find_neighbors(as_vectors(rows), space_of(rows, "L2"), ftopk, 1, silent())
+    found = find_neighbors(in_their_space(rows), ftopk, 1, silent())
     train = dict(zip(found.train.tolist(), found.train_nearest.tolist(), strict=True))
+    own = found.train, found.train_nearest
     held_out = dict(zip(found.held_out.tolist(), found.answers.tolist(), strict=True))
-    counts = in_common(found.train, found.train_nearest, ftopk, (found.train, found.train_nearest))
+    counts = in_common(found.train, found.train_nearest, ftopk, own, compared=101 * ftopk)
     assert counts.tolist() == counts_by_hand(train, train, ftopk)
-    both = (found.train, found.train_nearest), (found.held_out, found.answers)
-    counts = in_common(found.held_out, found.answers, 10, *both)
+    both = own, (found.held_out, found.answers)
+    counts = in_common(found.held_out, found.answers, 10, *both, compared=1010)
     assert counts.tolist() == counts_by_hand(held_out, train | held_out, 10)
     assert len(np.unique(counts)) > 2
 
@@ -65,11 +65,11 @@ def test_strangers_stand_apart_where_counts_fall_into_two_heaps(shares: list[int
 
 
 @pytest.mark.parametrize(("images", "noise", "apart"), [(10, 1.0, True), (1, 1.0, False)])
-def test_strangers_are_less_kin(images: int, noise: float, apart: bool, as_vectors: Callable):
+def test_strangers_are_less_kin(images: int, noise: float, apart: bool):
     """Ten of each kind, so noisy that a third of the nearest are of another; or all of a kind of their own."""
     rng = np.random.default_rng(3)
     rows = np.repeat(rng.standard_normal((2000 // images, 64)), images, axis=0) + rng.normal(0, noise, (2000, 64))
-    found = find_neighbors(as_vectors(rows.astype(np.float32)), space_of(rows, "L2"), 10, 1, silent())
+    found = find_neighbors(in_their_space(rows), 10, 1, silent())
     assert found.strangers_apart is apart
     assert (found.answers_kinship > 1).any() == apart
     kin = found.train_neighbors // 10 == found.train[:, None] // 10

@@ -1,16 +1,16 @@
 """k-means: what FAISS does with the same settings, on all vectors or a drawn part."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import faiss
 import numpy as np
 import pytest
 
-from ivfast.data.vectors import Space, Vectors, measure_space
+from ivfast.data.vectors import Points, Vectors, measure_space
 from ivfast.runtime.errors import UserError
-from ivfast.start import kmeans
 from ivfast.start.kmeans import train_kmeans
+from tests import by_hand
+from tests.conftest import plain_space, points_of
 
 DIM = 6
 
@@ -21,6 +21,12 @@ def clumps(n: int, k: int, spread: float, metric: str = "L2") -> np.ndarray:
     if metric == "IP":
         rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     return rows.astype(np.float32)
+
+
+def in_its_space(rows: np.ndarray, metric: str) -> Points:
+    """Points in the space that is measured on them."""
+    vectors = points_of(rows).vectors
+    return Points(vectors, measure_space(vectors, metric))
 
 
 def faiss_centers(x: np.ndarray, nlist: int, niter: int, seed: int, metric: str) -> np.ndarray:
@@ -40,81 +46,65 @@ def metric(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.mark.parametrize("niter", [15, 200])  # 200: both stop long before, by the same rule
-def test_centers_are_those_of_faiss_on_every_vector(
-    metric: str, niter: int, as_vectors: Callable[[np.ndarray], Vectors]
-):
-    learn = as_vectors(clumps(3000, 30, 2.0, metric))  # 750 a bucket: FAISS' own limit would be 256
-    space = measure_space(learn, metric)
-    found = train_kmeans(learn, space, 4, niter, seed=5)
-    np.testing.assert_array_equal(found.centers, faiss_centers(space.inside(learn.rows), 4, niter, 5, metric))
+def test_centers_are_those_of_faiss_on_every_vector(metric: str, niter: int):
+    learn = in_its_space(clumps(3000, 30, 2.0, metric), metric)  # 750 a bucket: FAISS' own limit would be 256
+    found = train_kmeans(learn, 4, niter, seed=5)
+    np.testing.assert_array_equal(found.centers, faiss_centers(learn.x(slice(None)), 4, niter, 5, metric))
     assert found.n_points == 3000
     assert found.centers.dtype == np.float32
 
 
-def test_centers_are_of_unit_norm_under_ip_only(as_vectors: Callable[[np.ndarray], Vectors]):
+def test_centers_are_of_unit_norm_under_ip_only():
     for metric, unit in (("IP", True), ("L2", False)):
-        learn = as_vectors(clumps(500, 30, 2.0, metric))
-        norms = np.linalg.norm(train_kmeans(learn, measure_space(learn, metric), 7, 10, 1).centers, axis=1)
+        learn = in_its_space(clumps(500, 30, 2.0, metric), metric)
+        norms = np.linalg.norm(train_kmeans(learn, 7, 10, 1).centers, axis=1)
         assert np.allclose(norms, 1, atol=1e-6) == unit
 
 
-def test_stops_early_where_nothing_moves(metric: str, as_vectors: Callable[[np.ndarray], Vectors]):
-    learn = as_vectors(clumps(600, 3, 0.01, metric))
-    space = measure_space(learn, metric)
-    found = train_kmeans(learn, space, 3, 128, seed=1)
+def test_stops_early_where_nothing_moves(metric: str):
+    learn = in_its_space(clumps(600, 3, 0.01, metric), metric)
+    found = train_kmeans(learn, 3, 128, seed=1)
     assert 1 <= found.n_iterations < 20
-    x = space.inside(learn.rows)
-    own = np.square(x[:, None] - found.centers[None]).sum(axis=2).argmin(axis=1)
+    x = learn.x(slice(None))
+    own = by_hand.distances(x, found.centers).argmin(axis=1)
     for bucket, center in enumerate(found.centers):  # each center is the mean of its vectors
         mean = x[own == bucket].mean(axis=0)
         mean = mean / np.linalg.norm(mean) if metric == "IP" else mean
         np.testing.assert_allclose(center, mean, atol=1e-2)
 
 
-def test_niter_is_the_most(as_vectors: Callable[[np.ndarray], Vectors]):
-    learn = as_vectors(clumps(2000, 300, 3.0))
-    assert train_kmeans(learn, measure_space(learn, "L2"), 50, 2, seed=1).n_iterations == 2
+def test_niter_is_the_most():
+    assert train_kmeans(in_its_space(clumps(2000, 300, 3.0), "L2"), 50, 2, seed=1).n_iterations == 2
 
 
-def test_seeds_differ_and_repeat(as_vectors: Callable[[np.ndarray], Vectors]):
-    learn = as_vectors(clumps(400, 40, 2.0))
-    space = measure_space(learn, "L2")
-    one, two, other = (train_kmeans(learn, space, 9, 3, seed).centers for seed in (1, 1, 2))
+def test_seeds_differ_and_repeat():
+    learn = in_its_space(clumps(400, 40, 2.0), "L2")
+    one, two, other = (train_kmeans(learn, 9, 3, seed).centers for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, two)
     assert (one != other).any()
 
 
 @pytest.mark.parametrize(("nlist", "expected"), [(4, 300), (9, 450), (20, 900)])
-def test_above_all_points_a_part_is_drawn_with_enough_for_each_bucket(
-    nlist: int, expected: int, as_vectors: Callable[[np.ndarray], Vectors], monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(kmeans, "ALL_POINTS", 300)
-    monkeypatch.setattr(kmeans, "POINTS_PER_BUCKET", 50)
-    learn = as_vectors(clumps(900, 30, 2.0))
-    space = measure_space(learn, "L2")
-    found = train_kmeans(learn, space, nlist, 5, seed=1)
+def test_above_all_points_a_part_is_drawn_with_enough_for_each_bucket(nlist: int, expected: int):
+    learn = in_its_space(clumps(900, 30, 2.0), "L2")
+    found = train_kmeans(learn, nlist, 5, seed=1, all_points=300, per_bucket=50)
     assert found.n_points == expected
-    whole = faiss_centers(space.inside(learn.rows), nlist, 5, 1, "L2")
+    whole = faiss_centers(learn.x(slice(None)), nlist, 5, 1, "L2")
     assert np.array_equal(found.centers, whole) == (expected == 900)
 
 
-def test_up_to_all_points_nothing_is_left_out(
-    as_vectors: Callable[[np.ndarray], Vectors], monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(kmeans, "ALL_POINTS", 900)
-    monkeypatch.setattr(kmeans, "POINTS_PER_BUCKET", 5)
-    learn = as_vectors(clumps(900, 30, 2.0))
-    assert train_kmeans(learn, measure_space(learn, "L2"), 4, 5, seed=1).n_points == 900
+def test_up_to_all_points_nothing_is_left_out():
+    learn = in_its_space(clumps(900, 30, 2.0), "L2")
+    assert train_kmeans(learn, 4, 5, seed=1, all_points=900, per_bucket=5).n_points == 900
 
 
 def test_fewer_vectors_than_buckets_is_an_error_that_names_the_file():
     learn = Vectors("learn", Path("few.npy"), clumps(8, 2, 1.0))
     with pytest.raises(UserError, match=r"few\.npy has 8 vectors, fewer than --nlist 9"):
-        train_kmeans(learn, Space("L2", np.zeros(DIM, np.float32), np.float32(1)), 9, 5, 1)
+        train_kmeans(Points(learn, plain_space(DIM)), 9, 5, 1)
 
 
-def test_as_many_buckets_as_vectors_puts_a_center_on_each(as_vectors: Callable[[np.ndarray], Vectors]):
-    learn = as_vectors(clumps(12, 12, 1.0))
-    space = measure_space(learn, "L2")
-    centers = train_kmeans(learn, space, 12, 10, 1).centers
-    np.testing.assert_allclose(np.sort(centers, axis=0), np.sort(space.inside(learn.rows), axis=0), atol=1e-5)
+def test_as_many_buckets_as_vectors_puts_a_center_on_each():
+    learn = in_its_space(clumps(12, 12, 1.0), "L2")
+    centers = train_kmeans(learn, 12, 10, 1).centers
+    np.testing.assert_allclose(np.sort(centers, axis=0), np.sort(learn.x(slice(None)), axis=0), atol=1e-5)

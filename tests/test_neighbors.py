@@ -1,17 +1,23 @@
 """Neighbours against a float64 brute force; ties allowed, self excluded by number."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ivfast.data import exact
-from ivfast.data.vectors import Space, Vectors
+from ivfast.data.vectors import BLOCK_BYTES, Points, Space
 from ivfast.runtime.progress import silent
-from ivfast.start import neighbors
-from ivfast.start.neighbors import Neighbors, asked_for, find_neighbors, nearest_of_all, split, without_self
+from ivfast.start.neighbors import (
+    Neighbors,
+    SearchLimits,
+    find_neighbors,
+    n_nearest,
+    nearest_of_all,
+    split,
+    without_self,
+)
+from tests import by_hand
+from tests.conftest import points_of
 
 METRICS = ("IP", "L2")
 
@@ -26,24 +32,12 @@ def unit(rows: np.ndarray) -> np.ndarray:
     return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
 
 
-def space_of(metric: str, dim: int = 8) -> Space:
-    return Space(metric, np.zeros(dim, np.float32), np.float32(1))
-
-
-def squares(rows: np.ndarray, of: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """Squared distances of rows `of` to rows `among`, float64; a row's own is infinite."""
-    wide = rows.astype(np.float64)
-    d2 = np.stack([np.square(wide[among] - wide[i]).sum(axis=1) for i in of])
-    d2[np.asarray(of)[:, None] == among] = np.inf
-    return d2
-
-
 def check_nearest(rows: np.ndarray, of: np.ndarray, among: np.ndarray, found: np.ndarray) -> None:
     """Found are distinct rows of `among`, never self, and as near as any: equal distances are as good."""
     assert np.isin(found, among).all()
     assert (found != of[:, None]).all()
     assert all(len(set(row)) == len(row) for row in found.tolist())
-    d2 = squares(rows, of, among)
+    d2 = by_hand.distances_of_others(rows, of, among)
     place = np.searchsorted(among, found)
     nearest = np.sort(d2, axis=1)[:, : found.shape[1]]
     # float32 distances of unit size are right to 1e-6
@@ -51,19 +45,19 @@ def check_nearest(rows: np.ndarray, of: np.ndarray, among: np.ndarray, found: np
 
 
 def recall_of(rows: np.ndarray, of: np.ndarray, among: np.ndarray, found: np.ndarray) -> float:
-    d2 = squares(rows, of, among)
+    d2 = by_hand.distances_of_others(rows, of, among)
     worst = np.sort(d2, axis=1)[:, found.shape[1] - 1, None]
     return float((np.take_along_axis(d2, np.searchsorted(among, found), axis=1) <= worst + 3e-6).mean())
 
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("duplicates", [0, 1, 30])
-def test_neighbours_are_those_of_brute_force(metric: str, duplicates: int, as_vectors: Callable[..., Vectors]):
+def test_neighbours_are_those_of_brute_force(metric: str, duplicates: int):
     """Thirty copies are more than are searched for: self may not be among what is found."""
     rows = draw(metric, 600)
     for i in range(5):
         rows[100 + 50 * i : 100 + 50 * i + duplicates] = rows[i]
-    found = find_neighbors(as_vectors(rows), space_of(metric), 7, 1, silent())
+    found = find_neighbors(points_of(rows, metric), 7, 1, silent())
     assert found.train_nearest.shape == (480, 20)
     check_nearest(rows, found.train, found.train, found.train_nearest)
     np.testing.assert_array_equal(found.train_neighbors, found.train_nearest[:, :7])
@@ -71,25 +65,25 @@ def test_neighbours_are_those_of_brute_force(metric: str, duplicates: int, as_ve
     check_nearest(rows, found.held_out, np.arange(600), found.answers)
 
 
-def test_all_vectors_equal(as_vectors: Callable[..., Vectors]):
+def test_all_vectors_equal():
     rows = np.ones((60, 3), np.float32)
-    found = find_neighbors(as_vectors(rows), space_of("L2", 3), 5, 1, silent())
+    found = find_neighbors(points_of(rows), 5, 1, silent())
     check_nearest(rows, found.train, found.train, found.train_nearest)
     check_nearest(rows, found.held_out, np.arange(60), found.answers)
 
 
-def test_blocks_of_queries_are_put_together_in_order(as_vectors: Callable[..., Vectors]):
+def test_blocks_of_queries_are_put_together_in_order():
     rows = draw("L2", 6000, dim=3)  # 5,000 training rows: two blocks of 4,096
-    found = find_neighbors(as_vectors(rows), space_of("L2", 3), 2, 1, silent())
+    found = find_neighbors(points_of(rows), 2, 1, silent())
     some = np.r_[0:20, 4090:4110, 4980:5000]
     check_nearest(rows, found.train[some], found.train, found.train_nearest[some])
 
 
-def test_split_and_searches_see_the_space(as_vectors: Callable[..., Vectors]):
+def test_split_and_searches_see_the_space():
     """Inside, every other dimension counts: neighbours are told there."""
     rows = draw("L2", 300)
     moved = Space("L2", np.full(8, 100, np.float32), np.float32(4))
-    found = find_neighbors(as_vectors(rows * 4 + 100), moved, 4, 1, silent())
+    found = find_neighbors(Points(points_of(rows * 4 + 100).vectors, moved), 4, 1, silent())
     check_nearest(rows, found.train, found.train, found.train_nearest)
 
 
@@ -97,7 +91,7 @@ def test_split_and_searches_see_the_space(as_vectors: Callable[..., Vectors]):
     ("ftopk", "n", "expected"), [(1, 500, 20), (30, 500, 30), (10, 21, 20), (10, 12, 11), (1, 2, 1)]
 )
 def test_at_least_twenty_nearest_tell_who_asks(ftopk: int, n: int, expected: int):
-    assert asked_for(ftopk, n) == expected
+    assert n_nearest(ftopk, n) == expected
 
 
 @pytest.mark.parametrize("n", [5, 10, 99, 1000, 4999, 5000, 20_000, 39_999, 400_000, 1_000_000])
@@ -132,22 +126,19 @@ def test_without_self_drops_the_own_number_or_the_last(k: int, seed: int):
 
 
 def approximate(
-    metric: str, rows: np.ndarray, ftopk: int, exact_held_out: int, as_vectors: Callable, pays: int = 0
+    metric: str, rows: np.ndarray, ftopk: int, exact_held_out: int, pays: int = 0, block_bytes: int = BLOCK_BYTES
 ) -> Neighbors:
-    """By the IVF search, however many lists it probes (pays: IVF_PAYS)."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(neighbors, "EXACT_LEARN", 100)
-        patch.setattr(neighbors, "EXACT_HELD_OUT", exact_held_out)
-        patch.setattr(neighbors, "IVF_PAYS", pays)
-        return find_neighbors(as_vectors(rows), space_of(metric, rows.shape[1]), ftopk, 1, silent())
+    """By the IVF search, however many lists it probes (pays: ivf_pays)."""
+    limits = SearchLimits(exact_learn=100, exact_held_out=exact_held_out, ivf_pays=pays, block_bytes=block_bytes)
+    return find_neighbors(points_of(rows, metric), ftopk, 1, silent(), limits)
 
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("exact_held_out", [100, 10_000])
-def test_ivf_search_finds_nearly_all_neighbours(metric: str, exact_held_out: int, as_vectors: Callable):
+def test_ivf_search_finds_nearly_all_neighbours(metric: str, exact_held_out: int):
     rows = draw(metric, 4000)
     rows[500:530] = rows[0]
-    found = approximate(metric, rows, 10, exact_held_out, as_vectors)
+    found = approximate(metric, rows, 10, exact_held_out)
     everyone = np.arange(4000)
     assert np.isin(found.train_nearest, found.train).all()  # no -1 either
     assert np.isin(found.answers, everyone).all()
@@ -163,13 +154,9 @@ def test_ivf_search_finds_nearly_all_neighbours(metric: str, exact_held_out: int
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("exact", [100, 10_000])
-def test_everyone_s_neighbours_are_found_either_way(
-    metric: str, exact: int, as_vectors: Callable, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(neighbors, "EXACT_LEARN", exact)
-    monkeypatch.setattr(neighbors, "IVF_PAYS", 0)
+def test_everyone_s_neighbours_are_found_either_way(metric: str, exact: int):
     rows = draw(metric, 3000)
-    found = nearest_of_all(as_vectors(rows), space_of(metric, rows.shape[1]), 10, silent())
+    found = nearest_of_all(points_of(rows, metric), 10, silent(), SearchLimits(exact_learn=exact, ivf_pays=0))
     everyone = np.arange(3000)
     assert found.shape == (3000, 10)
     assert (found != everyone[:, None]).all()
@@ -180,45 +167,40 @@ def test_everyone_s_neighbours_are_found_either_way(
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_search_is_exact_where_too_many_lists_would_be_probed(
-    metric: str, as_vectors: Callable, monkeypatch: pytest.MonkeyPatch
-):
-    for module in (neighbors, exact):
-        monkeypatch.setattr(module, "rows_per_block", lambda _: 301)  # blocks of both sides, the last ones short
+def test_search_is_exact_where_too_many_lists_would_be_probed(metric: str):
+    """In blocks of both sides, the last ones short."""
     rows = draw(metric, 2000)
-    found = approximate(metric, rows, 10, 10_000, as_vectors, pays=16)  # 16 of 174 lists at least
+    # 16 of 174 lists at least
+    found = approximate(metric, rows, 10, 10_000, pays=16, block_bytes=301 * 4 * rows.shape[1])
     check_nearest(rows, found.train, found.train, found.train_nearest)
     check_nearest(rows, found.held_out, np.arange(2000), found.answers)
 
 
-def test_held_out_search_goes_over_blocks_of_learn(as_vectors: Callable, monkeypatch: pytest.MonkeyPatch):
-    for module in (neighbors, exact):
-        monkeypatch.setattr(module, "rows_per_block", lambda _: 301)  # 4 blocks, the last of 297
+def test_held_out_search_goes_over_blocks_of_learn():
+    """Four blocks, the last of 297 rows."""
     rows = draw("L2", 1200)
-    found = approximate("L2", rows, 5, 10_000, as_vectors)
+    found = approximate("L2", rows, 5, 10_000, block_bytes=301 * 4 * rows.shape[1])
     check_nearest(rows, found.held_out, np.arange(1200), found.answers)
 
 
-def test_ivf_and_exact_search_hold_out_the_same(as_vectors: Callable):
+def test_ivf_and_exact_search_hold_out_the_same():
     rows = draw("L2", 1200)
-    found = approximate("L2", rows, 5, 100, as_vectors)
-    exact = find_neighbors(as_vectors(rows), space_of("L2"), 5, 1, silent())
+    found = approximate("L2", rows, 5, 100)
+    exact = find_neighbors(points_of(rows, "L2"), 5, 1, silent())
     np.testing.assert_array_equal(found.held_out, exact.held_out)
     np.testing.assert_array_equal(found.train, exact.train)
 
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("exact_held_out", [100, 10_000])
-def test_vector_whose_probed_lists_hold_too_few_still_has_neighbours(
-    metric: str, exact_held_out: int, as_vectors: Callable
-):
+def test_vector_whose_probed_lists_hold_too_few_still_has_neighbours(metric: str, exact_held_out: int):
     """Where most vectors are copies of one, most lists are empty: 16 of them may hold next to nothing."""
     rng = np.random.default_rng(0)
     middle = unit(rng.standard_normal((1, 8)))
     rows = middle + rng.normal(0, 0.3, (1200, 8))
     rows[rng.random(1200) < 0.8] = middle
     rows = unit(rows)
-    found = approximate(metric, rows, 10, exact_held_out, as_vectors)
+    found = approximate(metric, rows, 10, exact_held_out)
     assert np.isin(found.train_nearest, found.train).all()
     assert np.isin(found.answers, np.arange(1200)).all()
     assert (found.train_nearest != found.train[:, None]).all()

@@ -1,5 +1,6 @@
 """Opening .npy files from strangers: an array of exactly the file's size, or one clear error."""
 
+import ast
 import io
 import os
 import tracemalloc
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from ivfast.data.npy import MAGIC, open_array
 from ivfast.runtime.errors import UserError
+from tests.imports import ROOT, modules
 
 N_MUTATED = 10_000
 SLACK = 64 << 10  # bytes for headers, buffers and messages; 50 KiB seen, of the first call
@@ -146,6 +148,38 @@ def test_what_is_no_file_is_called_missing(what: str, tmp_path: Path) -> None:
     folder = r" \(.*a\.npy: a folder, expected a file\)" if what == "folder" else ""
     with pytest.raises(UserError, match=rf"^query: \S* is missing{folder}; "):
         open_array(path, "query")
+
+
+READERS = {
+    "load",
+    "memmap",
+    "open_memmap",
+    "fromfile",
+    "loadtxt",
+    "genfromtxt",
+    "fromregex",
+    "read_array",
+    "DataSource",
+}
+
+LOADERS = ("np", "numpy", "jnp", "torch", "pickle")
+
+
+def readers_of(module: Path) -> set[str]:
+    """Ways of opening a file that a module names, on whatever; `.load` on NumPy, torch and pickle alone."""
+    found = set()
+    for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "numpy":
+            found |= READERS & {alias.name for alias in node.names}
+        elif isinstance(node, ast.Attribute) and (node.attr != "load" or ast.unparse(node.value) in LOADERS):
+            found |= READERS & {node.attr}
+    return found
+
+
+def test_no_other_module_opens_npy_files() -> None:
+    """What SECURITY.md promises of them holds only of what goes through open_array. The cache is a .npz."""
+    opening = {name: found for name, path in modules(ROOT).items() if (found := readers_of(path))}
+    assert opening == {"ivfast.data.npy": {"load"}, "ivfast.runtime.cache": {"load"}}
 
 
 TELLING = [

@@ -2,8 +2,13 @@
 
 from collections.abc import Callable
 
+import jax
 import numpy as np
 import pytest
+import torch
+
+import ivfast_jax.optimizer
+import ivfast_torch.optimizer
 
 RATES = (0.5, 0.1, 0.02, 0.3, 0.01)
 SHAPES = {"u": (4, 3), "layers_0.weight": (3, 5), "layers_0.bias": (5,)}
@@ -23,7 +28,7 @@ def gradients_of(step: int, params: Arrays) -> Arrays:
 
 
 def adam_by_hand(params: Arrays, steps: int) -> tuple[Arrays, Arrays, Arrays]:
-    """DESIGN section 3: Adam (0.9, 0.999, 1e-8 outside the root), u with lr, the MLP with 0.15 lr."""
+    """Adam (0.9, 0.999, 1e-8 outside the root), u with lr, the MLP with 0.15 lr."""
     params = {name: value.copy() for name, value in params.items()}
     first, second = ({name: np.zeros_like(value) for name, value in params.items()} for _ in range(2))
     for t in range(steps):
@@ -37,30 +42,24 @@ def adam_by_hand(params: Arrays, steps: int) -> tuple[Arrays, Arrays, Arrays]:
 
 
 def by_jax(params: Arrays, steps: int) -> tuple[Arrays, Arrays, Arrays]:
-    jax = pytest.importorskip("jax")
-    from ivfast_jax.optimizer import adam_step, init_moments
-
     with jax.enable_x64(True):  # noqa: FBT003
         held = {name: jax.numpy.asarray(value) for name, value in params.items()}
-        moments = init_moments(held)
+        moments = ivfast_jax.optimizer.init_moments(held)
         for t in range(steps):
             gradients = {name: jax.numpy.asarray(value) for name, value in gradients_of(t, params).items()}
             lr = jax.numpy.float64(RATES[t])
-            held, moments = adam_step(held, gradients, moments, jax.numpy.int32(t), lr)
+            held, moments = ivfast_jax.optimizer.adam_step(held, gradients, moments, jax.numpy.int32(t), lr)
         found = ({name: np.asarray(value) for name, value in part.items()} for part in (held, *moments))
         return tuple(found)  # type: ignore[return-value]
 
 
 def by_torch(params: Arrays, steps: int) -> tuple[Arrays, Arrays, Arrays]:
-    torch = pytest.importorskip("torch")
-    from ivfast_torch.optimizer import adam_step, init_moments
-
     held = {name: torch.tensor(value) for name, value in params.items()}
-    moments = init_moments(held)
+    moments = ivfast_torch.optimizer.init_moments(held)
     for t in range(steps):
         gradients = {name: torch.tensor(value) for name, value in gradients_of(t, params).items()}
         step, lr = torch.tensor(t, dtype=torch.int32), torch.tensor(RATES[t], dtype=torch.float64)
-        held, moments = adam_step(held, gradients, moments, step, lr)
+        held, moments = ivfast_torch.optimizer.adam_step(held, gradients, moments, step, lr)
     found = ({name: value.numpy() for name, value in part.items()} for part in (held, *moments))
     return tuple(found)  # type: ignore[return-value]
 
@@ -87,6 +86,5 @@ def test_centers_alone_have_no_deep_weights(run: Callable):
 
 
 def test_x64_does_not_leak():
-    jax = pytest.importorskip("jax")
     by_jax(draw(0), 1)
     assert jax.numpy.asarray(np.ones(2)).dtype == np.float32

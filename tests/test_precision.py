@@ -189,6 +189,7 @@ def ranking(request: pytest.FixtureRequest) -> Ranking:
     return Ranking(request.param, x, centers, K * center_logits(x.astype(np.float64), centers, request.param, FLOOR))
 
 
+@pytest.mark.xdist_group("ranking")  # a clustering that they share
 @each_backend
 @pytest.mark.parametrize(
     ("dtype", "moved", "error"),

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ivfast.route.search import (
     Answers,
-    Stored,
+    Lists,
     count_adaptive,
     first_found,
     imbalance,
@@ -19,36 +19,25 @@ from ivfast.route.search import (
     scanned_shares,
     thresholds_for,
 )
+from tests import by_hand
 
 SEEDS = st.integers(0, 2**32 - 1)
 few = settings(derandomize=True, deadline=None, max_examples=60)
 
 
-def draw_stored(rng: np.random.Generator, nlist: int, n: int = 12, width: int = 3) -> Stored:
+def draw_lists(rng: np.random.Generator, nlist: int, n: int = 12, width: int = 3) -> Lists:
     """Each of n vectors in 1 to width distinct buckets each; some buckets may be empty."""
     buckets = np.full((n, width), -1)
     for row in buckets:
         copies = rng.integers(1, min(width, nlist) + 1)
         row[:copies] = rng.permutation(max(1, nlist - 1) if nlist > width else nlist)[:copies]
-    return Stored(np.bincount(buckets[buckets >= 0], minlength=nlist), n, buckets)
+    return Lists(n, np.bincount(buckets[buckets >= 0], minlength=nlist), buckets)
 
 
 def draw_answers(rng: np.random.Generator, queries: int, n: int = 12, width: int = 4) -> Answers:
-    return Answers(rng.integers(n, size=(queries, width)), rng.random((queries, width)) < 0.8)
-
-
-def gains_by_hand(row: list[float], temperature: float, stored: Stored) -> list[float]:
-    """softmax(z / T)_b / (size_b / n); the best filled bucket is infinite, an empty one is never worth it."""
-    sizes = stored.sizes.tolist()
-    high = max(row)
-    weights = [math.exp((value - high) / temperature) for value in row]
-    gains = [
-        weight / sum(weights) / (size / stored.n) if size else -math.inf
-        for weight, size in zip(weights, sizes, strict=True)
-    ]
-    filled = [b for b, size in enumerate(sizes) if size]
-    gains[max(filled, key=lambda b: (row[b], -b))] = math.inf
-    return gains
+    valid = rng.random((queries, width)) < 0.8
+    valid[0, 0] = True
+    return Answers(rng.integers(n, size=(queries, width)), valid)
 
 
 @given(st.lists(st.lists(st.integers(0, 3), min_size=5, max_size=5), min_size=1, max_size=6))
@@ -64,12 +53,12 @@ def test_order_is_best_first_with_ties_to_the_smaller_bucket(rows: list):
 @few
 def test_answer_is_found_when_any_copys_bucket_is_probed(seed: int, nlist: int):
     rng = np.random.default_rng(seed)
-    stored, answers = draw_stored(rng, nlist), draw_answers(rng, 5)
+    lists, answers = draw_lists(rng, nlist), draw_answers(rng, 5)
     order, place = router_order(rng.standard_normal((5, nlist)))
-    found = first_found(place, stored, answers)
+    found = first_found(place, lists, answers)
     for query in range(5):
         for column in range(4):
-            copies = set(stored.buckets[answers.at[query, column]].tolist())
+            copies = set(lists.buckets[answers.at[query, column]].tolist())
             expected = nlist + 1
             for nprobe in range(nlist, 0, -1):
                 if answers.valid[query, column] and copies & set(order[query, :nprobe].tolist()):
@@ -81,13 +70,13 @@ def test_answer_is_found_when_any_copys_bucket_is_probed(seed: int, nlist: int):
 @few
 def test_scanned_counts_copies_over_vectors(seed: int, nlist: int):
     rng = np.random.default_rng(seed)
-    stored = draw_stored(rng, nlist)
+    lists = draw_lists(rng, nlist)
     order, _ = router_order(rng.standard_normal((5, nlist)))
-    shares = scanned_shares(order, stored)
+    shares = scanned_shares(order, lists)
     for query in range(5):
         for nprobe in range(1, nlist + 1):
             probed = order[query, :nprobe].tolist()
-            entries = sum(int(b in probed) for row in stored.buckets.tolist() for b in row if b >= 0)
+            entries = sum(int(b in probed) for row in lists.buckets.tolist() for b in row if b >= 0)
             assert shares[query, nprobe - 1] == pytest.approx(entries / 12)
 
 
@@ -95,66 +84,53 @@ def test_scanned_counts_copies_over_vectors(seed: int, nlist: int):
 @few
 def test_gains_follow_the_formula(seed: int, nlist: int, temperature: float):
     rng = np.random.default_rng(seed)
-    stored = draw_stored(rng, nlist)
+    lists = draw_lists(rng, nlist)
     z = rng.normal(0, 2, (6, nlist)).astype(np.float32)
-    found = log_gains(z, temperature, stored)
+    found = log_gains(z, temperature, lists)
     assert found.dtype == np.float32
-    for row, gains in zip(z.tolist(), found.tolist(), strict=True):
-        for gain, expected in zip(gains, gains_by_hand(row, temperature, stored), strict=True):
-            if math.isinf(expected):
-                assert gain == expected
-            else:
-                assert math.exp(gain) == pytest.approx(expected, rel=1e-5)  # float32
+    expected = by_hand.log_gains(z, temperature, lists.sizes, lists.n)
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-5)  # float32
 
 
 def test_best_bucket_of_all_empty_but_one_is_that_one():
-    stored = Stored(np.array([0, 0, 4]), 4, np.full((4, 1), 2))
-    gains = log_gains(np.array([[9, 8, -50]], np.float32), 1.0, stored)
+    lists = Lists(4, np.array([0, 0, 4]), np.full((4, 1), 2))
+    gains = log_gains(np.array([[9, 8, -50]], np.float32), 1.0, lists)
     assert gains.tolist() == [[-math.inf, -math.inf, math.inf]]
-
-
-def adaptive_by_hand(gains: np.ndarray, threshold: float, stored: Stored, answers: Answers) -> tuple[list, list, int]:
-    probed, scanned, found = [], [], 0
-    for query, row in enumerate(gains.tolist()):
-        probes = {b for b, gain in enumerate(row) if gain == math.inf or (gain > threshold and stored.sizes[b] > 0)}
-        probed.append(len(probes))
-        scanned.append(sum(int(stored.sizes[b]) for b in probes))
-        for at, valid in zip(answers.at[query], answers.valid[query], strict=True):
-            found += bool(valid and probes & set(stored.buckets[at].tolist()))
-    return probed, scanned, found
 
 
 @given(SEEDS, st.integers(1, 7))
 @few
 def test_buckets_above_each_threshold_are_probed(seed: int, nlist: int):
     rng = np.random.default_rng(seed)
-    stored, answers = draw_stored(rng, nlist), draw_answers(rng, 6)
-    gains = log_gains(rng.normal(0, 2, (6, nlist)).astype(np.float32), 1.0, stored)
+    lists, answers = draw_lists(rng, nlist), draw_answers(rng, 6)
+    gains = log_gains(rng.normal(0, 2, (6, nlist)).astype(np.float32), 1.0, lists)
     finite = gains[np.isfinite(gains)]  # equal gains among the thresholds: they are not above
     thresholds = np.sort(np.r_[finite[:4], 3.0, 0.1, -2.0, -np.inf].astype(np.float32))[::-1]
-    counts = count_adaptive(gains, thresholds, stored, answers)
+    counts = count_adaptive(gains, thresholds, lists, answers)
     for i, threshold in enumerate(thresholds):
-        probed, scanned, found = adaptive_by_hand(gains, float(threshold), stored, answers)
-        assert counts.probed[:, i].tolist() == probed
-        assert counts.scanned[:, i].tolist() == scanned
-        assert counts.found[i] == found
+        probes = by_hand.adaptive_probes(gains, float(threshold))
+        gt = np.where(answers.valid, answers.at, -1)
+        recall, scanned = by_hand.search(by_hand.lists_of(lists.buckets), gt, probes)
+        assert counts.probed[:, i].tolist() == [len(probed) for probed in probes]
+        assert counts.scanned[:, i] == pytest.approx(lists.n * np.array(scanned))
+        assert counts.found[i] == pytest.approx(recall * answers.valid.sum())
 
 
 def test_equal_gain_is_not_above():
-    stored = Stored(np.array([1, 1, 1]), 3, np.array([[0], [1], [2]]))
+    lists = Lists(3, np.array([1, 1, 1]), np.array([[0], [1], [2]]))
     answers = Answers(np.array([[0, 1, 2]]), np.ones((1, 3), bool))
     gains = np.array([[np.inf, 0.5, 0.25]], np.float32)
-    counts = count_adaptive(gains, np.array([0.5, 0.25, 0.125], np.float32), stored, answers)
+    counts = count_adaptive(gains, np.array([0.5, 0.25, 0.125], np.float32), lists, answers)
     assert counts.probed.tolist() == [[1, 2, 3]]
     assert counts.found.tolist() == [1, 2, 3]
 
 
 def test_empty_buckets_are_never_probed_and_the_best_always():
-    stored = Stored(np.array([5, 0, 5]), 10, np.array([[0], [2]]))
+    lists = Lists(10, np.array([5, 0, 5]), np.array([[0], [2]]))
     z = np.array([[1, 9, 0], [0, 9, 1]], np.float32)
     answers = Answers(np.array([[0], [1]]), np.ones((2, 1), bool))
     thresholds = np.array([np.finfo(np.float32).max, -np.inf], np.float32)
-    counts = count_adaptive(log_gains(z, 1.0, stored), thresholds, stored, answers)
+    counts = count_adaptive(log_gains(z, 1.0, lists), thresholds, lists, answers)
     assert counts.probed.tolist() == [[1, 2], [1, 2]]
     assert counts.scanned.tolist() == [[5, 10], [5, 10]]
     assert counts.found.tolist() == [2, 2]
@@ -164,9 +140,9 @@ def test_empty_buckets_are_never_probed_and_the_best_always():
 @few
 def test_held_out_rows_probe_the_wanted_number_on_average(seed: int, nlist: int, rows: int):
     rng = np.random.default_rng(seed)
-    stored = draw_stored(rng, nlist)
-    filled = int((stored.sizes > 0).sum())
-    gains = log_gains(rng.normal(0, 2, (rows, nlist)).astype(np.float32), 1.0, stored)
+    lists = draw_lists(rng, nlist)
+    filled = int((lists.sizes > 0).sum())
+    gains = log_gains(rng.normal(0, 2, (rows, nlist)).astype(np.float32), 1.0, lists)
     wanted = np.sort(np.r_[1, rng.uniform(1, nlist, 5), nlist])
     thresholds = thresholds_for(gains, wanted)
     assert (np.diff(thresholds[np.isfinite(thresholds)]) <= 0).all()
@@ -211,7 +187,7 @@ def test_recall_never_reached_is_nan():
 @few
 def test_imbalance_follows_the_formula_between_1_and_nlist(sizes: list[int]):
     found = imbalance(np.array(sizes))
-    assert found == pytest.approx(len(sizes) * sum(s * s for s in sizes) / sum(sizes) ** 2)
+    assert found == pytest.approx(by_hand.imbalance(np.array(sizes)))
     assert 1 - 1e-9 <= found <= len(sizes) + 1e-9
 
 

@@ -1,4 +1,4 @@
-"""Whole assignments and evaluations of drawn vectors against brute force in float64, from DESIGN sections 4 and 5.
+"""Whole bases and evaluations of drawn vectors against brute force in float64, by the formulas of docs/formats.md.
 
 Vectors come from two small sets whose distances float32 holds exactly: whole numbers under L2, and the 24 unit
 vectors with entries 0, 1 and -1, or all of them a half, under IP. So duplicates, equal distances, vectors that are
@@ -14,12 +14,14 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ivfast.data.vectors import EvaluationSet, Space, Vectors
+from ivfast.data.vectors import EvaluationSet, Points, Space, Vectors
 from ivfast.evaluate.results import Result, RouterSetting, evaluate_router
-from ivfast.route.routers import LogitTiles, Router, centers_router
+from ivfast.route.routers import LogitTiles, Router, RouterKind, centers_router
 from ivfast.runtime.progress import silent
-from ivfast.store.budget import Assignment, assign
-from ivfast.store.rules import Plan, log_use
+from ivfast.store.place import Plan, make_plans, place
+from ivfast.store.records import Facts, Storing
+from ivfast.store.rules.rule import Terms
+from tests import by_hand
 
 K, FLOOR, TEMPERATURE = 12.0, 1e-9, 1.5
 RULES = ("ratio", "membership", "benefit")
@@ -59,8 +61,7 @@ def draws(draw: st.DrawFn, most: int = 30) -> Drawn:
 
 
 def plan_of(drawn: Drawn) -> Plan:
-    use = log_use(np.array(drawn.m)) if drawn.rule == "benefit" else None
-    return Plan(drawn.rule, drawn.percent, drawn.temperature, use)
+    return make_plans([drawn.rule], [Terms(drawn.percent, drawn.temperature, np.array(drawn.m))])[0]
 
 
 def router_of(drawn: Drawn) -> Router:
@@ -75,62 +76,35 @@ def vectors_of(rows: list[list[float]]) -> Vectors:
     return Vectors("base", Path("base.npy"), np.array(rows, np.float32))
 
 
-def squares(x: list[float], centers: list[list[float]]) -> list[float]:
+def tiles_of(drawn: Drawn) -> LogitTiles:
+    return LogitTiles(router_of(drawn), Points(vectors_of(drawn.x), space_of(drawn)))
+
+
+def squares(x: list[float], centers: list[list[float]]) -> np.ndarray:
     """Squared distances to all centers, exact."""
-    return [sum((a - b) ** 2 for a, b in zip(x, c, strict=True)) for c in centers]
+    return by_hand.distances(np.array([x]), np.array(centers))[0]
 
 
-def logits(d2: list[float]) -> list[float]:
-    """z = - k d^2 / delta"""
-    near = sorted(d2)[:4]
-    delta = max(sum(near) / len(near), FLOOR)
-    return [-K * d / delta for d in d2]
+def logits_of(rows: list[list[float]], centers: list[list[float]]) -> np.ndarray:
+    return by_hand.logits(np.array(rows), np.array(centers), K, FLOOR)
 
 
-def log_softmax(z: list[float], temperature: float) -> list[float]:
-    high = max(z)
-    total = math.log(sum(math.exp((value - high) / temperature) for value in z))
-    return [(value - high) / temperature - total for value in z]
+def crossings(x: list[float], drawn: Drawn) -> np.ndarray:
+    """What one bucket loses beside another under benefit."""
+    k_over_delta = K / by_hand.delta(squares(x, drawn.centers)[None], FLOOR)[:, 0]
+    return by_hand.crossings(np.array([x]), np.array(drawn.centers), k_over_delta, drawn.temperature)[0]
 
 
-def log_keys(d2: list[float], drawn: Drawn) -> list[float]:
-    """Of the three rules, larger is better: log d_1 / d_j, log p_b, log p_b / m_b."""
-    if drawn.rule == "ratio":
-        first = min(d2)
-        return [0.0 if d == first else -math.inf if first == 0 else 0.5 * math.log(first / d) for d in d2]
-    log_p = log_softmax(logits(d2), drawn.temperature)
-    if drawn.rule == "membership":
-        return log_p
-    return [p - math.log(max(m, 1e-9)) for p, m in zip(log_p, drawn.m, strict=True)]
-
-
-def crossings(x: list[float], drawn: Drawn) -> list[list[float]]:
-    """What bucket b loses under benefit where bucket a is taken: k <r_a, r_b>^2 / (2 T |r_a|^2 delta)."""
-    d2 = squares(x, drawn.centers)
-    near = sorted(d2)[:4]
-    delta = max(sum(near) / len(near), FLOOR)
-    r = [[a - b for a, b in zip(x, c, strict=True)] for c in drawn.centers]
-    return [
-        [
-            K * sum(u * v for u, v in zip(r_a, r_b, strict=True)) ** 2 / (2 * drawn.temperature * d_a * delta)
-            if d_a
-            else 0.0
-            for r_b in r
-        ]
-        for d_a, r_a in zip(d2, r, strict=True)
-    ]
-
-
-def worths(x: list[float], keys: list[float], buckets: list[int], drawn: Drawn) -> list[dict[int, float]]:
+def worths(x: list[float], keys: np.ndarray, buckets: list[int], drawn: Drawn) -> list[dict[int, float]]:
     """What every candidate is worth beside the first 0, 1, .. of `buckets`; among the best `width` by key."""
-    least = sorted(keys)[-drawn.width]
+    least = np.sort(keys)[-drawn.width]
     crossing = crossings(x, drawn) if drawn.rule == "benefit" and drawn.percent > 0 else None
     found = []
     for n in range(len(buckets) + 1):
         before = buckets[:n]
         # at the border of the candidates, rounding says which of nearly equal ones is one
         likely = [b for b in range(len(keys)) if b not in before and (b in buckets or keys[b] > least + 1e-3)]
-        found.append({b: keys[b] - (sum(crossing[a][b] for a in before) if crossing else 0.0) for b in likely})
+        found.append({b: keys[b] - (0.0 if crossing is None else crossing[before, b].sum()) for b in likely})
     return found
 
 
@@ -139,21 +113,16 @@ def as_good(key: float, other: float) -> bool:
     return key >= other - 2e-4 - 1e-6 * abs(other)
 
 
-def lists_of(assignment: Assignment) -> list[list[int]]:
-    return [row[row >= 0].tolist() for row in assignment.buckets]
-
-
 @given(draws())
 @settings(derandomize=True, deadline=None, max_examples=300)
 def test_no_other_buckets_are_better_than_those_assigned(drawn: Drawn) -> None:
-    (found,) = assign(LogitTiles(router_of(drawn), vectors_of(drawn.x), space_of(drawn)), [plan_of(drawn)], drawn.width)
-    stored, n = lists_of(found), len(drawn.x)
+    (found,) = place(tiles_of(drawn), [plan_of(drawn)], drawn.width)
+    stored, n = by_hand.lists_of(found.buckets), len(drawn.x)
     assert found.entries == n + round(drawn.percent * n)
-    flat = [bucket for buckets in stored for bucket in buckets]
-    assert found.sizes.tolist() == [flat.count(b) for b in range(len(drawn.centers))]
+    np.testing.assert_array_equal(found.sizes, by_hand.sizes_of(stored, len(drawn.centers)))
     taken, left = [math.inf], [-math.inf]  # keys of extras, and of those that there was room for
-    for x, buckets in zip(drawn.x, stored, strict=True):
-        keys = log_keys(squares(x, drawn.centers), drawn)
+    all_keys = by_hand.log_keys(logits_of(drawn.x, drawn.centers), drawn.rule, drawn.temperature, np.array(drawn.m))
+    for x, keys, buckets in zip(drawn.x, all_keys, stored, strict=True):
         assert 1 <= len(set(buckets)) == len(buckets) <= drawn.width
         assert as_good(keys[buckets[0]], max(keys))
         worth = worths(x, keys, buckets, drawn)
@@ -167,12 +136,12 @@ def test_no_other_buckets_are_better_than_those_assigned(drawn: Drawn) -> None:
 @given(draws())
 @settings(derandomize=True, deadline=None, max_examples=300)
 def test_equal_distances_go_to_the_smaller_bucket_and_equal_vectors_to_the_smaller_number(drawn: Drawn) -> None:
-    (found,) = assign(LogitTiles(router_of(drawn), vectors_of(drawn.x), space_of(drawn)), [plan_of(drawn)], drawn.width)
-    stored = lists_of(found)
+    (found,) = place(tiles_of(drawn), [plan_of(drawn)], drawn.width)
+    stored = by_hand.lists_of(found.buckets)
     for i, (x, buckets) in enumerate(zip(drawn.x, stored, strict=True)):
         d2 = squares(x, drawn.centers)
         if drawn.rule == "membership" or (drawn.rule == "ratio" and min(d2) > 0):  # else d^2 alone does not rank
-            ranked = sorted(range(len(d2)), key=lambda b: (d2[b], b))
+            ranked = by_hand.ranked(-d2)
             assert buckets == ranked[: len(buckets)]
         for other, later in zip(drawn.x[i + 1 :], stored[i + 1 :], strict=True):
             if other == x:
@@ -206,56 +175,41 @@ def evaluated(case: Searched) -> tuple[list[list[int]], list[Result]]:
     """Buckets of base, and the results of fixed and adaptive probing at every nprobe."""
     drawn, router, space = case.stored, router_of(case.stored), space_of(case.stored)
     base, query = vectors_of(drawn.x), vectors_of(case.query)
-    (assignment,) = assign(LogitTiles(router, base, space), [plan_of(drawn)], drawn.width)
-    held_out = LogitTiles(router, vectors_of(case.held_out), space).all()
+    (lists,) = place(tiles_of(drawn), [plan_of(drawn)], drawn.width)
+    held_out = LogitTiles(router, Points(vectors_of(case.held_out), space)).all()
     data = EvaluationSet("drawn", Path("gt.npy"), base, query, np.array(case.gt))
-    setting = RouterSetting(router, [plan_of(drawn)], TEMPERATURE, held_out)
+    kind = RouterKind(
+        "centers", "centers", "black", trained=True, linear=True, rules=(drawn.rule,), default_rule=drawn.rule
+    )
+    storing = Storing(drawn.percent, {}, drawn.temperature, np.array(drawn.m))
+    facts = Facts(K, TEMPERATURE, 1.0, (storing,), 0.0)
+    setting = RouterSetting(router, kind, (drawn.percent,), facts, held_out)
     nprobes = tuple(range(1, len(drawn.centers) + 1))
-    return lists_of(assignment), evaluate_router(setting, data, space, drawn.width, nprobes, 1024, silent())
+    stored = by_hand.lists_of(lists.buckets)
+    return stored, evaluate_router(setting, data, space, drawn.width, nprobes, 1024, silent())
 
 
-def searched_by_hand(case: Searched, stored: list[list[int]], probes: list[set[int]]) -> tuple[float, float, float]:
+def searched_by_hand(case: Searched, stored: by_hand.Lists, probes: by_hand.Lists) -> tuple[float, float, float]:
     """Mean buckets probed, recall, share scanned."""
-    found, answers, entries = 0, 0, 0
-    for probed, row in zip(probes, case.gt, strict=True):
-        right = [answer for answer in row[:10] if answer >= 0]
-        answers += len(right)
-        found += sum(bool(probed & set(stored[answer])) for answer in right)
-        entries += sum(bucket in probed for buckets in stored for bucket in buckets)
-    n_query = len(probes)
-    return sum(map(len, probes)) / n_query, found / answers, entries / n_query / len(stored)
+    recall, scanned = by_hand.search(stored, np.array(case.gt)[:, :10], probes)
+    return float(np.mean([len(probed) for probed in probes])), recall, float(np.mean(scanned))
 
 
 @given(searches())
 @settings(derandomize=True, deadline=None, max_examples=200)
 def test_fixed_probing_finds_and_scans_what_brute_force_does(case: Searched) -> None:
     stored, (fixed, _) = evaluated(case)
-    centers = case.stored.centers
+    nlist = len(case.stored.centers)
+    nearness = -by_hand.distances(np.array(case.query), np.array(case.stored.centers))
     curve = []
     for nprobe, recall, scanned in zip(fixed.nprobe, fixed.recall, fixed.scanned, strict=True):
-        probes = []
-        for query in case.query:
-            d2 = squares(query, centers)
-            probes.append(set(sorted(range(len(centers)), key=lambda b: (d2[b], b))[: int(nprobe)]))
-        expected = searched_by_hand(case, stored, probes)
+        expected = searched_by_hand(case, stored, by_hand.best_probes(nearness, int(nprobe)))
         np.testing.assert_allclose((nprobe, recall, scanned), expected, rtol=1e-12)
         curve.append(expected[1:])
     assert curve[-1][0] == 1  # nprobe = nlist
-    reached = next(i for i, (recall, _) in enumerate(curve) if recall >= 0.9)
-    (low, cheap), (high, dear) = curve[max(0, reached - 1)], curve[reached]
-    part = (0.9 - low) / (high - low) if reached else 1.0
-    np.testing.assert_allclose(fixed.scanned_at["0.90"], cheap + part * (dear - cheap), rtol=1e-9)
-    sizes = [sum(b in buckets for buckets in stored) for b in range(len(centers))]
-    assert (fixed.largest, fixed.empty, fixed.entries) == (max(sizes), sizes.count(0), sum(sizes))
-
-
-def gains_by_hand(x: list[float], sizes: list[int], n: int, centers: list[list[float]]) -> dict[int, float]:
-    """log softmax(z / T)_b / (size_b / n) of buckets that hold something; the best is infinite."""
-    z = logits(squares(x, centers))
-    log_p = log_softmax(z, TEMPERATURE)
-    gains = {b: log_p[b] - math.log(size / n) for b, size in enumerate(sizes) if size}
-    gains[max(gains, key=lambda b: (z[b], -b))] = math.inf
-    return gains
+    np.testing.assert_allclose(fixed.scanned_at["0.90"], by_hand.scanned_at(curve, 0.9), rtol=1e-9)
+    sizes = by_hand.sizes_of(stored, nlist)
+    assert (fixed.largest, fixed.empty, fixed.entries) == (sizes.max(), (sizes == 0).sum(), sizes.sum())
 
 
 @given(searches())
@@ -263,17 +217,17 @@ def gains_by_hand(x: list[float], sizes: list[int], n: int, centers: list[list[f
 def test_adaptive_probing_finds_and_scans_what_brute_force_does(case: Searched) -> None:
     """Between a threshold a little too high and one a little too low, since float32 rounds gains."""
     stored, (_, adaptive) = evaluated(case)
-    centers, n = case.stored.centers, len(stored)
-    sizes = [sum(b in buckets for buckets in stored) for b in range(len(centers))]
-    held_out = [gains_by_hand(x, sizes, n, centers) for x in case.held_out]
-    falling = sorted((g for gains in held_out for g in gains.values() if g < math.inf), reverse=True)
+    sizes = by_hand.sizes_of(stored, len(case.stored.centers))
+    held_out, query = (
+        by_hand.log_gains(logits_of(rows, case.stored.centers), TEMPERATURE, sizes, len(stored))
+        for rows in (case.held_out, case.query)
+    )
     for i, point in enumerate(zip(adaptive.nprobe, adaptive.recall, adaptive.scanned, strict=True)):
-        extra = i * len(case.held_out)  # nprobe i + 1 on average, the best bucket apart
-        threshold = falling[extra] if extra < len(falling) else -math.inf
-        slack = 0.0 if math.isinf(threshold) else 2e-4 + 1e-6 * abs(threshold)
-        bounds = []
-        for border in (threshold + slack, threshold - slack):
-            gains = [gains_by_hand(x, sizes, n, centers) for x in case.query]
-            bounds.append(searched_by_hand(case, stored, [{b for b, g in row.items() if g > border} for row in gains]))
+        above = by_hand.threshold(held_out, i + 1)
+        slack = 0.0 if math.isinf(above) else 2e-4 + 1e-6 * abs(above)
+        bounds = [
+            searched_by_hand(case, stored, by_hand.adaptive_probes(query, border))
+            for border in (above + slack, above - slack)
+        ]
         for found, low, high in zip(point, *bounds, strict=True):
             assert low - 1e-9 <= found <= high + 1e-9

@@ -6,14 +6,18 @@ import json
 import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from ivfast.data.cleaning import scan
 from ivfast.data.vectors import EvaluationSet, open_evaluation_set
-from ivfast.evaluate.report import as_csv, as_json, best, table, verdict, warnings, write
-from ivfast.evaluate.results import Kept, Result
+from ivfast.evaluate.folder import Found
+from ivfast.evaluate.report import as_csv, as_json, best, draw, table, verdict, warnings, write
+from ivfast.evaluate.results import Fulfilled, Result
 from ivfast.runtime.config import Config
 from ivfast.runtime.progress import silent
 
@@ -29,23 +33,31 @@ def result(
     levels = {"0.80": share / 2, "0.90": share, "0.95": share * 1.5, "0.99": math.nan}
     curve = np.array([0.5, 0.9, 1.0]), np.array([share / 3, share, 1.0])
     return Result(
-        router, rule, percent, probing, [1, 2, 16], [0.5, 0.9, 1.0], [share / 3, share, 1.0], [0.1, 0.3, 1.1],
-        levels, imbalance, 70, 2, 540, curve, {"0.90": Kept(2.5, share, 0.91, share * 1.1)} if percent else {},
+        router=router, rule=rule, percent=percent, probing=probing, nprobe=[1, 2, 16], recall=[0.5, 0.9, 1.0],
+        scanned=[share / 3, share, 1.0], scanned_p99=[0.1, 0.3, 1.1], scanned_at=levels, imbalance=imbalance,
+        largest=70, empty=2, entries=540, curve=curve,
+        predicted={"0.90": Fulfilled(2.5, share, 0.91, share * 1.1)} if percent else {},
     )  # fmt: skip
 
 
 def all_results(centers: float = 0.04) -> list[Result]:
-    found = [result("kmeans", "ratio", percent, 0.06 + 0.01 * percent) for percent in (0.0, 0.8)]
+    results = [result("kmeans", "ratio", percent, 0.06 + 0.01 * percent) for percent in (0.0, 0.8)]
     for rule, worse in (("ratio", 1.5), ("membership", 1.2), ("benefit", 1.0)):
         for probing, factor in (("fixed", 1.0), ("adaptive", 0.9)):
-            found.append(result("centers", rule, 0.8, centers * worse * factor, probing))
-    return [*found, result("net", "benefit", 0.8, 0.03)]
+            results.append(result("centers", rule, 0.8, centers * worse * factor, probing))
+    return [*results, result("net", "benefit", 0.8, 0.03)]
+
+
+def found(model: Any = None, *, is_kmeans: bool = False) -> Found:
+    """What lies in the folder that was evaluated. model: anything with the `about` of a trained one"""
+    centers = np.eye(8, dtype=np.float32)
+    return Found(Path("ivfast.npy"), centers, centers if is_kmeans else None, model, "IP")
 
 
 @pytest.fixture
 def opened(tiny_set) -> EvaluationSet:
-    found = open_evaluation_set(tiny_set.data_path, "tiny", 8)
-    return found._replace(base=scan(found.base, "IP", silent()), query=scan(found.query, "IP", silent()))
+    data = open_evaluation_set(tiny_set.data_path, "tiny", 8)
+    return data._replace(base=scan(data.base, "IP", silent()), query=scan(data.query, "IP", silent()))
 
 
 @pytest.fixture
@@ -55,7 +67,8 @@ def config(tmp_path: Path, tiny_set) -> Config:
 
 def test_json_has_the_documented_fields(config: Config, opened: EvaluationSet):
     results = all_results()
-    write(config, opened, results, {"settings": {"seed": 4}, "chosen_epochs": {"centers": 2}}, silent())
+    trained = SimpleNamespace(about={"settings": {"seed": 4}, "chosen_epochs": {"centers": 2}})
+    write(config, opened, results, found(trained), silent())
     record = json.loads((config.save_path / "evaluation.json").read_text())
     assert {"schema", "settings", "data", "versions", "results"} <= record.keys()
     assert record["data_name"] == "tiny"
@@ -67,12 +80,12 @@ def test_json_has_the_documented_fields(config: Config, opened: EvaluationSet):
         assert list(stored) == FIELDS
         assert stored["scanned_at"] == expected.scanned_at | {"0.99": None}  # NaN is no JSON
         assert all(stored[name] == getattr(expected, name) for name in FIELDS[:-1] if name != "scanned_at")
-        assert stored["predicted"] == {level: kept._asdict() for level, kept in expected.predicted.items()}
+        assert stored["predicted"] == {level: one._asdict() for level, one in expected.predicted.items()}
     assert record["verdict"] == verdict(results, is_kmeans=False)
 
 
 def test_json_tells_data_sets_apart(config: Config, opened: EvaluationSet, tiny_set):
-    write(config, opened, all_results(), {}, silent())
+    write(config, opened, all_results(), found(), silent())
     data = json.loads((config.save_path / "evaluation.json").read_text())["data"]
     assert {name: entry["shape"] for name, entry in data.items()} == {
         "base": [300, 8], "query": [60, 8], "gt": [60, 12],
@@ -84,7 +97,7 @@ def test_json_tells_data_sets_apart(config: Config, opened: EvaluationSet, tiny_
 
 def test_csv_has_one_row_a_point_and_the_documented_columns(config: Config, opened: EvaluationSet):
     results = all_results()
-    write(config, opened, results, {}, silent())
+    write(config, opened, results, found(), silent())
     with (config.save_path / "evaluation.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
     assert header == ["router", "rule", "percent", "probing", "nprobe", "recall", "scanned"]
@@ -97,10 +110,25 @@ def test_csv_has_one_row_a_point_and_the_documented_columns(config: Config, open
 
 
 def test_picture_is_a_png(config: Config, opened: EvaluationSet):
-    write(config, opened, all_results(), {}, silent())
+    write(config, opened, all_results(), found(), silent())
     assert (config.save_path / "recall_scanned.png").read_bytes().startswith(b"\x89PNG\r\n")
     names = {entry.name for entry in config.save_path.iterdir()}
     assert names == {"evaluation.json", "evaluation.csv", "recall_scanned.png"}
+
+
+def test_picture_has_a_line_for_the_best_of_each_router_and_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    draw(tmp_path / "picture.png", "tiny", all_results())
+    (axes,) = drawn[0].axes
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    assert list(lines) == [
+        "k-means, ratio 0, fixed", "trained centers, benefit 0.8, fixed", "trained centers, benefit 0.8, adaptive",
+        "network, benefit 0.8, fixed",
+    ]  # fmt: skip
+    assert len({line.get_color() for line in lines.values()}) == 3
+    points = lines["trained centers, benefit 0.8, fixed"].get_xydata()
+    np.testing.assert_allclose(np.asarray(points), [[0.04 / 3, 0.5], [0.04, 0.9], [1.0, 1.0]])
 
 
 @pytest.fixture
@@ -112,9 +140,9 @@ def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("no_picture")
 def test_evaluation_of_another_set_is_kept_under_its_name(config: Config, opened: EvaluationSet):
     folder = config.save_path
-    write(config, opened._replace(name="old/set"), all_results(0.01), {}, silent())
+    write(config, opened._replace(name="old/set"), all_results(0.01), found(), silent())
     old = {suffix: (folder / f"evaluation.{suffix}").read_bytes() for suffix in ("json", "csv")}
-    write(replace(config, data_name="tiny"), opened, all_results(), {}, silent())
+    write(replace(config, data_name="tiny"), opened, all_results(), found(), silent())
     (kept,) = (path for path in folder.glob("evaluation.*.json"))
     assert kept.stem.startswith("evaluation.old")
     assert kept.read_bytes() == old["json"]
@@ -125,7 +153,7 @@ def test_evaluation_of_another_set_is_kept_under_its_name(config: Config, opened
 @pytest.mark.usefixtures("no_picture")
 def test_evaluation_of_the_same_set_is_replaced(config: Config, opened: EvaluationSet):
     for centers in (0.01, 0.02):
-        write(config, opened, all_results(centers), {}, silent())
+        write(config, opened, all_results(centers), found(), silent())
     assert sorted(path.name for path in config.save_path.glob("evaluation*")) == ["evaluation.csv", "evaluation.json"]
     record = json.loads((config.save_path / "evaluation.json").read_text())
     assert record["results"] == [as_json(one) for one in all_results(0.02)]
@@ -136,7 +164,7 @@ def test_evaluation_of_the_same_set_is_replaced(config: Config, opened: Evaluati
 def test_unreadable_earlier_evaluation_is_replaced(content: str, config: Config, opened: EvaluationSet):
     config.save_path.mkdir()
     (config.save_path / "evaluation.json").write_text(content)
-    write(config, opened, all_results(), {}, silent())
+    write(config, opened, all_results(), found(), silent())
     assert json.loads((config.save_path / "evaluation.json").read_text())["data_name"] == "tiny"
 
 
@@ -152,7 +180,7 @@ def test_sentence_follows_the_shares_under_the_default_rules(centers: float, say
     """k-means by ratio scans 6 %; centers by benefit. Adaptive probing and other rules do not count."""
     text = verdict(all_results(centers), is_kmeans=False)
     assert text.startswith(says)
-    assert f"k-means 6.00 % (percent 0), AI centers {100 * centers:.2f} % (percent 0.8 by benefit)" in text
+    assert f"k-means 6.00 % (percent 0), trained centers {100 * centers:.2f} % (percent 0.8 by benefit)" in text
 
 
 def test_gain_in_the_sentence_is_that_over_kmeans():
@@ -161,13 +189,13 @@ def test_gain_in_the_sentence_is_that_over_kmeans():
 
 def test_without_kmeans_the_sentence_gives_the_shares_alone():
     text = verdict([r for r in all_results() if r.router != "kmeans"], is_kmeans=False)
-    shares = "AI centers 4.00 % (percent 0.8 by benefit), DCNet 3.00 % (percent 0.8 by benefit)"
+    shares = "trained centers 4.00 % (percent 0.8 by benefit), network 3.00 % (percent 0.8 by benefit)"
     assert text == f"For 90 % recall a search scans: {shares}."
 
 
 def test_sentence_tells_what_the_nearest_center_alone_is_worth():
     results = [*all_results(), result("centers", "ratio", 0.0, 0.055)]
-    assert verdict(results, is_kmeans=False).endswith("AI centers by the nearest center alone 5.50 %.")
+    assert verdict(results, is_kmeans=False).endswith("the trained centers by the nearest center alone 5.50 %.")
 
 
 def test_sentence_says_where_the_centers_are_kmeans():
@@ -180,11 +208,11 @@ def test_sentence_says_where_the_centers_are_kmeans():
 def test_best_is_the_cheapest_percent_of_the_default_rule():
     results = [result("centers", "benefit", p, s) for p, s in ((0.0, 0.05), (0.8, 0.03), (1.5, 0.04))]
     results += [result("centers", "ratio", 1.5, 0.01), result("centers", "benefit", 1.5, 0.01, "adaptive")]
-    found, adaptive = best(results, "centers"), best(results, "centers", "adaptive")
-    assert found is results[1]
+    fixed, adaptive = best(results, "centers"), best(results, "centers", "adaptive")
+    assert fixed is results[1]
     assert adaptive is results[4]
     assert best(results, "net") is None
-    assert best(results[3:4], "centers") is results[3]  # no learn at hand: ratio is all there is
+    assert best(results[3:4], "centers") is results[3]  # without learn ratio is all there is
 
 
 def test_recall_never_reached_is_never_best():
@@ -198,10 +226,9 @@ def test_uneven_buckets_are_told_once_a_router():
         result("centers", rule, 0.0, 0.1, probing, 2.5) for rule in ("ratio",) for probing in ("fixed", "adaptive")
     ]
     results += [result("kmeans", "ratio", 0.0, 0.1, imbalance=9.0), result("net", "benefit", 0.0, 0.1, imbalance=1.9)]
-    found = warnings(results)
-    assert len(found) == 1
-    assert "centers" in found[0]
-    assert "2.5" in found[0]
+    (warned,) = warnings(results)
+    assert "centers" in warned
+    assert "2.5" in warned
 
 
 def test_table_has_one_row_a_result():
@@ -210,3 +237,9 @@ def test_table_has_one_row_a_result():
 
 def test_csv_of_no_results_is_its_header():
     assert as_csv([]) == "router,rule,percent,probing,nprobe,recall,scanned\n"
+
+
+def test_report_says_where_the_centers_are_kmeans(config: Config, opened: EvaluationSet):
+    write(config, opened, all_results(), found(is_kmeans=True), silent())
+    verdict_told = json.loads((config.save_path / "evaluation.json").read_text())["verdict"]
+    assert verdict_told == verdict(all_results(), is_kmeans=True) != verdict(all_results(), is_kmeans=False)

@@ -1,4 +1,4 @@
-"""Learning rates against the formula of DESIGN section 3, in plain Python."""
+"""Learning rates against their formula in plain Python."""
 
 import math
 

@@ -1,24 +1,27 @@
 """Kills, signals, full disks, two runs at once: nothing is lost, nothing is silent."""
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import time
 from collections import namedtuple
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from ivfast.runtime import lock
-from ivfast.runtime.checkpoint import at_hand
+from ivfast.runtime.checkpoint import checkpoints_in
 from ivfast.runtime.command_line import parse
+from ivfast.runtime.errors import StopRequestedError
 from ivfast.runtime.progress import Progress
+from ivfast.runtime.signals import handled, not_waiting, pending, stop_if_pending, waiting
 from ivfast.train.disk import bytes_needed
 from run_dcnet import main
-from tests.runs import command, flags, make_data, outputs, run
+from tests.runs import command, flags, make_data, outputs, shared_runs
 
 
 @pytest.fixture(scope="module")
@@ -26,52 +29,102 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_data(tmp_path_factory.mktemp("data"))
 
 
-@pytest.fixture(scope="module", params=["jax", "torch"])
-def unbroken(request: pytest.FixtureRequest, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    out = tmp_path_factory.mktemp("unbroken")
-    started = time.monotonic()
-    done = run(data, out, "--backend", request.param)
-    assert done.returncode == 0, done.stderr
-    return request.param, time.monotonic() - started, outputs(out)
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The folder of a run without a stop, by its further flags."""
+    return shared_runs(lambda out, *more: flags(data, out, *more), lambda: tmp_path_factory.mktemp("whole"))
 
 
-def test_killed_run_finishes_as_if_it_had_not_been(unbroken: Any, data: Path, tmp_path: Path) -> None:
-    """Three kills; benchmarks/kills.py does all 80."""
-    backend, seconds, whole = unbroken
+@pytest.mark.whole_run
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_killed_run_finishes_as_if_it_had_not_been(
+    backend: str, data: Path, whole: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Two kills, the first in the first epochs, the second of what was resumed; benchmarks/kills.py does all 80."""
     more = ("--backend", backend, "--checkpoint_minutes", "0.0005")
     rng = np.random.default_rng(3)
-    for _ in range(3):
-        again = ("--resume", "True") if any((tmp_path / "checkpoints").glob("*.safetensors")) else ()
+    for again in ((), ("--resume", "True")):
+        before = checkpoints_in(tmp_path)
         process = subprocess.Popen(command(data, tmp_path, *more, *again), stderr=subprocess.DEVNULL)
-        time.sleep(seconds * rng.uniform(0.3, 0.9))
+        deadline = time.monotonic() + 60
+        while checkpoints_in(tmp_path) == before and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.3 * rng.random())
         process.kill()
         process.wait()
-    again = ("--resume", "True") if any((tmp_path / "checkpoints").glob("*.safetensors")) else ()
-    done = run(data, tmp_path, *more, *again)
-    assert done.returncode == 0, done.stderr
-    assert outputs(tmp_path) == whole
+        assert checkpoints_in(tmp_path)
+    assert main(flags(data, tmp_path, *more, "--resume", "True")) == 0
+    assert outputs(tmp_path) == outputs(whole("--backend", backend))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def wait_for_checkpoint(out: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not checkpoints_in(out) and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+@pytest.mark.whole_run
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 138)])
 def test_signal_ends_a_run_in_time_with_a_checkpoint(number: int, code: int, data: Path, tmp_path: Path) -> None:
     more = ("--epochs", "400", "--warmup", "1")
     process = subprocess.Popen(command(data, tmp_path, *more), stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
-    while not any((tmp_path / "checkpoints").glob("*.safetensors")) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_for_checkpoint(tmp_path)
     process.send_signal(number)
     asked = time.monotonic()
     _, said = process.communicate(timeout=30)
     assert process.returncode == code, said
     assert time.monotonic() - asked < 10
-    assert "--resume True" in said
+    assert f"stopped by signal {number}; continue with --resume True" in said
     assert "Traceback" not in said
 
 
+@pytest.mark.whole_run
+@pytest.mark.usefixtures("heard_hang_ups")
+def test_terminal_that_closes_ends_a_run_as_a_signal_does(data: Path, tmp_path: Path) -> None:
+    """Which hangs up (SIGHUP), some of them twice, and can no longer be written to."""
+    terminal, inside = os.openpty()
+    own = ["setsid", "--ctty", *command(data, tmp_path, "--epochs", "400", "--log_interval", "1")]
+    process = subprocess.Popen(own, stdin=inside, stdout=inside, stderr=inside)
+    os.close(inside)
+    while not checkpoints_in(tmp_path):
+        os.read(terminal, 4096)
+    os.close(terminal)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=30) == 129
+    assert (tmp_path / "train.log").read_text().endswith("stopped by signal 1; continue with --resume True\n")
+    assert checkpoints_in(tmp_path)[0].stem > "epoch_00001_step_00000000"  # its last chunk is saved
+
+
+def test_hang_up_that_nohup_has_switched_off_stays_off() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with handled():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_a_signal_is_forgotten_with_the_run_that_it_ended() -> None:
+    """Else what the same process trains next would stop at once."""
+    with handled(), waiting():
+        os.kill(os.getpid(), signal.SIGUSR1)
+        with pytest.raises(StopRequestedError):
+            stop_if_pending()
+    assert not pending()
+    with waiting(), not_waiting():
+        pass
+
+
+def test_library_that_survives_its_own_errors_does_not_survive_a_signal() -> None:
+    """Such as JAX, which turns what fails while it writes its cache into a warning."""
+    with pytest.raises(StopRequestedError), handled(), contextlib.suppress(Exception):
+        os.kill(os.getpid(), signal.SIGUSR1)
+
+
+@pytest.mark.whole_run
 def test_second_signal_exits_at_once(data: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(command(data, tmp_path, "--epochs", "400"), stderr=subprocess.DEVNULL)
-    while not any((tmp_path / "checkpoints").glob("*.safetensors")):
-        time.sleep(0.05)
+    wait_for_checkpoint(tmp_path)
     process.send_signal(signal.SIGTERM)
     process.send_signal(signal.SIGINT)
     asked = time.monotonic()
@@ -80,12 +133,21 @@ def test_second_signal_exits_at_once(data: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("finished")
-    assert run(data, out).returncode == 0
-    return out
+def finished(whole: Callable[..., Path]) -> Path:
+    return whole("--backend", "jax")
 
 
+@pytest.mark.whole_run
+def test_stopped_evaluation_is_to_be_run_again(
+    data: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It has no checkpoint to go on from: --eval refuses --resume."""
+    monkeypatch.setattr("ivfast.commands.evaluate_router", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    assert main(flags(data, tmp_path, "--eval", "True", "--ai_center", str(finished / "ivfast.npy"))) == 143
+    assert capsys.readouterr().err.endswith("stopped by signal 15; run it again\n")
+
+
+@pytest.mark.whole_run
 @pytest.mark.parametrize("lost", ["cache", "checkpoints", "evaluation"])
 def test_full_disk_keeps_what_was_there_and_says_how_much(
     lost: str, data: Path, finished: Path, tmp_path: Path
@@ -110,13 +172,15 @@ def test_full_disk_keeps_what_was_there_and_says_how_much(
     assert left == []  # nothing half there, no lock
 
 
+@pytest.mark.whole_run
 def test_estimate_covers_what_a_run_writes(data: Path, tmp_path: Path) -> None:
     """A network of 2.4 MB; the estimate is at most twice what is left, with one checkpoint more while it is written."""
-    argv = flags(data, tmp_path, "--param_list", "24", "512", "1024", "32", "--epochs", "2")
+    large = ("--param_list", "24", "512", "1024", "32", "--batch_size", "1000")
+    argv = flags(data, tmp_path, *large, "--epochs", "2")
     needed = bytes_needed(parse(argv)[0], 4000, 4000)
     assert main(argv) == 0
     written = sum(path.stat().st_size for path in tmp_path.rglob("*") if path.is_file())
-    (newest, _) = at_hand(tmp_path)
+    (newest, _) = checkpoints_in(tmp_path)
     assert written + newest.stat().st_size <= needed <= 2 * written
 
 
@@ -191,26 +255,27 @@ def test_stale_lock_of_any_content_is_taken_over(content: str, holder: str, tmp_
     assert not (tmp_path / ".lock").exists()
 
 
-def test_log_that_cannot_be_written_does_not_stop_the_run(data: Path, tmp_path: Path) -> None:
+@pytest.mark.whole_run
+def test_log_that_cannot_be_written_does_not_stop_the_run(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (tmp_path / "train.log").symlink_to("/dev/full")
-    done = run(data, tmp_path, "--epochs", "2")
-    assert done.returncode == 0, done.stderr
-    assert done.stderr.count("train.log cannot be written") == 1
+    assert main(flags(data, tmp_path, "--epochs", "2", "--param_list", "24", "32")) == 0
+    assert capsys.readouterr().err.count("train.log cannot be written") == 1
     assert (tmp_path / "ivfast.npy").is_file()
 
 
-def test_second_run_in_one_save_path_is_refused(data: Path, tmp_path: Path) -> None:
+@pytest.mark.whole_run
+def test_second_run_in_one_save_path_is_refused(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     first = subprocess.Popen(command(data, tmp_path, "--epochs", "400"), stderr=subprocess.DEVNULL)
     try:
         while not (tmp_path / "cache").exists():
             time.sleep(0.05)
-        second = run(data, tmp_path)
-        assert second.returncode == 2
-        assert f"in use by process {first.pid}" in second.stderr
+        assert main(flags(data, tmp_path)) == 2
+        assert f"in use by process {first.pid}" in capsys.readouterr().err
     finally:
         first.kill()
         first.wait()
-    (shutil.rmtree(tmp_path / "checkpoints") if (tmp_path / "checkpoints").exists() else None)
-    third = run(data, tmp_path, "--epochs", "2")
-    assert third.returncode == 0, third.stderr
-    assert f"the lock of process {first.pid}" in third.stderr
+    shutil.rmtree(tmp_path / "checkpoints", ignore_errors=True)
+    assert main(flags(data, tmp_path, "--epochs", "2", "--param_list", "24", "32")) == 0
+    assert f"the lock of process {first.pid}" in capsys.readouterr().err

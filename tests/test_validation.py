@@ -1,19 +1,23 @@
 """The held-out judgement against searches in plain Python and float64."""
 
 import math
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 
-from ivfast.choose.facts import ONLY_TEMPERATURES, TEMPERATURES, choose_temperatures
+from ivfast.choose.facts import COPY_STORING_TS, ONLY_STORING_TS, choose_storing_ts
 from ivfast.choose.held_out import HeldOut, held_out_demand, held_out_tiles, make_held_out, sample_use
-from ivfast.choose.judgement import Curves, judge, kmeans_share, measure, scanned_share, value
-from ivfast.data.vectors import Space, Vectors
-from ivfast.route.routers import centers_router
-from ivfast.start.neighbors import Neighbors, make_neighbors
-from ivfast.store.rules import Plan, log_use
+from ivfast.choose.judgement import Curves, judge, judge_kmeans, measure, scanned_share, value
+from ivfast.evaluate.refit import held_out_of
+from ivfast.route.routers import Router, centers_router
+from ivfast.start.neighbors import LearnSet, Neighbors, make_neighbors
+from ivfast.store.demand import Demand
+from ivfast.store.place import make_plans
+from ivfast.store.rules.rule import Terms
+from tests import by_hand
+from tests.conftest import points_of
+from tests.test_rules import REFERENCES
 
 NLIST, WIDTH, FTOPK, N, K = 9, 4, 5, 400, 12.0
 PERCENTS = (0.0, 0.8, 1.5)
@@ -31,56 +35,33 @@ class Case(NamedTuple):
 
 
 @pytest.fixture(scope="module", params=["whole", "sampled"])
-def case(request: pytest.FixtureRequest, as_vectors: Callable[[np.ndarray], Vectors]) -> Case:
+def case(request: pytest.FixtureRequest) -> Case:
     """sampled: bucket sizes are told from 150 of the 400 vectors."""
     rng = np.random.default_rng(11)
     clumps = rng.normal(0, 1.5, (25, 6))
     x = (clumps[rng.integers(25, size=N)] + rng.normal(0, 0.7, (N, 6))).astype(np.float32)
-    wide = x.astype(np.float64)
-    d2 = np.square(wide[:, None] - wide[None]).sum(axis=2)
-    np.fill_diagonal(d2, np.inf)
+    d2 = by_hand.distances_of_others(x)
     held_out = np.arange(3, N, 5)
     train = np.setdiff1d(np.arange(N), held_out)
     answers = np.argsort(d2[held_out], axis=1)[:, :FTOPK]
     nearest = train[np.argsort(d2[np.ix_(train, train)], axis=1)[:, :FTOPK]]
     neighbors = make_neighbors(train, nearest, held_out, answers, answers.shape[1])
-    space = Space("L2", np.zeros(6, np.float32), np.float32(1))
-    with pytest.MonkeyPatch.context() as patch:
-        if request.param == "sampled":
-            patch.setattr("ivfast.choose.held_out.SAMPLE_LEAST", 150)
-            patch.setattr("ivfast.choose.held_out.SAMPLE_PER_BUCKET", 1)
-        held = make_held_out(as_vectors(x), space, neighbors, NLIST, WIDTH, 1)
+    sizes = {"per_bucket": 1, "least": 150} if request.param == "sampled" else {}
+    held = make_held_out(LearnSet(points_of(x), neighbors), NLIST, WIDTH, 1, **sizes)
+    wide = x.astype(np.float64)
     return Case(wide, neighbors, held, x[:NLIST] + np.float32(0.1), x[100 : 100 + NLIST] + np.float32(0.1))
-
-
-def logits_by_hand(x: np.ndarray, centers: np.ndarray) -> np.ndarray:
-    d2 = np.square(x[:, None] - centers.astype(np.float64)[None]).sum(axis=2)
-    return -K * d2 / np.sort(d2, axis=1)[:, :4].mean(axis=1, keepdims=True)
-
-
-def log_softmax_by_hand(z: np.ndarray, temperature: float) -> np.ndarray:
-    scaled = (z - z.max(axis=1, keepdims=True)) / temperature
-    return scaled - np.log(np.exp(scaled).sum(axis=1, keepdims=True))
 
 
 def share_by_hand(case: Case, centers: np.ndarray, rule: str, percent: float, temperature: float = 1.0) -> float:
     """Scanned at recall 0.9 of the held-out vectors, by rule at percent: mean of answers alike and by kinship."""
-    z = logits_by_hand(case.x, centers)
+    z = by_hand.logits(case.x, centers, K)
     sample = case.held.pool[case.held.sample]
-    keys = np.log(z.max(axis=1, keepdims=True) / z) / 2
-    if rule == "benefit":
-        keys = log_softmax_by_hand(z, temperature)
-        keys -= np.log(np.maximum(np.exp(keys[sample]).mean(axis=0), 1e-9))
-    ranked = [np.argsort(-row)[:WIDTH].tolist() for row in keys]
-    worth = [[keys[v, b] for b in buckets] for v, buckets in enumerate(ranked)]
-    if rule == "benefit" and percent > 0:
-        pairs = [covered(case.x[v], z[v], centers, keys[v], ranked[v], temperature) for v in range(N)]
-        ranked, worth = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
-    extras = sorted(-w for v in sample for w in worth[v][1:])
-    budget = round(percent * len(sample))
-    border = -extras[budget - 1] if budget else math.inf
-    stored = [[b for i, b in enumerate(ranked[v]) if i == 0 or worth[v][i] >= border] for v in range(N)]
-    sizes = np.bincount([b for v in sample for b in stored[v]], minlength=NLIST)
+    m = by_hand.softmax(z[sample], temperature).mean(axis=0)
+    k_over_delta = K / by_hand.delta(by_hand.distances(case.x, centers))[:, 0]
+    crossing = by_hand.crossings(case.x, centers, k_over_delta, temperature)
+    offers = by_hand.offers(REFERENCES[rule], by_hand.Scene(z, WIDTH, percent, temperature, m, crossing))
+    stored = by_hand.store(offers, round(percent * len(sample)), sample.tolist())
+    sizes = by_hand.sizes_of([stored[v] for v in sample], NLIST)
     neighbors = case.neighbors
     alike, by_worth = [], []
     for nprobe in range(1, NLIST + 1):
@@ -94,53 +75,28 @@ def share_by_hand(case: Case, centers: np.ndarray, rule: str, percent: float, te
         n = len(neighbors.held_out)
         alike.append((hits / neighbors.answers.size, scanned / n))
         by_worth.append((recall / n, scanned / n))
-    return (interpolate(alike) + interpolate(by_worth)) / 2
+    return (by_hand.scanned_at(alike, 0.9) + by_hand.scanned_at(by_worth, 0.9)) / 2
 
 
-def covered(
-    x: np.ndarray, z: np.ndarray, centers: np.ndarray, keys: np.ndarray, buckets: list[int], temperature: float
-) -> tuple[list[int], list[float]]:
-    """Buckets in the order in which each is worth most beside those before it, and what it is worth."""
-    r = x - centers.astype(np.float64)
-    unit = -z[0] / (r[0] @ r[0])  # k / delta
-    taken, left, worth = [buckets[0]], sorted(buckets[1:]), [float(keys[buckets[0]])]
-    while left:
-        beside = [
-            keys[b] - sum(unit * (r[a] @ r[b]) ** 2 / (r[a] @ r[a]) for a in taken) / (2 * temperature) for b in left
-        ]
-        best = int(np.argmax(beside))
-        worth.append(float(beside[best]))
-        taken.append(left.pop(best))
-    return taken, worth
-
-
-def interpolate(points: list[tuple[float, float]]) -> float:
-    i = next(i for i, (recall, _) in enumerate(points) if recall >= 0.9)
-    if i == 0:
-        return points[0][1]
-    (low, cheap), (high, dear) = points[i - 1], points[i]
-    return cheap + (0.9 - low) / (high - low) * (dear - cheap)
-
-
-def router_of(centers: np.ndarray):
-    return centers_router("centers", centers, "L2", 1e-9, K)
+def router_of(centers: np.ndarray, name: str = "centers") -> Router:
+    return centers_router(name, centers, "L2", 1e-9, K)
 
 
 def test_value_is_the_mean_over_kmeans_at_its_better_percent(case: Case):
-    kmeans = kmeans_share(case.held, router_of(case.start), PERCENTS)
-    judged = judge(case.held, router_of(case.trained), PERCENTS, by_nearest=True)
+    kmeans = judge_kmeans(case.held, router_of(case.start), PERCENTS)
+    judged = judge(case.held, router_of(case.trained), PERCENTS)
     base = min(share_by_hand(case, case.start, "ratio", percent) for percent in PERCENTS)
     shares = [share_by_hand(case, case.trained, "benefit", percent) for percent in PERCENTS]
     shares.append(share_by_hand(case, case.trained, "ratio", 0.0))  # nearest
-    for curves, expected in zip([*judged.benefit, judged.nearest], shares, strict=True):
+    for curves, expected in zip([*judged.by_rule, judged.nearest], shares, strict=True):
         assert curves is not None
         assert scanned_share(curves) == pytest.approx(expected, rel=MOVED_ENTRY)
     assert value(judged, kmeans) == pytest.approx(sum(shares) / len(shares) / base, rel=MOVED_ENTRY)
 
 
 def test_value_of_a_net_has_no_nearest(case: Case):
-    kmeans = kmeans_share(case.held, router_of(case.start), PERCENTS)
-    judged = judge(case.held, router_of(case.trained), (0.8,), by_nearest=False)
+    kmeans = judge_kmeans(case.held, router_of(case.start), PERCENTS)
+    judged = judge(case.held, router_of(case.trained, "net"), (0.8,))
     assert judged.nearest is None
     base = min(share_by_hand(case, case.start, "ratio", percent) for percent in PERCENTS)
     expected = share_by_hand(case, case.trained, "benefit", 0.8) / base
@@ -148,7 +104,7 @@ def test_value_of_a_net_has_no_nearest(case: Case):
 
 
 def test_kmeans_is_measured_at_percent_0_even_where_it_is_not_asked_for(case: Case):
-    curves = kmeans_share(case.held, router_of(case.start), (1.5,))
+    curves = judge_kmeans(case.held, router_of(case.start), (1.5,))
     shares = sorted(scanned_share(one) for one in curves)
     expected = sorted(share_by_hand(case, case.start, "ratio", percent) for percent in (0.0, 1.5))
     assert shares == pytest.approx(expected, rel=MOVED_ENTRY)
@@ -156,23 +112,24 @@ def test_kmeans_is_measured_at_percent_0_even_where_it_is_not_asked_for(case: Ca
 
 def test_storing_temperature_is_the_one_nearest_1_within_half_a_percent_of_the_least(case: Case):
     percents = (0.0, 0.2, 0.5, 0.8)  # whole: at 0.2 the least is not the one to take
-    found = choose_temperatures(case.held, held_out_tiles(case.held, router_of(case.trained)), percents)
-    for percent in percents:
-        grid = TEMPERATURES if percent else ONLY_TEMPERATURES
+    found = choose_storing_ts(case.held, held_out_tiles(case.held, router_of(case.trained)), percents)
+    for percent, chosen in zip(percents, found, strict=True):
+        grid = COPY_STORING_TS if percent else ONLY_STORING_TS
         shares = {t: share_by_hand(case, case.trained, "benefit", percent, t) for t in grid}
         good = [t for t, share in shares.items() if share <= 1.005 * min(shares.values())]
-        assert found[percent] == min(good, key=lambda t: abs(math.log(t)))
+        assert chosen == min(good, key=lambda t: abs(math.log(t)))
 
 
 def test_misleading_askers_leave_vectors_with_their_nearest_center(case: Case):
     router = router_of(case.trained)
     tiles, demand = held_out_tiles(case.held, router), held_out_demand(case.held, router, 2.0)
     strangers = np.random.default_rng(0).permutation(demand.reverse.asker)
-    misled = demand._replace(reverse=demand.reverse._replace(asker=strangers))
-    chosen = choose_temperatures(case.held, tiles, (0.0,), misled)[0.0]
+    misled = Demand(demand.reverse._replace(asker=strangers), demand.probes)
+    (chosen,) = choose_storing_ts(case.held, tiles, (0.0,), misled)
     use = sample_use(case.held, tiles, (1.0, chosen))
-    plans = [Plan("ratio", 0.0), *(Plan("benefit", 0.0, t, log_use(use[t])) for t in (1.0, chosen))]
-    nearest, at_1, at_chosen = (scanned_share(curves) for curves in measure(case.held, tiles, plans, misled))
+    plans = make_plans(["ratio"], [Terms(0.0)])
+    plans += make_plans(["benefit"], [Terms(0.0, t, use[t], misled) for t in (1.0, chosen)])
+    nearest, at_1, at_chosen = (scanned_share(curves) for curves in measure(case.held, tiles, plans))
     assert at_1 > 1.1 * nearest
     assert at_chosen < 1.01 * nearest
 
@@ -197,7 +154,7 @@ def test_pairs_are_held_out_vectors_with_their_answers_each_once(case: Case):
 
 
 def test_nprobes_on_a_grid_are_enough_to_reach_full_recall(case: Case):
-    for curves in kmeans_share(case.held, router_of(case.start), PERCENTS):
+    for curves in judge_kmeans(case.held, router_of(case.start), PERCENTS):
         assert (curves.found[:, -1] == curves.n_answers).all()
         np.testing.assert_allclose(curves.recall[:, -1], 1)
         assert (np.diff(curves.found, axis=1) >= 0).all()
@@ -213,13 +170,13 @@ def test_weights_count_vectors_again(rng: np.random.Generator):
     assert scanned_share(curves, weights.astype(float)) == pytest.approx(scanned_share(repeated))
     scanned = curves.scanned.mean(axis=0).tolist()
     alike, by_worth = (found.sum(axis=0) / 270).tolist(), curves.recall.mean(axis=0).tolist()
-    both = [interpolate(list(zip(recall, scanned, strict=True))) for recall in (alike, by_worth)]
+    both = [by_hand.scanned_at(zip(recall, scanned, strict=True), 0.9) for recall in (alike, by_worth)]
     assert both[0] != both[1]
     assert scanned_share(curves) == pytest.approx(sum(both) / 2)
 
 
 @pytest.mark.parametrize("distinct", [N, 6])
-def test_budget_of_the_sample_is_exact_even_among_duplicates(distinct: int, as_vectors: Callable):
+def test_budget_of_the_sample_is_exact_even_among_duplicates(distinct: int):
     """All buckets probed scan every entry: 1 + percent of the sample."""
     rng = np.random.default_rng(4)
     x = rng.standard_normal((distinct, 6)).astype(np.float32)[np.arange(N) % distinct]
@@ -227,10 +184,22 @@ def test_budget_of_the_sample_is_exact_even_among_duplicates(distinct: int, as_v
     neighbors = make_neighbors(
         np.setdiff1d(np.arange(N), rows), np.zeros((320, 2), np.int64), rows, rows[:, None] + [1, 2], 2
     )
-    space = Space("L2", np.zeros(6, np.float32), np.float32(1))
-    held = make_held_out(as_vectors(x), space, neighbors, NLIST, WIDTH, 1)
+    held = make_held_out(LearnSet(points_of(x), neighbors), NLIST, WIDTH, 1)
     centers = rng.standard_normal((NLIST, 6)).astype(np.float32)
-    curves = [*judge(held, router_of(centers), PERCENTS, by_nearest=False).benefit]
-    curves += kmeans_share(held, router_of(centers), PERCENTS)
+    curves = [*judge(held, router_of(centers, "net"), PERCENTS).by_rule]
+    curves += judge_kmeans(held, router_of(centers), PERCENTS)
     for one, percent in zip(curves, 2 * PERCENTS, strict=True):
         np.testing.assert_allclose(one.scanned[:, -1], 1 + percent)
+
+
+@pytest.mark.parametrize("most", [500, 5000])
+def test_a_large_learn_is_drawn_from(most: int) -> None:
+    """As many as are asked for, each a row of learn, and the same ones again for the same seed."""
+    x = np.random.default_rng(4).standard_normal((3000, 6)).astype(np.float32)
+    held = held_out_of(points_of(x), 5, NLIST, 1, most)
+    rows = held.learn.points.x(slice(None))
+    assert len(rows) == min(most, 3000)
+    assert len(np.unique(rows, axis=0)) == len(rows)
+    assert {row.tobytes() for row in rows} <= {row.tobytes() for row in x}
+    again = held_out_of(points_of(x), 5, NLIST, 1, most)
+    np.testing.assert_array_equal(again.learn.points.x(slice(None)), rows)

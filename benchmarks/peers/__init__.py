@@ -1,6 +1,6 @@
 """Other ways to partition, route and copy, each small and with its source; all seen by one evaluator.
 
 task: data of one comparison; peer: what a method hands over; evaluator: what that scans and finds;
-choosing: settings told by held-out learn pairs; copies: rules that choose copies. One method each:
+choosing: settings chosen on held-out learn pairs; copies: rules that choose copies. One method each:
 kmeans, balanced, scann_tree, linear_router, usp, neural_lsh, dcnet. Tested in tests/peers.
 """

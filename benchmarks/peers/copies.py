@@ -14,22 +14,26 @@ what RAIRS compares with to leave a vector single. SPANN's eps is what the budge
 chosen on held-out learn pairs. Distances are Euclidean under IP too, where all rows are of unit norm.
 """
 
+from dataclasses import dataclass
+from functools import cached_property
+
 import numpy as np
 
 from benchmarks.peers.choosing import choose, held_out_share
 from benchmarks.peers.kmeans import Trained
-from benchmarks.peers.peer import Candidates, Rule, plan_rule
+from benchmarks.peers.peer import Way, way_of
 from benchmarks.peers.task import Task
 from benchmarks.runs import PERCENTS
-from ivfast.data.vectors import Vectors
+from ivfast.data.vectors import Points
 from ivfast.route.distances import squared_distances, top
+from ivfast.route.routers import Tile
 from ivfast.runtime.draws import generator
+from ivfast.store.rules.rule import Rule
 
 LAMBDAS = (0.5, 1.0, 1.5, 3.0)  # SOAR's paper has 1, ScaNN's documentation 1.5
 CHOSEN_AT = 0.8  # percent
 SOME = tuple(percent for percent in PERCENTS if percent > 0)  # without copies all rules but benefit are one
 MOST_REPLICAS = 8  # SPANN's
-ROWS = 8192
 TINY = np.finfo(np.float32).tiny
 
 
@@ -50,74 +54,95 @@ def residual_losses(
     return losses
 
 
-def one_copy(task: Task, centers: np.ndarray, weight: float, *, squared: bool) -> Rule:
-    """The second bucket of least loss."""
+@dataclass(frozen=True, eq=False)
+class OneCopy:
+    """The nearest bucket, and the second one of least loss."""
 
-    def find(vectors: Vectors, percent: float) -> Candidates:
-        del percent
-        parts = []
-        for start in range(0, len(vectors), ROWS):
-            x = vectors.take(task.space, slice(start, start + ROWS))
-            d2 = squared_distances(x, centers, task.metric)
-            first, rows = d2.argmin(axis=1), np.arange(len(x))
-            losses = residual_losses(x, centers, d2, first, weight, squared)
-            second = losses.argmin(axis=1)
-            again = (1 + weight) * np.maximum(d2[rows, first], TINY)
-            with np.errstate(over="ignore"):  # a vector that is its center has no use for a copy: -inf
-                key = -losses[rows, second] / again
-            parts.append((np.stack([first, second], axis=1), np.stack([again, key], axis=1)))
-        buckets, keys = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return Candidates(buckets.astype(np.int32), keys.astype(np.float32))
+    centers: np.ndarray  # (nlist, dim) float32, inside
+    metric: str
+    weight: float  # lambda
+    squared: bool  # SOAR's loss, else RAIRS'
 
-    return Rule(find)
+    def rank(self, tile: Tile, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """See ivfast.store.rules.rule.Rule."""
+        d2 = squared_distances(tile.x, self.centers, self.metric)
+        first, rows = d2.argmin(axis=1), np.arange(len(d2))
+        losses = residual_losses(tile.x, self.centers, d2, first, self.weight, self.squared)
+        second = losses.argmin(axis=1)
+        again = (1 + self.weight) * np.maximum(d2[rows, first], TINY)
+        with np.errstate(over="ignore"):  # a vector that is its center has no use for a copy
+            key = (-losses[rows, second] / again).astype(np.float32)
+        second = np.where(key > -np.inf, second, -1)
+        buckets, keys = np.stack([first, second], axis=1), np.stack([np.zeros_like(key), key], axis=1)
+        return buckets[:, :width].astype(np.int32), keys[:, :width]
 
 
-def spann(task: Task, centers: np.ndarray) -> Rule:
+@dataclass(frozen=True, eq=False)
+class Spann:
     """Closure with the relative neighbourhood rule; keys are log d_1 - log d_c."""
-    between = squared_distances(centers, centers, task.metric)
 
-    def find(vectors: Vectors, percent: float) -> Candidates:
-        del percent
-        parts = []
-        for start in range(0, len(vectors), ROWS):
-            d2 = squared_distances(vectors.take(task.space, slice(start, start + ROWS)), centers, task.metric)
-            near = top(-d2, min(MOST_REPLICAS, task.nlist)).astype(np.int64)
-            near_d2 = np.take_along_axis(d2, near, axis=1)
-            kept = np.zeros(near.shape, dtype=bool)
-            kept[:, 0] = True
-            for j in range(1, near.shape[1]):
-                close = between[near[:, j, None], near[:, :j]] < near_d2[:, j, None]
-                kept[:, j] = ~(close & kept[:, :j]).any(axis=1)
-            keys = (np.log(np.maximum(near_d2[:, :1], TINY)) - np.log(np.maximum(near_d2, TINY))) / 2
-            parts.append((near, np.where(kept, keys, -np.inf)))
-        buckets, keys = (np.concatenate(part) for part in zip(*parts, strict=True))
-        return Candidates(buckets.astype(np.int32), keys.astype(np.float32))
+    centers: np.ndarray  # (nlist, dim) float32, inside
+    metric: str
 
-    return Rule(find)
+    @cached_property
+    def between(self) -> np.ndarray:
+        """Squared distances of centers, (nlist, nlist)."""
+        return squared_distances(self.centers, self.centers, self.metric)
 
-
-def at_random(task: Task, ratio: Rule) -> Rule:
-    """Vectors by chance; a second copy of one only when all have a first."""
-
-    def find(vectors: Vectors, percent: float) -> Candidates:
-        buckets = ratio.candidates(vectors, percent).buckets
-        keys = generator(task.seed, 0, "sample", 9).random(len(buckets), dtype=np.float32)
-        return Candidates(buckets, keys[:, None] - np.arange(buckets.shape[1], dtype=np.float32))
-
-    return Rule(find)
+    def rank(self, tile: Tile, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """See ivfast.store.rules.rule.Rule."""
+        d2 = squared_distances(tile.x, self.centers, self.metric)
+        near = top(-d2, min(MOST_REPLICAS, width)).astype(np.int64)
+        near_d2 = np.take_along_axis(d2, near, axis=1)
+        kept = np.zeros(near.shape, dtype=bool)
+        kept[:, 0] = True
+        for j in range(1, near.shape[1]):
+            close = self.between[near[:, j, None], near[:, :j]] < near_d2[:, j, None]
+            kept[:, j] = ~(close & kept[:, :j]).any(axis=1)
+        keys = (np.log(np.maximum(near_d2[:, :1], TINY)) - np.log(np.maximum(near_d2, TINY))) / 2
+        return np.where(kept, near, -1).astype(np.int32), keys.astype(np.float32)
 
 
-def all_rules(task: Task, trained: Trained) -> tuple[dict[str, Rule], dict[str, dict[float, float]]]:
-    """Every rule for the same centers. Returns the rules, and held-out shares by lambda."""
-    ratio = plan_rule(task, trained.router, "ratio")
-    rules, shares = {"ratio": ratio}, {}
+@dataclass(frozen=True, eq=False)
+class AtRandom:
+    """Another rule's buckets, vectors by chance; a second copy of one only when all have a first."""
+
+    rule: Rule
+    chances: np.ndarray  # (n,) float32 in 0..1, of all vectors in their order
+
+    def rank(self, tile: Tile, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """See ivfast.store.rules.rule.Rule."""
+        buckets = self.rule.rank(tile, width)[0]
+        chances = self.chances[tile.start : tile.start + len(buckets), None]
+        return buckets, chances - np.arange(buckets.shape[1], dtype=np.float32)
+
+
+def at_random(task: Task, ratio: Way) -> Way:
+    """The buckets of `ratio`."""
+
+    def rule_for(points: Points, copies: float) -> Rule:
+        chances = generator(task.seed, 0, "sample", 9).random(len(points), dtype=np.float32)
+        return AtRandom(ratio.rule_for(points, copies), chances)
+
+    return Way(ratio.router, rule_for)
+
+
+def all_ways(task: Task, trained: Trained) -> tuple[dict[str, Way], dict[str, dict[float, float]]]:
+    """Every rule for the same centers. Returns ways of storing by rule, and held-out shares by lambda."""
+    centers, router, metric = trained.centers, trained.router, task.metric
+
+    def plain(rule: Rule) -> Way:
+        return Way(router, lambda _, __: rule)
+
+    ratio = way_of(task, router, "ratio")
+    ways, shares = {"ratio": ratio}, {}
     for name in ("soar", "rairs"):
-        tried = {weight: one_copy(task, trained.centers, weight, squared=name == "soar") for weight in LAMBDAS}
-        shares[name] = {w: held_out_share(task, trained.router, rule, CHOSEN_AT) for w, rule in tried.items()}
-        rules[name] = tried[choose(shares[name])]
-    rules |= {"spann": spann(task, trained.centers), "random": at_random(task, ratio)}
-    rules["membership"] = plan_rule(task, trained.router, "membership")
-    rules = {name: rule if name == "ratio" else rule._replace(percents=SOME) for name, rule in rules.items()}
-    rules["unasked"] = plan_rule(task, trained.router, "unasked")._replace(percents=SOME)
-    rules["benefit"] = plan_rule(task, trained.router, "benefit")
-    return rules, shares
+        tried = {weight: plain(OneCopy(centers, metric, weight, squared=name == "soar")) for weight in LAMBDAS}
+        shares[name] = {w: held_out_share(task, router, way, CHOSEN_AT) for w, way in tried.items()}
+        ways[name] = tried[choose(shares[name])]
+    ways |= {"spann": plain(Spann(centers, metric)), "random": at_random(task, ratio)}
+    ways["membership"] = way_of(task, router, "membership")
+    ways = {name: way if name == "ratio" else way._replace(copies=SOME) for name, way in ways.items()}
+    ways["unasked"] = way_of(task, router, "unasked")._replace(copies=SOME)
+    ways["benefit"] = way_of(task, router, "benefit")
+    return ways, shares

@@ -1,4 +1,4 @@
-"""AI centers (ivfast.npy) and DCNet, trained by the command line like anybody's.
+"""The trained centers (ivfast.npy) and the network, trained by the command line like anybody's.
 
 Source: this repository; the main job of benchmarks.runs with a seed, under in-sample with base as learn.
 Seconds end when dcnet.safetensors is written: k-means, neighbours, training and judging are counted.
@@ -9,13 +9,14 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.peers.copies import all_rules
+from benchmarks.peers.copies import all_ways
 from benchmarks.peers.kmeans import Trained
-from benchmarks.peers.peer import Peer, plan_rule
+from benchmarks.peers.peer import Peer, way_of
 from benchmarks.peers.task import FTOPK, Task
 from benchmarks.runs import main_job_flags, run_dcnet
 from ivfast.route.routers import centers_router
 from ivfast.store.dcnet_file import Model, load_model, model_router
+from ivfast.store.records import Facts
 
 BACKEND = "jax"
 
@@ -39,6 +40,11 @@ def read(out: Path) -> Model:
     return model
 
 
+def storing_ts(facts: Facts) -> dict[float, float]:
+    """T_s by number of copies, as trained."""
+    return {storing.copies: storing.storing_t for storing in facts.storings if storing.storing_t is not None}
+
+
 def make_centers(task: Task, out: Path, seconds: float, *, copies: bool) -> Peer:
     """ivfast.npy under nearest assignment with ratio, and under benefit; under every rule of copies if asked."""
     model = read(out)
@@ -46,21 +52,21 @@ def make_centers(task: Task, out: Path, seconds: float, *, copies: bool) -> Peer
     centers = model.space.inside(np.load(out / "ivfast.npy"))
     router = centers_router("centers", centers, task.metric, model.delta_floor, facts.k)
     trained, shares = Trained(centers, router, model.delta_floor, seconds), {}
-    rules = {"ratio": plan_rule(task, router, "ratio")}
+    ways = {"ratio": way_of(task, router, "ratio")}
     if copies:
-        rules, shares = all_rules(task, trained)
-    rules["benefit"] = plan_rule(task, router, "benefit", facts.storing)
-    settings = {"k": facts.k, "T_s": facts.storing}
+        ways, shares = all_ways(task, trained)
+    ways["benefit"] = way_of(task, router, "benefit", storing_ts(facts))
+    settings = {"k": facts.k, "T_s": storing_ts(facts)}
     if copies:
         settings["held-out shares by lambda"] = shares
-    return Peer("centers", router, rules, seconds, centers.nbytes, settings, facts.temperature)
+    return Peer("centers", router, ways, seconds, centers.nbytes, settings, facts.probing_t)
 
 
 def make_net(task: Task, out: Path, seconds: float) -> Peer:
-    """The whole DCNet under benefit."""
+    """The whole network under benefit."""
     model = read(out)
     facts = model.facts["net"]
     router = model_router(model, facts.k, BACKEND, -1)
-    rules = {"benefit": plan_rule(task, router, "benefit", facts.storing)}
+    ways = {"benefit": way_of(task, router, "benefit", storing_ts(facts))}
     size = sum(weight.nbytes for weight in model.net.values())
-    return Peer("net", router, rules, seconds, size, {"k": facts.k, "T_s": facts.storing}, facts.temperature)
+    return Peer("net", router, ways, seconds, size, {"k": facts.k, "T_s": storing_ts(facts)}, facts.probing_t)

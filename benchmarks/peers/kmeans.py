@@ -10,7 +10,7 @@ from typing import NamedTuple
 import faiss
 import numpy as np
 
-from benchmarks.peers.peer import Peer, Rule, plan_rule
+from benchmarks.peers.peer import Peer, Way, way_of
 from benchmarks.peers.task import Task
 from ivfast.choose.goal import fit_k, pair_logits
 from ivfast.route.routers import Router, centers_router
@@ -29,7 +29,7 @@ class Trained(NamedTuple):
 def train(task: Task, niter: int) -> Trained:
     """Cluster learn and fit k on held-out pairs."""
     started = time.monotonic()
-    x = task.inside(task.learn)
+    x = task.learn.x(slice(None))
     clustering = faiss.Kmeans(
         x.shape[1], task.nlist, niter=niter, seed=task.seed, spherical=task.metric == "IP",
         min_points_per_centroid=1, max_points_per_centroid=len(x),
@@ -41,14 +41,14 @@ def train(task: Task, niter: int) -> Trained:
 
 def as_router(task: Task, name: str, centers: np.ndarray, seconds: float) -> Trained:
     """Any centers, inside, as a router with its k."""
-    buckets = measure_buckets(task.learn, task.space, centers, task.seed)
-    x, x_pair = (task.learn.take(task.space, rows) for rows in task.held.pairs)
+    buckets = measure_buckets(task.learn, centers, task.seed)
+    x, x_pair = task.held.pair_points()
     k = fit_k(pair_logits(x, x_pair, centers, task.metric, buckets.delta_floor), buckets.share)
     router = centers_router(name, centers, task.metric, buckets.delta_floor, k)
     return Trained(centers, router, buckets.delta_floor, seconds)
 
 
-def make(task: Task, niter: int, trained: Trained, copies: dict[str, Rule] | None = None) -> Peer:
+def make(task: Task, niter: int, trained: Trained, copies: dict[str, Way] | None = None) -> Peer:
     """k-means under ratio, and under other rules of copies where given."""
-    rules = {"ratio": plan_rule(task, trained.router, "ratio")} | (copies or {})
-    return Peer(f"kmeans{niter}", trained.router, rules, trained.seconds, trained.centers.nbytes, {"niter": niter})
+    ways = {"ratio": way_of(task, trained.router, "ratio")} | (copies or {})
+    return Peer(f"kmeans{niter}", trained.router, ways, trained.seconds, trained.centers.nbytes, {"niter": niter})

@@ -19,9 +19,9 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from benchmarks.peers.kmeans import Trained
-from benchmarks.peers.peer import Peer, plan_rule
+from benchmarks.peers.peer import Peer, way_of
 from benchmarks.peers.task import Task
-from ivfast.choose.facts import fit_temperature
+from ivfast.choose.facts import fit_probing_t
 from ivfast.route.routers import LogitTiles, Router
 
 LR, BATCH, EPOCHS, PATIENCE = 1e-3, 512, 100, 10
@@ -30,9 +30,9 @@ LR, BATCH, EPOCHS, PATIENCE = 1e-3, 512, 100, 10
 def make(task: Task, start: Trained, epochs: int = EPOCHS) -> Peer:
     """Train W on learn; stored as k-means does, by ratio."""
     started = time.monotonic()
-    buckets = np.concatenate([z.argmax(axis=1) for _, z in LogitTiles(start.router, task.learn, task.space)])
+    buckets = np.concatenate([z.argmax(axis=1) for _, z in LogitTiles(start.router, task.learn)])
     neighbors = task.neighbors
-    x, held = (torch.from_numpy(task.learn.take(task.space, rows)) for rows in (neighbors.train, neighbors.held_out))
+    x, held = (torch.from_numpy(task.learn.x(rows)) for rows in (neighbors.train, neighbors.held_out))
     y = torch.from_numpy(buckets[neighbors.train_neighbors[:, 0]])
     held_y = torch.from_numpy(buckets[neighbors.answers[:, 0]])
     weight, bias = torch.from_numpy(start.centers.copy()), -np.square(start.centers).sum(axis=1) / 2
@@ -59,12 +59,12 @@ def make(task: Task, start: Trained, epochs: int = EPOCHS) -> Peer:
     router = Router("linear_router", task.nlist, lambda rows: rows @ w.T + b)
     seconds = start.seconds + task.neighbor_seconds + time.monotonic() - started
     settings = {"epoch": best_epoch, "held-out loss": best_loss, "at the start": losses[0]}
-    rules = {"ratio": plan_rule(task, start.router, "ratio")}
+    ways = {"ratio": way_of(task, start.router, "ratio")}
     size = start.centers.nbytes + w.nbytes + (b.nbytes if task.metric == "L2" else 0)
-    return Peer("linear_router", router, rules, seconds, size, settings)
+    return Peer("linear_router", router, ways, seconds, size, settings)
 
 
 def fit_sharpness(scores: np.ndarray, targets: np.ndarray) -> float:
     """The temperature of plain scores, whose unit is unknown: found over their own spread."""
     unit = float(scores.std(axis=1).mean()) / 4
-    return unit * fit_temperature(scores / unit, targets[:, None])
+    return unit * fit_probing_t(scores / unit, targets[:, None])

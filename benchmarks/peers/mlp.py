@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from benchmarks.peers.choosing import held_out_share
-from benchmarks.peers.peer import Rule
+from benchmarks.peers.peer import Way
 from benchmarks.peers.task import Task
 from ivfast.route.routers import Router
 
@@ -53,12 +53,12 @@ def n_bytes(network: nn.Sequential) -> int:
 
 def train(
     task: Task, network: nn.Sequential, optimizer: torch.optim.Optimizer, epochs: int, n: int, batch: int,
-    loss_of: Callable[[torch.Tensor], torch.Tensor], each_epoch: Callable[[], None], router: Router, rule: Rule,
+    loss_of: Callable[[torch.Tensor], torch.Tensor], each_epoch: Callable[[], None], router: Router, way: Way,
 ) -> tuple[float, int]:  # fmt: skip
     """Train, and leave the network as it was best on held-out learn pairs, each stored once.
 
     n: rows trained on; loss_of: of a batch of their numbers
-    router: of the network; rule: where vectors are stored by then
+    router: of the network; way: where vectors are stored by then
     returns: the held-out share and its epoch
     """
     best, best_share, best_epoch = copy.deepcopy(network.state_dict()), np.inf, 0
@@ -71,7 +71,7 @@ def train(
         each_epoch()
         if epoch % LOOK and epoch < epochs:
             continue
-        share = held_out_share(task, router, rule, 0.0)
+        share = held_out_share(task, router, way, 0.0)
         if share < best_share:
             best, best_share, best_epoch = copy.deepcopy(network.state_dict()), share, epoch
         if epoch - best_epoch >= LOOK * PATIENCE:

@@ -14,15 +14,18 @@ paper has no copies: those shown are by membership's order of the network, the p
 
 import importlib
 import time
+from dataclasses import dataclass
 
 import faiss
 import numpy as np
 import torch
 
 from benchmarks.peers.mlp import as_router, make_network, n_bytes, train
-from benchmarks.peers.peer import Candidates, Peer, Rule, plan_rule
+from benchmarks.peers.peer import Peer, Way, way_of
 from benchmarks.peers.task import FTOPK, Task
-from ivfast.data.vectors import Vectors
+from ivfast.data.vectors import Points
+from ivfast.route.routers import Tile
+from ivfast.store.rules.rule import Rule
 
 BATCH, EPOCHS = 64, 35
 LR, DECAY, GAMMA, MILESTONES = 8e-4, 1e-4 / BATCH, 0.21, (10, 17, 24, 31)
@@ -46,7 +49,7 @@ def partition(near: np.ndarray, n_parts: int, seed: int) -> np.ndarray:
 def make(task: Task, param_list: tuple[int, ...], epochs: int = EPOCHS) -> Peer:
     """Partition learn, train on those of it that are not held out."""
     started = time.monotonic()
-    x = task.inside(task.learn)
+    x = task.learn.x(slice(None))
     metric = faiss.METRIC_INNER_PRODUCT if task.metric == "IP" else faiss.METRIC_L2
     near = faiss.knn(x, x, min(LABELS, len(x)), metric=metric)[1]
     parts = partition(near[:, : FTOPK + 1], task.nlist, task.seed)
@@ -64,30 +67,42 @@ def make(task: Task, param_list: tuple[int, ...], epochs: int = EPOCHS) -> Peer:
 
     router = as_router("neural_lsh", network, task.nlist)
 
-    def stored(rule: Rule) -> Rule:
-        def find(rows: Vectors, percent: float) -> Candidates:
-            found = rule.candidates(rows, percent)
-            return part_first(found, parts) if task.in_sample else found
+    def by_parts(way: Way) -> Way:
+        def rule_for(points: Points, copies: float) -> Rule:
+            rule = way.rule_for(points, copies)
+            return PartFirst(rule, parts) if task.in_sample else rule
 
-        return Rule(find)
+        return Way(router, rule_for)
 
-    by_part = stored(plan_rule(task, router, "membership", {0.0: 1.0}))
+    by_part = by_parts(way_of(task, router, "membership", {0.0: 1.0}))
     share, epoch = train(
         task, network, optimizer, epochs, len(train_rows), BATCH, loss_of, schedule.step, router, by_part
     )
-    rules = {"membership": stored(plan_rule(task, router, "membership"))}
+    ways = {"membership": by_parts(way_of(task, router, "membership"))}
     sizes = np.bincount(parts, minlength=task.nlist)
     settings = {"epoch": epoch, "held-out share": share, "largest part over mean": float(sizes.max() / sizes.mean())}
     seconds = time.monotonic() - started
-    return Peer("neural_lsh", router, rules, seconds, n_bytes(network), settings)
+    return Peer("neural_lsh", router, ways, seconds, n_bytes(network), settings)
 
 
-def part_first(found: Candidates, parts: np.ndarray) -> Candidates:
+@dataclass(frozen=True, eq=False)
+class PartFirst:
+    """A rule of a partitioned base: the part first, then as another rule says."""
+
+    rule: Rule
+    parts: np.ndarray  # (n,) of all vectors in their order
+
+    def rank(self, tile: Tile, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """See ivfast.store.rules.rule.Rule."""
+        return part_first(*self.rule.rank(tile, width), self.parts[tile.start : tile.start + len(tile.z)])
+
+
+def part_first(buckets: np.ndarray, keys: np.ndarray, parts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The part as primary; where it was among the candidates, the old primary takes its place, with its key."""
-    buckets, keys = found.buckets.copy(), found.keys.copy()
+    buckets, keys = buckets.copy(), keys.copy()
     there = buckets == parts[:, None]
     moved = np.flatnonzero(~there[:, 0])
     column = np.where(there.any(axis=1), there.argmax(axis=1), buckets.shape[1] - 1)[moved]  # else the least is lost
     buckets[moved, column], keys[moved, column] = buckets[moved, 0], keys[moved, 0]
     buckets[:, 0] = parts
-    return Candidates(buckets, keys)
+    return buckets, keys

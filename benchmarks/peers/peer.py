@@ -1,33 +1,34 @@
 """What a method hands over to the evaluator."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks.peers.task import Task
 from benchmarks.runs import PERCENTS
-from ivfast.choose.facts import choose_temperatures, held_out_answers, measure_use, nprobe_of_answers
+from ivfast.choose.facts import choose_storing_ts, held_out_answers, measure_use, nprobe_of_answers
 from ivfast.choose.held_out import held_out_demand, held_out_tiles
-from ivfast.data.vectors import Vectors
+from ivfast.data.vectors import Points
 from ivfast.route.distances import top
-from ivfast.route.routers import LogitTiles, Router
+from ivfast.route.routers import LogitTiles, Router, Tile
 from ivfast.store.demand import Demand, find_probes
-from ivfast.store.rules import Plan, candidates, log_use
+from ivfast.store.place import Plan
+from ivfast.store.rules import RULES
+from ivfast.store.rules.rule import Rule, Terms
 
 
-class Candidates(NamedTuple):
-    """Buckets that each vector may be stored in."""
-
-    buckets: np.ndarray  # (n, width) int32; the first is the primary
-    keys: np.ndarray  # (n, width) float32; larger is copied earlier, -inf never; the first does not count
-
-
-class Rule(NamedTuple):
+class Way(NamedTuple):
     """One way to store."""
 
-    candidates: Callable[[Vectors, float], Candidates]  # of vectors, at a percent
-    percents: tuple[float, ...] = PERCENTS  # at which it is evaluated
+    router: Router  # whose logits the rule ranks by
+    rule_for: Callable[[Points, float], Rule]  # for points that are stored with so many copies
+    copies: tuple[float, ...] = PERCENTS  # with which it is evaluated
+
+    def plan(self, points: Points, copies: float) -> Plan:
+        """What `ivfast.store.place.place` takes."""
+        return Plan("", copies, self.rule_for(points, copies))
 
 
 class Peer(NamedTuple):
@@ -35,51 +36,60 @@ class Peer(NamedTuple):
 
     name: str
     router: Router  # ranks buckets for a query; its logits are log-probabilities up to a temperature
-    rules: dict[str, Rule]
+    ways: dict[str, Way]
     seconds: float  # of training, k-means and the search for neighbours counted where it needs them
     model_bytes: int  # what a search must hold beside the lists
     settings: dict[str, Any]  # where they come from, and what was chosen on held-out learn pairs
     temperature: float | None = None  # T where the method has its own; None: fitted by the evaluator
 
 
-def plan_rule(task: Task, router: Router, rule: str, storing: dict[float, float] | None = None) -> Rule:
-    """ratio, membership or benefit of ivfast.store.rules, with T_s chosen on held-out learn pairs.
+@dataclass(frozen=True, eq=False)
+class Given:
+    """A rule whose buckets and keys were found before, for all vectors in their order."""
+
+    buckets: np.ndarray  # (n, width) int32, -1 where there is no further one
+    keys: np.ndarray  # (n, width) float32
+
+    def rank(self, tile: Tile, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """See ivfast.store.rules.rule.Rule."""
+        rows = slice(tile.start, tile.start + len(tile.z))
+        return self.buckets[rows, :width], self.keys[rows, :width]
+
+
+def way_of(task: Task, router: Router, rule: str, storing_ts: dict[float, float] | None = None) -> Way:
+    """ratio, membership or benefit of ivfast.store.rules, with storing_t chosen on held-out learn pairs.
 
     Benefit asks who has a vector of base among its nearest; `unasked` is benefit without that.
 
-    storing: T_s by percent where it was chosen already
+    storing_ts: by copies, where they were chosen already
     """
-    width = min(task.held.width, router.nlist)
+    name = "benefit" if rule == "unasked" else rule
     nprobe = nprobe_of_answers(*held_out_answers(task.held, router)) if rule == "benefit" else None
-    stored_by = "benefit" if rule == "unasked" else rule
-    if rule == "ratio":
-        storing = dict.fromkeys(PERCENTS, 1.0)
-    elif storing is None:
+    if not RULES[name].fitted:
+        storing_ts = dict.fromkeys(PERCENTS, 1.0)
+    elif storing_ts is None:
         demand = None if nprobe is None else held_out_demand(task.held, router, nprobe)
-        storing = choose_temperatures(task.held, held_out_tiles(task.held, router), PERCENTS, demand, stored_by)
-    use = measure_use(task.learn, task.space, router, storing.values(), task.seed) if stored_by == "benefit" else {}
+        chosen = choose_storing_ts(task.held, held_out_tiles(task.held, router), PERCENTS, demand, name)
+        storing_ts = dict(zip(PERCENTS, chosen, strict=True))
+    use = measure_use(task.learn, router, storing_ts.values(), task.seed) if name == "benefit" else {}
 
-    def find(vectors: Vectors, percent: float) -> Candidates:
-        t = storing[percent]
-        plan = Plan(stored_by, percent, t, log_use(use[t]) if use else None)
-        tiles, demand = LogitTiles(router, vectors, task.space), None
-        if nprobe is not None and vectors is task.base:
-            demand = Demand(task.reverse, find_probes(tiles, nprobe))
-        elif nprobe is not None and percent > 0:
+    def rule_for(points: Points, copies: float) -> Rule:
+        demand = None
+        if nprobe is not None and points is task.base:
+            demand = Demand(task.reverse, find_probes(LogitTiles(router, points), nprobe))
+        elif nprobe is not None and copies > 0:
             raise ValueError("who asks for vectors is known of base alone")
-        found = [
-            candidates(z, plan, width, tiles.crossing(start, z), demand and demand.of(start, len(z)))
-            for start, z in tiles
-        ]
-        return Candidates(*(np.concatenate(parts) for parts in zip(*found, strict=True)))
+        t = storing_ts[copies]
+        return RULES[name].make(Terms(copies, t, use.get(t), demand))
 
-    return Rule(find)
+    return Way(router, rule_for)
 
 
-def nearest_with(primary: np.ndarray, z: np.ndarray, width: int) -> Candidates:
+def nearest_with(primary: np.ndarray, z: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
     """A given primary, then the best of the other buckets by ratio of distances.
 
     primary: (n,); z: (n, nlist) = -k d^2 / delta
+    returns: buckets (n, width) int32 and keys (n, width) float32
     """
     others = z.copy()
     np.put_along_axis(others, primary[:, None].astype(np.int64), -np.inf, axis=1)
@@ -89,4 +99,4 @@ def nearest_with(primary: np.ndarray, z: np.ndarray, width: int) -> Candidates:
         keys = (np.log(-first) - np.log(-np.take_along_axis(z, buckets, axis=1))) / 2
     buckets = np.concatenate([primary[:, None], buckets], axis=1).astype(np.int32)
     keys = np.concatenate([np.zeros_like(first), np.nan_to_num(keys, posinf=np.inf)], axis=1)
-    return Candidates(buckets, keys.astype(np.float32))
+    return buckets, keys.astype(np.float32)

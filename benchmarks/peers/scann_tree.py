@@ -20,9 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.peers.kmeans import as_router
-from benchmarks.peers.peer import Candidates, Peer, Rule
+from benchmarks.peers.peer import Given, Peer, Way
 from benchmarks.peers.task import FTOPK, Task
-from ivfast.data.vectors import Vectors
 from ivfast.runtime.draws import generator
 
 SOAR_LAMBDA = 1.5
@@ -42,7 +41,7 @@ def build(task: Task, *, soar: bool) -> Tree:
     """Index base, shuffled by the seed, since ScaNN takes none."""
     scann = importlib.import_module("scann")
     partitioner = importlib.import_module("scann.partitioning.partitioner_pb2")
-    x = task.inside(task.base)
+    x = task.base.x(slice(None))
     order = generator(task.seed, 0, "order").permutation(len(x))
     builder = scann.scann_ops_pybind.builder(x[order], FTOPK, MEASURES[task.metric]).tree(
         num_leaves=task.nlist, num_leaves_to_search=1, training_sample_size=len(x), spherical=task.metric == "IP",
@@ -81,16 +80,19 @@ def as_peer(task: Task, tree: Tree, seconds: float) -> Peer:
     trained = as_router(task, name, tree.centers, seconds)
     tokens = tree.tokens
     if soar:  # the nearer of the two is called the primary
-        tokens = _nearer_first(task.inside(task.base), tree.centers, tokens)
-    keys = np.where(tokens >= 0, np.float32(0), np.float32(-np.inf))
+        tokens = _nearer_first(task.base.x(slice(None)), tree.centers, tokens)
     copies = float((tokens >= 0).sum() / len(tokens) - 1)
-
-    def find(vectors: Vectors, percent: float) -> Candidates:
-        del vectors, percent  # base, which is learn
-        return Candidates(tokens, keys)
+    rule = Given(tokens, np.zeros(tokens.shape, dtype=np.float32))  # of base, which is learn
 
     settings = {"soar_lambda": SOAR_LAMBDA if soar else None, "copies": copies}
-    return Peer(name, trained.router, {"own": Rule(find, (copies,))}, seconds, tree.centers.nbytes, settings)
+    return Peer(
+        name,
+        trained.router,
+        {"own": Way(trained.router, lambda _, __: rule, (copies,))},
+        seconds,
+        tree.centers.nbytes,
+        settings,
+    )
 
 
 def _nearer_first(x: np.ndarray, centers: np.ndarray, tokens: np.ndarray) -> np.ndarray:

@@ -12,10 +12,10 @@ import numpy as np
 from benchmarks.peers.made import KINDS, make_kind
 from ivfast.choose.held_out import HeldOut, make_held_out
 from ivfast.data.synthetic import make_faces, save_set
-from ivfast.data.vectors import Space, Vectors, measure_space, open_vectors
+from ivfast.data.vectors import Points, measure_space, open_vectors
 from ivfast.demo import make_patches
 from ivfast.runtime.progress import silent
-from ivfast.start.neighbors import Neighbors, find_neighbors, nearest_of_all
+from ivfast.start.neighbors import LearnSet, Neighbors, find_neighbors, nearest_of_all
 from ivfast.store.demand import ReverseNeighbors, reverse_of
 
 SETTINGS = ("transfer", "in-sample")
@@ -35,33 +35,28 @@ class Task(NamedTuple):
     in_sample: bool  # learn is base itself
     nlist: int
     seed: int
-    learn: Vectors
-    base: Vectors
-    query: Vectors
+    learn: Points
+    base: Points
+    query: Points
     gt: np.ndarray  # (n_query, width) int
-    space: Space
     neighbors: Neighbors  # of learn in learn
-    held: HeldOut  # learn vectors on which settings and temperatures are told
+    held: HeldOut  # learn vectors on which settings and temperatures are chosen
     reverse: ReverseNeighbors  # of base in base, for benefit
     neighbor_seconds: float  # of learn
 
     @property
     def metric(self) -> str:
         """IP or L2."""
-        return self.space.metric
+        return self.learn.metric
 
     @property
     def learn_name(self) -> str:
         """As --learn_name has it."""
         return f"{self.name}/base" if self.in_sample else f"learn_{self.name}"
 
-    def inside(self, vectors: Vectors) -> np.ndarray:
-        """All rows as the x of formulas, (n, dim) float32."""
-        return vectors.take(self.space, slice(None))
-
 
 def check_sets(parser: ArgumentParser, names: Iterable[str], data_path: Path | None) -> None:
-    """End a benchmark whose sets are not all made and that was told no folder of them."""
+    """End a benchmark whose sets are not all made and that got no folder of them."""
     if data_path is None and (absent := [name for name in names if name not in MADE]):
         parser.error(f"--data_path is needed for {', '.join(absent)}")
 
@@ -103,15 +98,29 @@ def exact(query: np.ndarray, base: np.ndarray, metric: str) -> np.ndarray:
 
 def open_task(folder: Path, name: str, metric: str, setting: str, nlist: int, seed: int) -> Task:
     """Read a set in the documented layout and search learn for neighbours."""
-    base = open_vectors(folder / name / "base.npy", "base", None)
-    query = open_vectors(folder / name / "query.npy", "query", base.dim)
+    stored = open_vectors(folder / name / "base.npy", "base", None)
+    asked = open_vectors(folder / name / "query.npy", "query", stored.dim)
     in_sample = setting == "in-sample"
-    learn = base if in_sample else open_vectors(folder / f"learn_{name}.npy", "learn", base.dim)
-    space = measure_space(learn, metric)
+    learned = stored if in_sample else open_vectors(folder / f"learn_{name}.npy", "learn", stored.dim)
+    space = measure_space(learned, metric)
+    base = Points(stored, space)
+    learn = base if in_sample else Points(learned, space)  # one object, so that askers of base are those of learn
     started = time.monotonic()
-    neighbors = find_neighbors(learn, space, FTOPK, seed, silent())
+    neighbors = find_neighbors(learn, FTOPK, seed, silent())
     seconds = time.monotonic() - started
-    held = make_held_out(learn, space, neighbors, nlist, min(WIDTH, nlist), seed)
-    gt = np.load(folder / name / "gt.npy")
-    reverse = reverse_of(nearest_of_all(base, space, len(held.asking), silent()), held.asking)
-    return Task(name, folder, in_sample, nlist, seed, learn, base, query, gt, space, neighbors, held, reverse, seconds)
+    held = make_held_out(LearnSet(learn, neighbors), nlist, min(WIDTH, nlist), seed)
+    return Task(
+        name=name,
+        folder=folder,
+        in_sample=in_sample,
+        nlist=nlist,
+        seed=seed,
+        learn=learn,
+        base=base,
+        query=Points(asked, space),
+        gt=np.load(folder / name / "gt.npy"),
+        neighbors=neighbors,
+        held=held,
+        reverse=reverse_of(nearest_of_all(base, len(held.asking), silent()), held.asking),
+        neighbor_seconds=seconds,
+    )

@@ -22,7 +22,7 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.peers.choosing import choose
 from benchmarks.peers.mlp import as_router, make_network, n_bytes, train
-from benchmarks.peers.peer import Peer, plan_rule
+from benchmarks.peers.peer import Peer, way_of
 from benchmarks.peers.task import Task
 from ivfast.route.routers import LogitTiles
 
@@ -45,23 +45,23 @@ def make(task: Task, param_list: tuple[int, ...], epochs: int = EPOCHS, etas: tu
     eta = choose(shares)
     network, _, epoch = tried[eta]
     router = as_router("usp", network, task.nlist)
-    rules = {"unasked": plan_rule(task, router, "unasked")}
+    ways = {"unasked": way_of(task, router, "unasked")}
     seconds = task.neighbor_seconds + (time.monotonic() - started) / len(etas)
     settings = {"eta": eta, "epoch": epoch, "held-out shares": shares}
-    return Peer("usp", router, rules, seconds, n_bytes(network), settings)
+    return Peer("usp", router, ways, seconds, n_bytes(network), settings)
 
 
 def _train(task: Task, param_list: tuple[int, ...], eta: float, epochs: int) -> tuple[torch.nn.Sequential, float, int]:
     network = make_network(param_list, task.seed)
     neighbors = task.neighbors
-    x = torch.from_numpy(task.learn.take(task.space, neighbors.train))
+    x = torch.from_numpy(task.learn.x(neighbors.train))
     near = torch.from_numpy(np.searchsorted(neighbors.train, neighbors.train_neighbors))  # rows of train
     now = torch.zeros(len(x), dtype=torch.int64)  # bucket of each training row
 
     router = as_router("usp", network, task.nlist)
 
     def look_up() -> None:
-        tiles = LogitTiles(router, task.learn, task.space, neighbors.train)
+        tiles = LogitTiles(router, task.learn, neighbors.train)
         now[:] = torch.from_numpy(np.concatenate([z.argmax(axis=1) for _, z in tiles]))
 
     def loss_of(rows: torch.Tensor) -> torch.Tensor:
@@ -71,6 +71,6 @@ def _train(task: Task, param_list: tuple[int, ...], eta: float, epochs: int) -> 
 
     look_up()
     optimizer = torch.optim.Adam(network.parameters(), lr=LR)
-    rule = plan_rule(task, router, "membership", {0.0: 1.0})
-    share, epoch = train(task, network, optimizer, epochs, len(x), BATCH, loss_of, look_up, router, rule)
+    way = way_of(task, router, "membership", {0.0: 1.0})
+    share, epoch = train(task, network, optimizer, epochs, len(x), BATCH, loss_of, look_up, router, way)
     return network, share, epoch

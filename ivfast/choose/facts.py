@@ -1,60 +1,86 @@
-"""What is fitted for a router once it is final: k, T, T_s for each percent, m, and what it will scan."""
+"""What is fitted for a router once it is final: temperatures, mean memberships, and what a search will scan."""
 
 import math
 from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
-from ivfast.choose.goal import least, row_blocks
+from ivfast.choose.goal import BLOCK_ENTRIES, least, row_blocks
 from ivfast.choose.held_out import HeldOut, HeldOutTiles, held_out_demand, held_out_tiles, sample_use
 from ivfast.choose.judgement import measure, scanned_share
 from ivfast.choose.prediction import calibration_error, predict, reliability
-from ivfast.data.vectors import Space, Vectors
+from ivfast.data.vectors import Points
 from ivfast.method import RECALL
 from ivfast.route.distances import log_softmax
-from ivfast.route.routers import LogitTiles, Router
+from ivfast.route.routers import ROUTERS, LogitTiles, Router
 from ivfast.runtime.draws import generator, spread
-from ivfast.store.dcnet_file import Facts, make_plans
 from ivfast.store.demand import Demand
-from ivfast.store.rules import Plan, default_rule, log_use, mean_membership
+from ivfast.store.place import make_plans
+from ivfast.store.records import Facts, Storing
+from ivfast.store.rules import RULES
+from ivfast.store.rules.rule import Terms, mean_membership
 
-T_GRID = np.geomspace(0.25, 8, 31)
-
-USE_PER_BUCKET = 200  # learn vectors from which m is told
-TEMPERATURE_ROWS = 4000  # held-out vectors on which T is fitted
-TEMPERATURES = (0.5, 0.7, 1.0, 1.5, 2.0, 3.0)  # of which T_s is chosen with copies
-ONLY_TEMPERATURES = (0.001, 0.1, 0.5, 1.0, 2.0, 4.0, 8.0)  # and without: from the nearest center to askers alone
-SAME_TEMPERATURE = 0.005  # values this close to the least count as equal: the one nearest 1 is taken
-
-
-def fit_facts(held: HeldOut, router: Router, k: float, percents: tuple[float, ...]) -> Facts:
-    """Fit all of a final router on held-out learn vectors; m on a large sample of learn."""
-    z, targets = held_out_answers(held, router)
-    temperature = fit_temperature(z, targets)
-    error = calibration_error(reliability(z, targets, temperature))
-    tiles, demand = held_out_tiles(held, router), None
-    facts = Facts(k, temperature, nprobe_of_answers(z, targets), {}, {}, {}, error)
-    if router.name != "kmeans":  # which is stored by ratio alone
-        demand = held_out_demand(held, router, facts.nprobe)
-        storing = choose_temperatures(held, tiles, percents, demand)
-        use = measure_use(held.learn, held.space, router, storing.values(), held.seed)
-        facts = facts._replace(storing=storing, use=use)
-    plans = [plan for plan in make_plans(router.name, facts, percents) if plan.rule == default_rule(router.name)]
-    return facts._replace(predicted=predict(held, tiles, plans, demand))
+PROBING_TS = np.geomspace(0.25, 8, 31)  # among which probing_t is fitted
+USE_PER_BUCKET = 200  # learn vectors over which m is the mean
+PROBING_T_ROWS = 4000  # held-out vectors at most on which probing_t is fitted
+COPY_STORING_TS = (0.5, 0.7, 1.0, 1.5, 2.0, 3.0)  # among which storing_t is chosen where there are copies
+ONLY_STORING_TS = (0.001, 0.1, 0.5, 1.0, 2.0, 4.0, 8.0)  # and without: from the nearest center to askers alone
+SAME_SCANNED = 0.005  # storing_ts whose shares scanned are this close to the least count as equal
 
 
-def held_out_answers(held: HeldOut, router: Router) -> tuple[np.ndarray, np.ndarray]:
-    """Logits of up to 4,000 held-out vectors, (n, nlist), and the best buckets of their answers, (n, answers)."""
-    chosen = spread(len(held.rows), TEMPERATURE_ROWS)
+def fit_facts(held: HeldOut, router: Router, k: float, copies: tuple[float, ...]) -> Facts:
+    """Fit all of a final router on held-out learn vectors; m on a large sample of learn.
+
+    router: one of ROUTERS; k: sharpness of its logits; copies: for which a base may be stored
+    """
+    held_answers = held_out_answers(held, router)
+    probing_t = fit_probing_t(*held_answers)
+    nprobe = nprobe_of_answers(*held_answers)
+    error = calibration_error(reliability(*held_answers, probing_t))
+    storings = fit_storings(held, router, nprobe, copies, held.learn.points)
+    return Facts(k, probing_t, nprobe, storings, error)
+
+
+def fit_storings(
+    held: HeldOut, router: Router, nprobe: float, copies: tuple[float, ...], learn: Points
+) -> tuple[Storing, ...]:
+    """How to store a base under the router's default rule with each number of copies, and what a search will scan.
+
+    nprobe: see Facts; learn: over which m is measured
+    """
+    tiles, rule = held_out_tiles(held, router), ROUTERS[router.name].default_rule
+    if not RULES[rule].fitted:
+        terms = [Terms(number) for number in copies]
+        found = predict(held, tiles, make_plans([rule], terms))
+        return tuple(Storing(t.copies, p, None, None) for t, p in zip(terms, found, strict=True))
+    demand = held_out_demand(held, router, nprobe)
+    chosen = choose_storing_ts(held, tiles, copies, demand, rule)
+    use = measure_use(learn, router, chosen, held.seed)
+    terms = [Terms(number, t, use[t], demand) for number, t in zip(copies, chosen, strict=True)]
+    found = predict(held, tiles, make_plans([rule], terms))
+    return tuple(Storing(t.copies, p, t.storing_t, t.m) for t, p in zip(terms, found, strict=True))
+
+
+class HeldOutAnswers(NamedTuple):
+    """Where held-out vectors look, and where their answers lie."""
+
+    z: np.ndarray  # (n, nlist) float32, logits of held-out vectors
+    targets: np.ndarray  # (n, answers) best buckets of their answers
+
+
+def held_out_answers(held: HeldOut, router: Router, most: int = PROBING_T_ROWS) -> HeldOutAnswers:
+    """Of at most so many held-out vectors, evenly over all."""
+    points = held.learn.points
+    chosen = spread(len(held.rows), most)
     answers = held.pool[held.answers.at[chosen]]
     distinct, at = np.unique(answers, return_inverse=True)
-    tiles = LogitTiles(router, held.learn, held.space, distinct)
-    best = np.concatenate([z.argmax(axis=1) for _, z in tiles])
-    z = LogitTiles(router, held.learn, held.space, held.rows[chosen]).all()
-    return z, best[at.reshape(answers.shape)]
+    best = np.concatenate([z.argmax(axis=1) for _, z in LogitTiles(router, points, distinct)])
+    z = LogitTiles(router, points, held.rows[chosen]).all()
+    return HeldOutAnswers(z, best[at.reshape(answers.shape)])
 
 
-def fit_temperature(z: np.ndarray, targets: np.ndarray) -> float:
+def fit_probing_t(z: np.ndarray, targets: np.ndarray, block_entries: int = BLOCK_ENTRIES) -> float:
     """T at which softmax(z / T) is the chance that a right answer lies in a bucket.
 
     Minimises - mean log softmax(z / T) at the targets.
@@ -65,10 +91,10 @@ def fit_temperature(z: np.ndarray, targets: np.ndarray) -> float:
     def cost(t: float) -> float:
         return -sum(
             float(np.take_along_axis(log_softmax(z[rows].astype(np.float64), t), targets[rows], axis=1).sum())
-            for rows in row_blocks(*z.shape)
+            for rows in row_blocks(len(z), z.shape[1], block_entries)
         )
 
-    return least(cost, T_GRID)
+    return least(cost, PROBING_TS)
 
 
 def nprobe_of_answers(z: np.ndarray, targets: np.ndarray) -> float:
@@ -77,27 +103,28 @@ def nprobe_of_answers(z: np.ndarray, targets: np.ndarray) -> float:
     return float(np.quantile([(z > column[:, None]).sum(axis=1) + 1 for column in at.T], RECALL))
 
 
-def choose_temperatures(
-    held: HeldOut, tiles: HeldOutTiles, percents: tuple[float, ...], demand: Demand | None = None,
-    rule: str = "benefit",
-) -> dict[float, float]:  # fmt: skip
-    """T_s for each percent, under a rule: of the values within 0.5 % of the least the one nearest 1."""
-    grids = {percent: TEMPERATURES if percent else ONLY_TEMPERATURES for percent in percents}
-    use = sample_use(held, tiles, sorted({t for grid in grids.values() for t in grid}))
-    plans = [Plan(rule, percent, t, log_use(use[t])) for percent, grid in grids.items() for t in grid]
-    shares = iter([scanned_share(curves) for curves in measure(held, tiles, plans, demand)])
-    chosen = {}
-    for percent, grid in grids.items():
-        found = {t: next(shares) for t in grid}
-        near = (1 + SAME_TEMPERATURE) * min(found.values())
-        chosen[percent] = min((t for t in grid if found[t] <= near), key=lambda t: abs(math.log(t)))
-    return chosen
+def choose_storing_ts(
+    held: HeldOut, tiles: HeldOutTiles, copies: tuple[float, ...], demand: Demand | None = None, rule: str = "benefit"
+) -> tuple[float, ...]:
+    """storing_t for each number of copies, under a rule: of those within 0.5 % of the least the one nearest 1.
+
+    What counts is the share scanned for 90 % recall on held-out vectors.
+    """
+    grids = [COPY_STORING_TS if number else ONLY_STORING_TS for number in copies]
+    use = sample_use(held, tiles, sorted({t for grid in grids for t in grid}))
+    terms = [Terms(number, t, use[t], demand) for number, grid in zip(copies, grids, strict=True) for t in grid]
+    shares = iter([scanned_share(curves) for curves in measure(held, tiles, make_plans([rule], terms))])
+    chosen = []
+    for grid in grids:
+        found = [next(shares) for _ in grid]
+        near = (1 + SAME_SCANNED) * min(found)
+        equal = [t for t, share in zip(grid, found, strict=True) if share <= near]
+        chosen.append(min(equal, key=lambda t: abs(math.log(t))))
+    return tuple(chosen)
 
 
-def measure_use(
-    learn: Vectors, space: Space, router: Router, temperatures: Iterable[float], seed: int
-) -> dict[float, np.ndarray]:
-    """M at each temperature: mean membership over 200 nlist learn vectors, or all."""
+def measure_use(learn: Points, router: Router, storing_ts: Iterable[float], seed: int) -> dict[float, np.ndarray]:
+    """m at each storing_t: mean membership over 200 nlist learn vectors, or all. (nlist,) float64"""
     n = min(len(learn), USE_PER_BUCKET * router.nlist)
     rows = None if n == len(learn) else np.sort(generator(seed, 0, "sample", 2).choice(len(learn), n, replace=False))
-    return mean_membership(LogitTiles(router, learn, space, rows), temperatures)
+    return mean_membership(LogitTiles(router, learn, rows), storing_ts)

@@ -9,14 +9,14 @@ from ivfast.method import LEAST_USE, RECALL
 from ivfast.network.backend import Goal
 from ivfast.route.distances import center_logits, log_softmax
 
-K_GRID = np.geomspace(3, 100, 31)
-MOST_PAIRS, LEAST_PAIRS = 4000, 1000  # held-out pairs: the fewer, the more buckets
-PAIR_ENTRIES = 4000 * 1024
+K_GRID = np.geomspace(3, 100, 31)  # among which k is fitted
+MOST_PAIRS, LEAST_PAIRS = 4000, 1000  # held-out pairs on which a goal is fitted; fewer where there are many buckets
+PAIR_ENTRIES = 4000 * 1024  # logits of these pairs at most, down to LEAST_PAIRS
 BLOCK_ENTRIES = 1 << 22  # float64 logits worked on at once: 32 MiB
-AROUND = 0.025  # recalls on either side of 0.9, between which its slope is measured
-STEEPEST, FLATTEST = 30.0, 2.0
-SEARCH_COST_WEIGHT = 0.3  # of search_cost beside meet in the loss
-FEW, MANY = 3, 9  # nprobes at which it begins to count, and counts in full
+AROUND = 0.025  # the slope is measured between recall 0.9 - 0.025 and 0.9 + 0.025
+STEEPEST, FLATTEST = 30.0, 2.0  # the slope is kept within these, since it is measured on few pairs
+SEARCH_COST_WEIGHT = 0.3  # of the search cost beside meet in the loss
+FEW, MANY = 3, 9  # at the first nprobe the search cost begins to count, at the second it counts in full
 
 
 class HeldOutLogits(NamedTuple):
@@ -40,7 +40,7 @@ def pair_logits(
     return HeldOutLogits(z, z_pair)
 
 
-def meet(z: np.ndarray, z_pair: np.ndarray, m: np.ndarray) -> float:
+def meet(z: np.ndarray, z_pair: np.ndarray, m: np.ndarray, block_entries: int = BLOCK_ENTRIES) -> float:
     """How badly pairs meet in one evenly used bucket.
 
         meet = - mean logsumexp_b(log p_b + log p'_b - log(nlist max(m_b, 1e-9)))
@@ -50,7 +50,7 @@ def meet(z: np.ndarray, z_pair: np.ndarray, m: np.ndarray) -> float:
     """
     log_even = np.log(len(m) * np.maximum(m, LEAST_USE))
     total = 0.0
-    for rows in row_blocks(len(z), len(m)):
+    for rows in row_blocks(len(z), len(m), block_entries):
         joint = log_softmax(z[rows]) + log_softmax(z_pair[rows]) - log_even
         high = joint.max(axis=1, keepdims=True)
         total += float((np.log(np.exp(joint - high).sum(axis=1)) + high[:, 0]).sum())
@@ -77,9 +77,9 @@ def fit_goal(pairs: HeldOutLogits, m: np.ndarray) -> Goal:
     return Goal(k, float(nprobe), float(np.clip(slope, FLATTEST, STEEPEST)), float(weight))
 
 
-def row_blocks(n: int, width: int) -> list[slice]:
+def row_blocks(n: int, width: int, entries: int = BLOCK_ENTRIES) -> list[slice]:
     """Rows that are worked on at once, so that float64 blocks (rows, width) stay small."""
-    step = max(1, BLOCK_ENTRIES // width)
+    step = max(1, entries // width)
     return [slice(start, start + step) for start in range(0, n, step)]
 
 

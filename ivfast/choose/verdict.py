@@ -6,7 +6,7 @@ import numpy as np
 
 from ivfast.choose.judgement import SAME, Curves, Judgement, eligible, is_gain, value
 
-WAYS = (0.7, 0.5, 0.35, 0.2)  # parts of the way from k-means that are tried once training is over
+WAYS = (0.7, 0.5, 0.35, 0.2)  # parts of the way from k-means to the last epoch that are judged as well
 
 
 class Candidate(NamedTuple):
@@ -59,9 +59,12 @@ def over_kmeans(found: float, choice: Choice, kmeans: list[Curves]) -> float:
 
 
 def part_of_the_way(candidate: Candidate, kmeans_k: float, way: float) -> Candidate:
-    """Weights and k between k-means and an epoch: u and the last layer, which are 0 at the start, shrunk; k in log.
+    """Weights and k between k-means and an epoch.
 
-    Where learn has few vectors a bucket, the whole way fits them by heart, a part of it less.
+    Where learn has few vectors a bucket, training learns them by heart. A part of the way does so less. u and the last
+    layer are 0 at the start, so they are shrunk; k is interpolated in its logarithm.
+
+    way: how much of it, 0 to 1
     """
     layers = [name for name in candidate.arrays if name.startswith("layers_")]
     last = max(layers, key=_layer).split(".")[0] if layers else ""
@@ -77,9 +80,10 @@ def _layer(name: str) -> int:
 
 
 def near_the_least(choice: Choice, shorter: list[Candidate], kmeans: list[Curves]) -> list[Candidate]:
-    """Of the best epoch and the eligible parts of the way to the last those within 0.5 % of the least value.
+    """The best epoch and the eligible parts of the way to the last, as far as within 0.5 % of the least value.
 
-    shorter: by falling way, as is what returns
+    shorter: parts of the way, the longest first
+    returns: likewise
     """
     ways = [choice.best] if choice.best else []
     ways += [candidate for candidate in shorter if eligible(candidate.judgement, choice.start.judgement)]
@@ -88,7 +92,10 @@ def near_the_least(choice: Choice, shorter: list[Candidate], kmeans: list[Curves
 
 
 def decide(choice: Choice, shorter: list[Candidate], kmeans: list[Curves], seed: int) -> Verdict:
-    """The longest way near the least whose gain is sure (see is_gain; shorter ones are surer), else k-means."""
+    """Choose the longest way near the least value whose gain is sure (see is_gain), else k-means.
+
+    Shorter ways gain less and are surer.
+    """
     unsure = None
     for candidate in near_the_least(choice, shorter, kmeans):
         verdict = _judge(choice.start, candidate, kmeans, seed)
@@ -100,10 +107,10 @@ def decide(choice: Choice, shorter: list[Candidate], kmeans: list[Curves], seed:
 
 def _judge(start: Candidate, candidate: Candidate, kmeans: list[Curves], seed: int) -> Verdict:
     sure, gain, error = is_gain(candidate.judgement, start.judgement, kmeans, seed)
-    told = f"{100 * gain:.1f} % less scanned than k-means on held-out vectors (standard error {100 * error:.1f} %)"
+    shown = f"{100 * gain:.1f} % less scanned than k-means on held-out vectors (standard error {100 * error:.1f} %)"
     epoch = f"epoch {candidate.epoch}"
     if candidate.way < 1:
         epoch += f", {candidate.way:g} of its way from k-means"
     if sure:
-        return Verdict(candidate, gain, error, f"{epoch}: {told}")
-    return Verdict(start, gain, error, f"no sure gain on held-out vectors (best {epoch}: {told})")
+        return Verdict(candidate, gain, error, f"{epoch}: {shown}")
+    return Verdict(start, gain, error, f"no sure gain on held-out vectors (best {epoch}: {shown})")

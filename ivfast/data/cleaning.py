@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ivfast.data.vectors import UNIT_TOLERANCE, Vectors, rows_per_block, unit_rows
+from ivfast.data.vectors import BLOCK_BYTES, UNIT_TOLERANCE, Vectors, rows_per_block, unit_rows
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.progress import Progress
 
@@ -37,8 +37,9 @@ BY_FLAGS = Advice(
 
 
 def scan(
-    vectors: Vectors, metric: str, progress: Progress, cleaning: Cleaning = AS_STORED, advice: Advice = BY_FLAGS
-) -> Vectors:
+    vectors: Vectors, metric: str, progress: Progress, cleaning: Cleaning = AS_STORED, advice: Advice = BY_FLAGS,
+    block_bytes: int = BLOCK_BYTES,
+) -> Vectors:  # fmt: skip
     """One pass over all rows of the file: hash them, and refuse or drop what would spoil a run.
 
     returns: the vectors with their digest, and with what cleaning made of them
@@ -47,7 +48,7 @@ def scan(
     _note_form(vectors, progress)
     digest = hashlib.blake2b(f"{vectors.rows.shape} {vectors.rows.dtype.str}".encode(), digest_size=16)
     faults = np.zeros(len(vectors.rows), dtype=np.int8)
-    step = rows_per_block(vectors.dim)
+    step = rows_per_block(vectors.dim, block_bytes)
     with progress.bar(f"checking {vectors.name}", len(faults)) as bar:
         for start in range(0, len(faults), step):
             block = np.ascontiguousarray(vectors.rows[start : start + step])
@@ -59,7 +60,7 @@ def scan(
     scanned = replace(vectors, normalize=cleaning.normalize)
     if cleaning.drop:
         scanned = _drop(scanned, faults, progress)
-        if scanned.kept is not None:
+        if scanned.rows_kept is not None:
             digest.update(b"drop")
         faults[(faults == NOT_FINITE) | (faults == ZERO)] = FINE  # they are gone
     _refuse(vectors, faults, advice)
@@ -104,7 +105,7 @@ def _drop(vectors: Vectors, faults: np.ndarray, progress: Progress) -> Vectors:
             f"{vectors.name}: no row of {vectors.path} can be used ({n_zero:,} are zero, {n_not_finite:,} not finite), "
             "expected some; save it anew"
         )
-    return vectors if len(kept) == len(faults) else replace(vectors, kept=kept)
+    return vectors if len(kept) == len(faults) else replace(vectors, rows_kept=kept)
 
 
 def _refuse(vectors: Vectors, faults: np.ndarray, advice: Advice) -> None:

@@ -3,22 +3,28 @@
 import faiss
 import numpy as np
 
-from ivfast.data.vectors import Space, Vectors, rows_per_block
+from ivfast.data.vectors import BLOCK_BYTES, Points, rows_per_block
 from ivfast.runtime.progress import Bar
 
 
-def nearest_among(
-    x: np.ndarray, vectors: Vectors, space: Space, rows: np.ndarray, k: int, bar: Bar | None = None
-) -> tuple[np.ndarray, np.ndarray]:
-    """The exact k nearest of x among rows of vectors, which are read block by block.
+def flat_index(dim: int, metric: str) -> faiss.Index:
+    """An empty FAISS index that compares a query with everything. metric: IP or L2"""
+    return faiss.IndexFlatIP(dim) if metric == "IP" else faiss.IndexFlatL2(dim)
 
-    returns: inner products or squared distances (n, k) float32, and rows (n, k), nearest first
+
+def nearest_among(
+    x: np.ndarray, points: Points, rows: np.ndarray, k: int, bar: Bar | None = None, block_bytes: int = BLOCK_BYTES
+) -> tuple[np.ndarray, np.ndarray]:
+    """The exact k nearest of x among some of the points, which are read block by block.
+
+    x: (n, dim) float32; rows: (m,) those of points that are searched
+    returns: inner products or squared distances (n, k) float32, and rows (n, k), nearest first; k is at most m
     """
-    metric = faiss.METRIC_INNER_PRODUCT if space.metric == "IP" else faiss.METRIC_L2
-    heap = faiss.ResultHeap(len(x), min(k, len(rows)), keep_max=space.metric == "IP")
-    step = rows_per_block(vectors.dim)
+    metric = faiss.METRIC_INNER_PRODUCT if points.metric == "IP" else faiss.METRIC_L2
+    heap = faiss.ResultHeap(len(x), min(k, len(rows)), keep_max=points.metric == "IP")
+    step = rows_per_block(points.dim, block_bytes)
     for start in range(0, len(rows), step):
-        block = vectors.take(space, rows[start : start + step])
+        block = points.x(rows[start : start + step])
         distances, near = faiss.knn(x, block, min(k, len(block)), metric=metric)
         heap.add_result(distances, near + start)
         if bar is not None:

@@ -58,7 +58,7 @@ def _check_block(block: np.ndarray, path: Path, start: int, n_base: int) -> None
 
 
 def follow_kept(gt: np.ndarray, n_base: int, kept_base: np.ndarray | None, kept_query: np.ndarray | None) -> np.ndarray:
-    """The gt of what is kept: rows of kept queries, offsets among kept base rows, -1 where an answer is dropped.
+    """The gt of those queries that are left: offsets among the base rows left, -1 where an answer is dropped.
 
     gt: (n_query, width) offsets into all n_base rows; kept_*: ascending rows, None: all
     returns: (kept queries, width) int64

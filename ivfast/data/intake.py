@@ -7,30 +7,24 @@ import numpy as np
 from ivfast.data.cleaning import Cleaning, scan
 from ivfast.data.exact import nearest_among
 from ivfast.data.ground_truth import follow_kept
-from ivfast.data.vectors import EvaluationSet, Vectors, rows_per_block, space_of
+from ivfast.data.vectors import BLOCK_BYTES, EvaluationSet, Points, Vectors, rows_per_block, space_of
 from ivfast.method import COUNTED
-from ivfast.runtime.config import Config
 from ivfast.runtime.draws import spread
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.progress import Progress
 
-JUDGED = 100  # queries searched for exactly to see whether gt is stale
-MOST_SEARCHED = 2_000_000  # base vectors up to which that takes seconds
-SAME_DISTANCE = 1e-4  # of inside units: two vectors this close to equally near are both the nearest
-LEAST_AGREEMENT = 0.5
+JUDGED = 100  # queries that are searched for exactly, to see whether gt is stale
+MOST_SEARCHED = 2_000_000  # so large a base is searched within seconds; a larger one is not searched
+SAME_DISTANCE = 1e-4  # inside: two vectors whose distances differ by less are both the nearest
+LEAST_AGREEMENT = 0.5  # of those queries; below it a warning is given
 
 
-def cleaning(config: Config) -> Cleaning:
-    """What the flags say is done to unusable rows."""
-    return Cleaning(config.normalize, config.drop_bad_rows)
-
-
-def check_distinct(learn: Vectors, nlist: int) -> None:
+def check_distinct(learn: Vectors, nlist: int, block_bytes: int = BLOCK_BYTES) -> None:
     """Refuse a learn in which fewer than nlist vectors differ. Reads only until nlist are seen."""
     seen: set[bytes] = set()
-    step = rows_per_block(learn.dim)
+    step = rows_per_block(learn.dim, block_bytes)
     for start in range(0, len(learn), step):
-        rows = learn.stored(slice(start, start + step)).astype(np.float32) + np.float32(0)  # -0 becomes 0
+        rows = learn.raw(slice(start, start + step)).astype(np.float32) + np.float32(0)  # -0 becomes 0
         for row in rows:
             seen.add(hashlib.blake2b(row.data, digest_size=16).digest())
             if len(seen) == nlist:
@@ -41,13 +35,13 @@ def check_distinct(learn: Vectors, nlist: int) -> None:
     )
 
 
-def scan_set(data: EvaluationSet, metric: str, progress: Progress, clean: Cleaning) -> EvaluationSet:
+def scan_set(data: EvaluationSet, metric: str, progress: Progress, cleaning: Cleaning) -> EvaluationSet:
     """Scan base and query, let gt follow what is dropped, and say how well it agrees with an exact search."""
-    base, query = (scan(vectors, metric, progress, clean) for vectors in (data.base, data.query))
+    base, query = (scan(vectors, metric, progress, cleaning) for vectors in (data.base, data.query))
     scanned = data._replace(base=base, query=query)
-    if base.kept is not None or query.kept is not None:
-        gt = follow_kept(data.gt, len(data.base), base.kept, query.kept)
-        asked = data.gt if query.kept is None else data.gt[query.kept]
+    if base.rows_kept is not None or query.rows_kept is not None:
+        gt = follow_kept(data.gt, len(data.base), base.rows_kept, query.rows_kept)
+        asked = data.gt if query.rows_kept is None else data.gt[query.rows_kept]
         n_lost = int((np.asarray(asked) >= 0).sum()) - int((gt >= 0).sum())
         progress.note(
             f"gt: {len(data.gt) - len(gt):,} of {len(data.gt):,} rows dropped with their queries; "
@@ -62,25 +56,25 @@ def scan_set(data: EvaluationSet, metric: str, progress: Progress, clean: Cleani
     return scanned
 
 
-def judge_gt(data: EvaluationSet, metric: str, progress: Progress) -> None:
+def judge_gt(data: EvaluationSet, metric: str, progress: Progress, most_searched: int = MOST_SEARCHED) -> None:
     """Note for how many queries the first answer of gt is the exact nearest, with a warning where it is not for most.
 
     Answers by identity are legal, so nothing is refused.
     """
     answered = np.flatnonzero(np.asarray(data.gt[:, 0]) >= 0)
-    if len(data.base) > MOST_SEARCHED or len(answered) == 0:
+    if len(data.base) > most_searched or len(answered) == 0:
         progress.note(
-            f"gt: not held against an exact search ({len(data.base):,} base vectors, up to {MOST_SEARCHED:,} are "
+            f"gt: not held against an exact search ({len(data.base):,} base vectors, up to {most_searched:,} are "
             "searched)"
         )
         return
     judged = answered[spread(len(answered), JUDGED)]
-    space = space_of(data.query.stored(judged), metric)
-    x = data.query.take(space, judged)
-    told = data.base.take(space, np.asarray(data.gt[judged, 0]).astype(np.int64))
-    best = nearest_among(x, data.base, space, np.arange(len(data.base)), 1)[0][:, 0]
+    space = space_of(data.query.raw(judged), metric)
+    base, x = Points(data.base, space), Points(data.query, space).x(judged)
+    answer = base.x(np.asarray(data.gt[judged, 0]).astype(np.int64))
+    best = nearest_among(x, base, np.arange(len(base)), 1)[0][:, 0]
     nearest = best if metric == "IP" else -best
-    found = (x * told).sum(axis=1) if metric == "IP" else -np.square(x - told).sum(axis=1)
+    found = (x * answer).sum(axis=1) if metric == "IP" else -np.square(x - answer).sum(axis=1)
     n_same = int((found >= nearest - SAME_DISTANCE * np.maximum(np.abs(nearest), 1)).sum())
     text = f"gt: its first answer is the exact nearest for {n_same} of {len(judged)} queries searched for"
     if n_same < LEAST_AGREEMENT * len(judged):

@@ -1,7 +1,7 @@
 """The four arrays of a run: opened by memory map, checked, read as float32 rows."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from ivfast.data.ground_truth import check_gt
 from ivfast.data.npy import missing, open_array
 from ivfast.runtime.errors import UserError
 
-BLOCK_BYTES = 64 << 20  # read at once: 64 MiB, far under what any machine has
+BLOCK_BYTES = 64 << 20  # what is read at once: far under the memory of any machine
 UNIT_TOLERANCE = 1e-3  # a row this close to unit norm counts as unit norm under IP
 FLOATS = ("float16", "float32", "float64")
 
@@ -45,47 +45,73 @@ class Space(NamedTuple):
 
 @dataclass(frozen=True)
 class Vectors:
-    """Rows of one .npy file.
+    """Rows of one .npy file, as they are stored.
 
-    name: what messages call it; digest: hash of all its bytes and of what cleaning changed, empty before `scan`
+    name: what messages call it
+    digest: hash of all its bytes and of what cleaning changed; empty before `scan`
     """
 
     name: str
     path: Path
-    rows: np.ndarray  # (rows of the file, dim) memory map; read through `stored` or `take` alone
+    rows: np.ndarray  # (rows of the file, dim) memory map; read through `raw` alone
     digest: str = ""
-    kept: np.ndarray | None = None  # (n,) int64, rows of the file that count, ascending; None: all
+    rows_kept: np.ndarray | None = None  # (n,) int64, rows of the file that count, ascending; None: all
     normalize: bool = False
 
     def __len__(self) -> int:
-        return self.rows.shape[0] if self.kept is None else len(self.kept)
+        return self.rows.shape[0] if self.rows_kept is None else len(self.rows_kept)
 
     @property
     def dim(self) -> int:
         """Entries of a row."""
         return self.rows.shape[1]
 
-    def stored(self, index: np.ndarray | slice) -> np.ndarray:
-        """The rows at `index`, (len(index), dim) in C order, normalised where that is asked for."""
-        rows = np.ascontiguousarray(self.rows[index if self.kept is None else self.kept[index]])
+    def raw(self, index: np.ndarray | slice) -> np.ndarray:
+        """The rows at `index` as stored, (len(index), dim) in C order; normalised where that is asked for."""
+        rows = np.ascontiguousarray(self.rows[index if self.rows_kept is None else self.rows_kept[index]])
         return unit_rows(rows) if self.normalize else rows
-
-    def take(self, space: Space, index: np.ndarray | slice) -> np.ndarray:
-        """The rows at `index` as x, (len(index), dim) float32."""
-        return space.inside(self.stored(index))
 
     def only(self, index: np.ndarray) -> "Vectors":
         """The same file, but of its rows that count those at `index` alone."""
-        return replace(self, kept=index if self.kept is None else self.kept[index])
+        return replace(self, rows_kept=index if self.rows_kept is None else self.rows_kept[index])
 
 
-def unit_rows(rows: np.ndarray) -> np.ndarray:
+@dataclass(frozen=True)
+class Points:
+    """Vectors together with the coordinates in which all formulas see them."""
+
+    vectors: Vectors
+    space: Space
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    @property
+    def dim(self) -> int:
+        """Coordinates of a point."""
+        return self.vectors.dim
+
+    @property
+    def metric(self) -> str:
+        """IP or L2."""
+        return self.space.metric
+
+    def x(self, index: np.ndarray | slice) -> np.ndarray:
+        """The points at `index`, (len(index), dim) float32."""
+        return self.space.inside(self.vectors.raw(index))
+
+    def only(self, index: np.ndarray) -> "Points":
+        """Those at `index` alone."""
+        return replace(self, vectors=self.vectors.only(index))
+
+
+def unit_rows(rows: np.ndarray, block_bytes: int = BLOCK_BYTES) -> np.ndarray:
     """Rows over their norms, in float64 and block by block. Zeros stay zeros, infinity becomes NaN.
 
     rows: (n, dim) any float; returns (n, dim) float32
     """
     unit = np.empty(rows.shape, dtype=np.float32)
-    step = rows_per_block(rows.shape[1])
+    step = rows_per_block(rows.shape[1], block_bytes)
     for start in range(0, len(rows), step):
         x = rows[start : start + step].astype(np.float64)
         with np.errstate(invalid="ignore"):
@@ -114,9 +140,9 @@ def open_vectors(path: Path, name: str, dim: int | None) -> Vectors:
     return Vectors(name, path, rows)
 
 
-def rows_per_block(dim: int) -> int:
-    """Rows of `dim` float32 entries that make up one block."""
-    return max(1, BLOCK_BYTES // (4 * dim))
+def rows_per_block(dim: int, block_bytes: int = BLOCK_BYTES) -> int:
+    """Rows of `dim` float32 entries that make up one block of so many bytes."""
+    return max(1, block_bytes // (4 * dim))
 
 
 def measure_space(vectors: Vectors, metric: str) -> Space:
@@ -126,7 +152,7 @@ def measure_space(vectors: Vectors, metric: str) -> Space:
     """
     if metric == "IP":
         return Space("IP", np.zeros(vectors.dim, np.float32), np.float32(1))
-    mean, scale = moments(vectors, None)
+    mean, scale = moments(vectors.raw, len(vectors), vectors.dim)
     if not scale > 0:
         raise UserError(f"{vectors.name}: all rows of {vectors.path} are equal; there is nothing to cluster")
     return Space("L2", mean, scale)
@@ -141,25 +167,26 @@ def space_of(rows: np.ndarray, metric: str) -> Space:
     return Space("L2", mean.astype(np.float32), np.float32(np.sqrt(np.square(wide - mean).mean()) or 1))
 
 
-def moments(vectors: Vectors, space: Space | None) -> tuple[np.ndarray, np.float32]:
+def moments(
+    read: Callable[[slice], np.ndarray], n: int, dim: int, block_bytes: int = BLOCK_BYTES
+) -> tuple[np.ndarray, np.float32]:
     """Mean vector and root mean square deviation per dimension.
 
-    space: where to measure; None: rows as stored
+    read: gives rows, (rows, dim) any float: `Vectors.raw` as stored, `Points.x` as formulas see them
     returns: (dim,) float32 and one float32, accumulated in float64 over two passes
     """
-    step = rows_per_block(vectors.dim)
+    step = rows_per_block(dim, block_bytes)
 
     def blocks() -> Iterator[np.ndarray]:
-        for start in range(0, len(vectors), step):
-            rows = slice(start, start + step)
-            yield np.asarray(vectors.stored(rows) if space is None else vectors.take(space, rows), dtype=np.float64)
+        for start in range(0, n, step):
+            yield np.asarray(read(slice(start, start + step)), dtype=np.float64)
 
-    mean = np.zeros(vectors.dim)
+    mean = np.zeros(dim)
     for block in blocks():
         mean += block.sum(axis=0)
-    mean /= len(vectors)
+    mean /= n
     square = sum(float(np.square(block - mean).sum()) for block in blocks())
-    return mean.astype(np.float32), np.float32(np.sqrt(square / (len(vectors) * vectors.dim)))
+    return mean.astype(np.float32), np.float32(np.sqrt(square / (n * dim)))
 
 
 class EvaluationSet(NamedTuple):

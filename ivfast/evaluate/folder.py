@@ -6,8 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ivfast.data.npy import open_array
-from ivfast.data.vectors import UNIT_TOLERANCE
+from ivfast.data.centers import check_norms, open_centers
 from ivfast.network.backend import check_device
 from ivfast.runtime.config import Config, check_normalize
 from ivfast.runtime.errors import UserError
@@ -22,6 +21,11 @@ class Found(NamedTuple):
     kmeans: np.ndarray | None
     model: Model | None
     metric: str
+
+    @property
+    def is_kmeans(self) -> bool:
+        """Whether the centers are the k-means beside them: training brought no sure gain."""
+        return self.kmeans is not None and np.array_equal(self.centers, self.kmeans)
 
     def settings(self, config: Config) -> Config:
         """Settings of an evaluation: as the files say, where they do."""
@@ -39,7 +43,7 @@ def find_model(config: Config, given: set[str]) -> Found:
     """
     assert config.ai_center is not None
     path = config.ai_center
-    centers = _open_centers(path, None)
+    centers = open_centers(path)
     nlist, dim = centers.shape
     model = load_model(path.parent / "dcnet.safetensors", path)
     if "nlist" in given and config.nlist != nlist:
@@ -61,37 +65,11 @@ def find_model(config: Config, given: set[str]) -> Found:
     metric = model.space.metric if model else config.metric
     check_normalize(config, metric)
     if metric == "IP":
-        _check_norms(centers, path)
-    if model and (model.param_list[-1], model.param_list[0]) != (nlist, dim):
+        check_norms(centers, path)
+    if model and not model.fits(centers):
         raise UserError(f"{path.parent / 'dcnet.safetensors'} is for other centers than {path}; remove it")
     if model and model.net:
         check_device(config.backend, config.gpu)
     kmeans_path = path.parent / "kmeans.npy"
-    kmeans = _open_centers(kmeans_path, centers.shape) if kmeans_path.is_file() else None
-    return Found(path, centers, kmeans, model, metric)
-
-
-def _open_centers(path: Path, shape: tuple[int, ...] | None) -> np.ndarray:
-    array = open_array(path, "centers")
-    if array.dtype.kind != "f":
-        raise UserError(f"centers: {path} holds {array.dtype}, expected float32; name an ivfast.npy")
-    if shape is not None and array.shape != shape:
-        raise UserError(
-            f"centers: {path} has shape {array.shape}, expected {shape} as the ivfast.npy beside it; remove it"
-        )
-    with np.errstate(over="ignore"):
-        centers = np.array(array, dtype=np.float32)
-    if len(bad := np.flatnonzero(~np.isfinite(centers).all(axis=1))):
-        raise UserError(f"centers: {path} row {bad[0]} holds NaN or infinity, expected finite numbers; export it anew")
-    return centers
-
-
-def _check_norms(centers: np.ndarray, path: Path) -> None:
-    """Means of unit rows are no longer than 1; for longer ones 2 - 2 <x, c> is no squared distance."""
-    norms = np.sqrt(np.square(centers, dtype=np.float64).sum(axis=1))
-    longest = int(norms.argmax())
-    if norms[longest] > 1 + UNIT_TOLERANCE:
-        raise UserError(
-            f"centers: {path} row {longest} has norm {norms[longest]:.4g}, expected at most 1 under --metric IP; "
-            "divide the rows by their norms, or use --metric L2"
-        )
+    kmeans = open_centers(kmeans_path, centers.shape) if kmeans_path.is_file() else None
+    return Found(path=path, centers=centers, kmeans=kmeans, model=model, metric=metric)

@@ -1,38 +1,42 @@
-"""What an evaluation fits on learn where dcnet.safetensors does not say it."""
+"""What an evaluation needs of each router: as it was trained, or fitted on learn where no file says it."""
 
 from functools import cached_property
+from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
-from ivfast.choose.facts import choose_temperatures, fit_facts, measure_use
+from ivfast.choose.facts import fit_facts, fit_storings
 from ivfast.choose.goal import fit_k, pair_logits
-from ivfast.choose.held_out import HeldOut, held_out_demand, held_out_tiles, make_held_out
-from ivfast.data.cleaning import scan
-from ivfast.data.intake import cleaning
-from ivfast.data.vectors import Space, Vectors, learn_path, measure_space, open_vectors, space_of
+from ivfast.choose.held_out import HeldOut, make_held_out
+from ivfast.data.cleaning import Cleaning, scan
+from ivfast.data.vectors import Points, Space, Vectors, learn_path, measure_space, open_vectors, space_of
 from ivfast.evaluate.folder import Found
-from ivfast.evaluate.results import RouterSetting, held_out_rows
-from ivfast.route.routers import LogitTiles, Router, centers_router
-from ivfast.runtime.config import Config
+from ivfast.evaluate.results import RouterSetting
+from ivfast.route.routers import ROUTERS, LogitTiles, Router, centers_router
 from ivfast.runtime.draws import generator, spread
 from ivfast.runtime.progress import Progress, silent
 from ivfast.start.kmeans import measure_buckets
-from ivfast.start.neighbors import check_split, find_neighbors, split
-from ivfast.store.dcnet_file import Facts, make_plans, model_router
+from ivfast.start.neighbors import LearnSet, check_split, find_neighbors, split
+from ivfast.store.dcnet_file import Model, model_router
+from ivfast.store.records import Facts
 
-MOST_LEARN = 60_000  # learn vectors on which facts are fitted where dcnet.safetensors has none
+MOST_LEARN = 60_000  # learn vectors at most on which facts are fitted where dcnet.safetensors has none
+HELD_OUT_ENTRIES = 1 << 26  # held-out logits that set thresholds at most: 256 MiB
 
 
-def open_learn(config: Config, found: Found, progress: Progress) -> Vectors | None:
-    """Learn, where it is named and there."""
-    path = learn_path(config.data_path, config.learn_name) if config.learn_name else None
+def open_learn(
+    data_path: Path, learn_name: str | None, found: Found, ftopk: int, cleaning: Cleaning, progress: Progress
+) -> Vectors | None:
+    """Learn, checked; None where it is not named or not there."""
+    path = learn_path(data_path, learn_name) if learn_name else None
     if path is None or not path.is_file():
         progress.note(
-            f"learn {path or '(no --learn_name)'} is not at hand: fixed probing, with nearest and ratio assignment only"
+            f"learn {path or '(no --learn_name)'} is missing: fixed probing, with nearest and ratio assignment only"
         )
         return None
-    learn = scan(open_vectors(path, "learn", found.centers.shape[1]), found.metric, progress, cleaning(config))
-    check_split(learn, config)
+    learn = scan(open_vectors(path, "learn", found.centers.shape[1]), found.metric, progress, cleaning)
+    check_split(learn, ftopk)
     return learn
 
 
@@ -45,97 +49,137 @@ def space_for(found: Found, learn: Vectors | None) -> Space:
     return space_of(found.centers, found.metric)
 
 
-class Fitting:
-    """Learn, and what is fitted on it where dcnet.safetensors does not say."""
-
-    def __init__(self, config: Config, found: Found, space: Space, learn: Vectors) -> None:
-        self.found, self.space, self.learn = found, space, learn
-        self.percents, self.ftopk = config.percents, config.ftopk
-        self.seed = found.model.about["settings"]["seed"] if found.model else config.seed
-        self.nlist = len(found.centers)
-
-    @cached_property
-    def held(self) -> HeldOut:
-        """Held-out vectors and their neighbours among at most 60,000 learn vectors."""
-        learn = self.learn
-        if len(learn) > MOST_LEARN:
-            drawn = generator(self.seed, 0, "sample", 3).choice(len(learn), MOST_LEARN, replace=False)
-            learn = learn.only(np.sort(drawn))
-        ftopk = min(self.ftopk, len(learn) - 1)
-        neighbors = find_neighbors(learn, self.space, ftopk, self.seed, silent())
-        return make_held_out(learn, self.space, neighbors, self.nlist, min(ftopk, self.nlist), self.seed)
+class Source(Protocol):
+    """Where an evaluation takes what it needs of each router from."""
 
     @property
     def asking(self) -> np.ndarray:
-        """As trained, or told by learn (see asking_weights)."""
-        return self.found.model.asking if self.found.model else self.held.asking
+        """How often askers count, (k,) float32, see asking_weights."""
+        ...
 
-    @cached_property
+    @property
     def delta_floor(self) -> float:
-        """As trained, or measured with the centers at hand."""
-        if self.found.model:
-            return self.found.model.delta_floor
-        centers = self.space.inside(self.found.centers)
-        return measure_buckets(self.held.learn, self.space, centers, self.seed).delta_floor
+        """What delta is at least."""
+        ...
 
     def k(self, name: str, centers: np.ndarray) -> float:
-        """As trained, or fitted with the shares of the buckets as m."""
-        if self.found.model:
-            return self.found.model.facts[name].k
-        held = self.held
-        share = measure_buckets(held.learn, self.space, centers, self.seed).share
-        x, x_pair = (held.learn.take(self.space, rows) for rows in held.pairs)
-        return fit_k(pair_logits(x, x_pair, centers, self.space.metric, self.delta_floor), share)
+        """Sharpness of a router's logits. centers: (nlist, dim) float32, inside"""
+        ...
 
     def facts(self, router: Router, k: float) -> Facts:
-        """As trained, with T_s for percents not seen before; or all fitted."""
-        if not self.found.model:
-            return fit_facts(self.held, router, k, self.percents)
-        facts = self.found.model.facts[router.name]
-        new = tuple(percent for percent in self.percents if percent not in facts.storing)
-        if router.name == "kmeans" or not new:
-            return facts
-        tiles = held_out_tiles(self.held, router)
-        demand = held_out_demand(self.held, router, facts.nprobe)
-        storing = facts.storing | choose_temperatures(self.held, tiles, new, demand)
-        unknown = set(storing.values()) - facts.use.keys()
-        use = measure_use(self.learn, self.space, router, unknown, self.seed) if unknown else {}
-        return facts._replace(storing=storing, use=facts.use | use)
+        """All numbers of a router, with a record for each number of copies."""
+        ...
 
     def held_out_logits(self, router: Router) -> np.ndarray:
         """Logits of the held-out vectors that set thresholds, (n, nlist) float32."""
-        if self.found.model:
-            learn, rows = self.learn, split(len(self.learn), self.seed)[1]
-        else:
-            learn, rows = self.held.learn, self.held.rows
-        rows = rows[spread(len(rows), held_out_rows(len(rows), self.nlist))]
-        return LogitTiles(router, learn, self.space, rows).all()
+        ...
 
 
-def make_settings(config: Config, found: Found, space: Space, fitting: Fitting | None) -> list[RouterSetting]:
-    """Every router found, with its plans and what adaptive probing needs."""
+class FromFile:
+    """As trained: dcnet.safetensors says it. What to do with numbers of copies it has not seen is fitted on learn."""
+
+    def __init__(self, model: Model, learn: Points, copies: tuple[float, ...]) -> None:
+        self.model, self.learn, self.copies = model, learn, copies
+        self.seed: int = model.about["settings"]["seed"]
+        self.asking, self.delta_floor = model.asking, model.delta_floor
+
+    def k(self, name: str, centers: np.ndarray) -> float:
+        """As trained."""
+        del centers
+        return self.model.facts[name].k
+
+    def facts(self, router: Router, k: float) -> Facts:
+        """As trained, with records for new numbers of copies."""
+        del k
+        facts = self.model.facts[router.name]
+        new = tuple(number for number in self.copies if facts.storing(number) is None)
+        if not new:
+            return facts
+        storings = fit_storings(self._held, router, facts.nprobe, new, self.learn)
+        return facts._replace(storings=facts.storings + storings)
+
+    @cached_property
+    def _held(self) -> HeldOut:
+        return held_out_of(self.learn, self.model.ftopk, self.model.param_list[-1], self.seed)
+
+    def held_out_logits(self, router: Router) -> np.ndarray:
+        """Of the vectors that training held out."""
+        return _logits(router, self.learn, split(len(self.learn), self.seed)[1])
+
+
+class FittedOn:
+    """Centers of any origin, (nlist, dim) float32, inside: everything is fitted on learn."""
+
+    def __init__(self, centers: np.ndarray, learn: Points, copies: tuple[float, ...], ftopk: int, seed: int) -> None:
+        self.copies, self.seed = copies, seed
+        self.held = held_out_of(learn, ftopk, len(centers), seed)
+        self.delta_floor = measure_buckets(self.held.learn.points, centers, seed).delta_floor
+
+    @property
+    def asking(self) -> np.ndarray:
+        """Measured on held-out vectors."""
+        return self.held.asking
+
+    def k(self, name: str, centers: np.ndarray) -> float:
+        """Fitted, with the shares of the buckets as m."""
+        del name
+        points = self.held.learn.points
+        share = measure_buckets(points, centers, self.seed).share
+        x, x_pair = self.held.pair_points()
+        return fit_k(pair_logits(x, x_pair, centers, points.metric, self.delta_floor), share)
+
+    def facts(self, router: Router, k: float) -> Facts:
+        """All fitted."""
+        return fit_facts(self.held, router, k, self.copies)
+
+    def held_out_logits(self, router: Router) -> np.ndarray:
+        """Of the vectors that were held out here."""
+        return _logits(router, self.held.learn.points, self.held.rows)
+
+
+def held_out_of(learn: Points, ftopk: int, nlist: int, seed: int, most: int = MOST_LEARN) -> HeldOut:
+    """Held-out vectors and their neighbours among at most so many learn vectors."""
+    if len(learn) > most:
+        drawn = generator(seed, 0, "sample", 3).choice(len(learn), most, replace=False)
+        learn = learn.only(np.sort(drawn))
+    ftopk = min(ftopk, len(learn) - 1)
+    neighbors = find_neighbors(learn, ftopk, seed, silent())
+    return make_held_out(LearnSet(learn, neighbors), nlist, min(ftopk, nlist), seed)
+
+
+def _logits(router: Router, learn: Points, rows: np.ndarray) -> np.ndarray:
+    rows = rows[spread(len(rows), n_threshold_rows(len(rows), router.nlist))]
+    return LogitTiles(router, learn, rows).all()
+
+
+def n_threshold_rows(n: int, nlist: int) -> int:
+    """How many of n held-out vectors set the thresholds of adaptive probing."""
+    return min(n, max(1, HELD_OUT_ENTRIES // nlist))
+
+
+def make_settings(
+    found: Found, space: Space, source: Source | None, copies: tuple[float, ...], backend: str, gpu: int
+) -> list[RouterSetting]:
+    """Every router found, and what evaluating it takes.
+
+    source: None where there is no learn: what needs nothing fitted is evaluated alone
+    backend, gpu: where the network runs
+    """
     inside = {"centers": space.inside(found.centers)}
     if found.kmeans is not None:
         inside = {"kmeans": space.inside(found.kmeans)} | inside
-    if fitting is None:
+    if source is None:
         floor = float(np.finfo(np.float32).tiny)
-        return [
-            RouterSetting(
-                centers_router(name, c, space.metric, floor, 1.0), make_plans(name, None, config.percents), None, None
-            )
-            for name, c in inside.items()
-        ]
+        plain = (centers_router(name, centers, space.metric, floor, 1.0) for name, centers in inside.items())
+        return [RouterSetting(router, ROUTERS[router.name], copies, None, None) for router in plain]
     routers = []
-    for name, c in inside.items():
-        k = fitting.k(name, c)
-        routers.append((centers_router(name, c, space.metric, fitting.delta_floor, k), k))
+    for name, centers in inside.items():
+        k = source.k(name, centers)
+        routers.append((centers_router(name, centers, space.metric, source.delta_floor, k), k))
     if found.model and found.model.net:
         k = found.model.facts["net"].k
-        routers.append((model_router(found.model, k, config.backend, config.gpu), k))
-    settings = []
-    for router, k in routers:
-        facts = fitting.facts(router, k)
-        plans = make_plans(router.name, facts, config.percents)
-        held_out = fitting.held_out_logits(router)
-        settings.append(RouterSetting(router, plans, facts.temperature, held_out, facts.predicted, facts.nprobe))
-    return settings
+        routers.append((model_router(found.model, k, backend, gpu), k))
+    return [
+        RouterSetting(router, ROUTERS[router.name], copies, source.facts(router, k), source.held_out_logits(router))
+        for router, k in routers
+    ]

@@ -10,25 +10,26 @@ import numpy as np
 from rich.table import Table
 
 from ivfast.data.vectors import EvaluationSet
+from ivfast.evaluate.folder import Found
 from ivfast.evaluate.results import Result
 from ivfast.method import LEVELS
+from ivfast.route.routers import ROUTERS
 from ivfast.runtime.config import Config
 from ivfast.runtime.files import file_hash, save_json, save_text, write_beside
 from ivfast.runtime.progress import Progress
 from ivfast.runtime.versions import versions
-from ivfast.store.rules import default_rule
 
 SCHEMA = 1
-NAMES = {"kmeans": "k-means", "centers": "AI centers", "net": "DCNet"}
-SAME = 0.005  # of k-means' share: less than this either way is no difference
+SAME = 0.005  # a difference of less than 0.5 % of k-means' share is called none
 
 
-def write(
-    config: Config, data: EvaluationSet, results: list[Result], about: dict[str, Any], progress: Progress, *,
-    is_kmeans: bool = False,
-) -> None:  # fmt: skip
-    """Write evaluation.json, evaluation.csv and recall_scanned.png; show the table and the verdict."""
-    folder, sentence = config.save_path, verdict(results, is_kmeans=is_kmeans)
+def write(config: Config, data: EvaluationSet, results: list[Result], found: Found, progress: Progress) -> None:
+    """Write evaluation.json, evaluation.csv and recall_scanned.png; show the table and the verdict.
+
+    config: the settings that evaluation.json repeats; found: the files that were evaluated
+    """
+    folder, sentence = config.save_path, verdict(results, is_kmeans=found.is_kmeans)
+    about = found.model.about if found.model else {}
     _keep_other(folder, data.name)
     record = {
         "schema": SCHEMA,
@@ -84,7 +85,7 @@ def as_json(result: Result) -> dict[str, Any]:
     """A result without its curve; levels of recall never reached are None."""
     record = result._asdict()
     del record["curve"]
-    record["predicted"] = {level: kept._asdict() for level, kept in result.predicted.items()}
+    record["predicted"] = {level: fulfilled._asdict() for level, fulfilled in result.predicted.items()}
     record["scanned_at"] = {level: None if np.isnan(share) else share for level, share in result.scanned_at.items()}
     return record
 
@@ -138,8 +139,8 @@ def _percent(share: float) -> str:
 
 def best(results: list[Result], router: str, probing: str = "fixed") -> Result | None:
     """The result of a router that scans least at recall 0.9, under its default rule."""
-    rows = [r for r in results if (r.router, r.probing, r.rule) == (router, probing, default_rule(router))]
-    if not rows and router == "centers":  # no learn at hand: ratio is all there is
+    rows = [r for r in results if (r.router, r.probing, r.rule) == (router, probing, ROUTERS[router].default_rule)]
+    if not rows and router == "centers":  # without learn ratio is all there is
         rows = [r for r in results if r.router == router and r.probing == probing]
     rows = [r for r in rows if not np.isnan(r.scanned_at["0.90"])]
     return min(rows, key=lambda r: r.scanned_at["0.90"], default=None)
@@ -150,22 +151,24 @@ def verdict(results: list[Result], *, is_kmeans: bool) -> str:
 
     is_kmeans: whether ivfast.npy is k-means, since training brought no sure gain
     """
-    found = {router: row for router in NAMES if (row := best(results, router))}
-    names = NAMES | ({"centers": "the same centers"} if is_kmeans else {})
-    told = ", ".join(
-        f"{names[router]} {_percent(row.scanned_at['0.90'])} ({_storing(row)})" for router, row in found.items()
+    found = {router: row for router in ROUTERS if (row := best(results, router))}
+    titles = {name: kind.title for name, kind in ROUTERS.items()}
+    if is_kmeans:
+        titles["centers"] = "the same centers"
+    shares = ", ".join(
+        f"{titles[router]} {_percent(row.scanned_at['0.90'])} ({_storing(row)})" for router, row in found.items()
     )
     if "kmeans" not in found or "centers" not in found:
-        return f"For 90 % recall a search scans: {told}."
-    told = f"for 90 % recall a search scans with {told}"
+        return f"For 90 % recall a search scans: {shares}."
+    shares = f"for 90 % recall a search scans with {shares}"
     if is_kmeans:
-        return f"ivfast.npy is k-means, since no gain was sure on held-out vectors: {told}."
+        return f"ivfast.npy is k-means, since no gain was sure on held-out vectors: {shares}."
     if (nearest := _by_nearest(results)) is not None:
-        told += f"; AI centers by the nearest center alone {_percent(nearest)}"
+        shares += f"; the trained centers by the nearest center alone {_percent(nearest)}"
     gain = 1 - found["centers"].scanned_at["0.90"] / found["kmeans"].scanned_at["0.90"]
     if gain > SAME:
-        return f"Use ivfast.npy: {100 * gain:.0f} % less than with k-means; {told}."
-    return f"{'Keep k-means' if gain < -SAME else 'No difference'}: {told}."
+        return f"Use ivfast.npy: {100 * gain:.0f} % less than with k-means; {shares}."
+    return f"{'Keep k-means' if gain < -SAME else 'No difference'}: {shares}."
 
 
 def _storing(row: Result) -> str:
@@ -183,7 +186,7 @@ def warnings(results: list[Result]) -> list[str]:
     """Signs of buckets that are filled unevenly."""
     seen = set()
     for r in results:
-        if r.router != "kmeans" and r.percent == 0 and r.imbalance > 2:
+        if ROUTERS[r.router].trained and r.percent == 0 and r.imbalance > 2:
             seen.add(f"warning: {r.router} fills its buckets unevenly on base (imbalance {r.imbalance:.1f}, 1 is even)")
     return sorted(seen)
 
@@ -194,15 +197,14 @@ def draw(path: Path, name: str, results: list[Result]) -> None:
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot(xscale="log", xlabel="share of base scanned", ylabel="recall", title=name)
-    colors = {"kmeans": "#777777", "centers": "#0072b2", "net": "#d55e00"}
-    for router, color in colors.items():
+    for router, kind in ROUTERS.items():
         for probing, style in (("fixed", "-"), ("adaptive", "--")):
             found = best(results, router, probing)
             if found:
                 recall, scanned = found.curve
                 keep = (recall > 0) & (scanned > 0)
-                axes.plot(scanned[keep], recall[keep], style, color=color,
-                          label=f"{router}, {found.rule} {found.percent:g}, {probing}")  # fmt: skip
+                axes.plot(scanned[keep], recall[keep], style, color=kind.color,
+                          label=f"{kind.title}, {found.rule} {found.percent:g}, {probing}")  # fmt: skip
     axes.set_ylim(0.5, 1.0)
     axes.grid(visible=True, which="both", alpha=0.3)
     axes.legend(loc="lower right", fontsize=8)

@@ -1,15 +1,15 @@
-"""Recall against vectors scanned, for every router, rule, percent and way of probing."""
+"""Recall against vectors scanned, for every router, rule, number of copies and way of probing."""
 
 from typing import NamedTuple
 
 import numpy as np
 
-from ivfast.data.vectors import EvaluationSet, Space
+from ivfast.data.vectors import EvaluationSet, Points, Space
 from ivfast.method import COUNTED, LEVELS
-from ivfast.route.routers import LogitTiles, Router
+from ivfast.route.routers import LogitTiles, Router, RouterKind
 from ivfast.route.search import (
     Answers,
-    Stored,
+    Lists,
     count_adaptive,
     first_found,
     imbalance,
@@ -20,29 +20,27 @@ from ivfast.route.search import (
     thresholds_for,
 )
 from ivfast.runtime.progress import Progress
-from ivfast.store.budget import Assignment, assign
-from ivfast.store.dcnet_file import Predicted
 from ivfast.store.demand import Demand, ReverseNeighbors, find_probes
-from ivfast.store.rules import Plan, default_rule
+from ivfast.store.place import Plan, place
+from ivfast.store.records import Facts, router_plans
+from ivfast.store.rules import RULES
 
-SUMMARY_POINTS = 200  # thresholds from which the adaptive summary is drawn
-HELD_OUT_ENTRIES = 1 << 26  # held-out logits that set thresholds at most: 256 MiB
+SUMMARY_POINTS = 200  # thresholds at which adaptive probing is measured for the summary
 
 
 class RouterSetting(NamedTuple):
-    """A router, the plans it is evaluated under, and what adaptive probing needs."""
+    """A router, and what evaluating it takes."""
 
     router: Router
-    plans: list[Plan]
-    temperature: float | None  # T; None: fixed probing alone
-    held_out: np.ndarray | None  # (n, nlist) float32 logits of held-out learn vectors
-    predicted: dict[float, dict[str, Predicted]] | None = None  # by percent, under the default rule
-    nprobe: float | None = None  # at which those that stand for queries look, for benefit
+    kind: RouterKind
+    copies: tuple[float, ...]  # numbers of copies that base is stored with
+    facts: Facts | None  # None: fixed probing alone, under the rules that need nothing fitted
+    held_out: np.ndarray | None  # (n, nlist) float32 logits of held-out learn vectors, for adaptive probing
 
     @property
-    def needs_demand(self) -> bool:
+    def asks(self) -> bool:
         """Whether it matters who asks for base."""
-        return self.nprobe is not None and any(plan.rule == "benefit" for plan in self.plans)
+        return self.facts is not None and any(RULES[name].asks for name in self.kind.rules)
 
 
 class Result(NamedTuple):
@@ -62,10 +60,10 @@ class Result(NamedTuple):
     empty: int
     entries: int
     curve: tuple[np.ndarray, np.ndarray]  # recall and scanned of the whole summary, for plots
-    predicted: dict[str, "Kept"]  # by level of recall; empty where nothing was predicted
+    predicted: dict[str, "Fulfilled"]  # by level of recall; empty where nothing was predicted
 
 
-class Kept(NamedTuple):
+class Fulfilled(NamedTuple):
     """What was predicted for a level of recall, and what came of it."""
 
     nprobe: float  # predicted for that level
@@ -90,36 +88,48 @@ def evaluate_router(
     setting: RouterSetting, data: EvaluationSet, space: Space, width: int, nprobes: tuple[int, ...],
     read_rows: int, progress: Progress, reverse: ReverseNeighbors | None = None,
 ) -> list[Result]:  # fmt: skip
-    """Assign base under every plan, then search all queries both ways.
+    """Store base under every plan, then search all queries both ways.
 
     width: buckets a vector is in at most; nprobes: those reported, each at most nlist
-    reverse: who has which vector of base among its nearest, for benefit
+    read_rows: rows read from disk at once
+    reverse: who has which vector of base among its nearest, for rules that ask
     """
     wanted, at, valid = right_answers(data.gt)
-    tiles = LogitTiles(setting.router, data.base, space, read_rows=read_rows)
-    demand, passes = None, 3 if reverse is not None and setting.needs_demand else 2
-    with progress.bar(f"assigning base, {setting.router.name}", passes * len(data.base)) as bar:
-        if reverse is not None and setting.nprobe is not None and setting.needs_demand:
-            demand = Demand(reverse, find_probes(tiles, setting.nprobe, bar))
-        assignments = assign(tiles, setting.plans, width, wanted, bar, demand)
-    stored = [Stored(a.sizes, len(data.base), a.buckets) for a in assignments]
-    queries = LogitTiles(setting.router, data.query, space, read_rows=read_rows)
-    with progress.bar(f"searching, {setting.router.name}", len(data.query)) as bar:
-        searches = [_Fixed(s, setting.router.nlist, nprobes) for s in stored]
-        if setting.temperature is not None and setting.held_out is not None:
-            searches += [_Adaptive(s, setting.held_out, setting.temperature, nprobes) for s in stored]
+    router = setting.router
+    plans, lists = _store_base(setting, Points(data.base, space), width, wanted, read_rows, progress, reverse)
+    queries = LogitTiles(router, Points(data.query, space), read_rows=read_rows)
+    searches: list[tuple[Plan, _Fixed | _Adaptive]] = [
+        (plan, _Fixed(one, router.nlist, nprobes)) for plan, one in zip(plans, lists, strict=True)
+    ]
+    if setting.facts is not None and setting.held_out is not None:
+        searches += [
+            (plan, _Adaptive(one, setting.held_out, setting.facts.probing_t, nprobes))
+            for plan, one in zip(plans, lists, strict=True)
+        ]
+    with progress.bar(f"searching, {router.name}", len(data.query)) as bar:
         for start, z in queries:
             block = slice(start, start + len(z))
             answers = Answers(at[block], valid[block])
-            order, place = router_order(z)
-            for search in searches:
-                search.add(z, order, place, answers)
+            order, places = router_order(z)
+            for _, search in searches:
+                search.add(z, order, places, answers)
             bar.advance(len(z))
-    plans = setting.plans * (len(searches) // len(stored))
-    return [
-        _result(setting, plan, search, assignment, int(valid.sum()))
-        for plan, search, assignment in zip(plans, searches, assignments * (len(searches) // len(stored)), strict=True)
-    ]
+    return [_result(setting, plan, search, int(valid.sum())) for plan, search in searches]
+
+
+def _store_base(
+    setting: RouterSetting, base: Points, width: int, wanted: np.ndarray, read_rows: int, progress: Progress,
+    reverse: ReverseNeighbors | None,
+) -> tuple[list[Plan], list[Lists]]:  # fmt: skip
+    """Every plan of a router, and what it stores. wanted: base rows that are answers"""
+    tiles = LogitTiles(setting.router, base, read_rows=read_rows)
+    asks = reverse is not None and setting.asks
+    with progress.bar(f"assigning base, {setting.router.name}", (3 if asks else 2) * len(base)) as bar:
+        demand = None
+        if reverse is not None and setting.facts is not None and asks:
+            demand = Demand(reverse, find_probes(tiles, setting.facts.nprobe, bar))
+        plans = router_plans(setting.kind, setting.facts, setting.copies, demand)
+        return plans, place(tiles, plans, width, wanted, bar)
 
 
 class _Fixed:
@@ -127,18 +137,18 @@ class _Fixed:
 
     probing = "fixed"
 
-    def __init__(self, stored: Stored, nlist: int, nprobes: tuple[int, ...]) -> None:
-        self.stored, self.nprobes = stored, np.array(nprobes)
+    def __init__(self, lists: Lists, nlist: int, nprobes: tuple[int, ...]) -> None:
+        self.lists, self.nprobes = lists, np.array(nprobes)
         self.found = np.zeros(nlist + 1, dtype=np.int64)  # answers by the nprobe that finds them
         self.scanned = np.zeros(nlist)
         self.n_queries = 0
         self.reported: list[np.ndarray] = []
 
-    def add(self, z: np.ndarray, order: np.ndarray, place: np.ndarray, answers: Answers) -> None:
+    def add(self, z: np.ndarray, order: np.ndarray, places: np.ndarray, answers: Answers) -> None:
         """One block of queries."""
-        first = first_found(place, self.stored, answers)
+        first = first_found(places, self.lists, answers)
         self.found += np.bincount(first.ravel() - 1, minlength=len(self.found))
-        shares = scanned_shares(order, self.stored)
+        shares = scanned_shares(order, self.lists)
         self.scanned += shares.sum(axis=0)
         self.reported.append(shares[:, self.nprobes - 1])
         self.n_queries += len(z)
@@ -159,29 +169,29 @@ class _Adaptive:
 
     probing = "adaptive"
 
-    def __init__(self, stored: Stored, held_out: np.ndarray, temperature: float, nprobes: tuple[int, ...]) -> None:
-        self.stored, self.temperature = stored, temperature
-        gains = log_gains(held_out, temperature, stored)
+    def __init__(self, lists: Lists, held_out: np.ndarray, probing_t: float, nprobes: tuple[int, ...]) -> None:
+        self.lists, self.probing_t = lists, probing_t
+        gains = log_gains(held_out, probing_t, lists)
         nlist = held_out.shape[1]
         summary = np.geomspace(1, nlist, SUMMARY_POINTS)
         wanted = np.concatenate([summary, nprobes])
         order = np.argsort(wanted, kind="stable")
         self.thresholds = thresholds_for(gains, wanted[order])
-        place = np.empty(len(order), dtype=np.int64)
-        place[order] = np.arange(len(order))
-        self.summary, self.report = place[:SUMMARY_POINTS], place[SUMMARY_POINTS:]
+        places = np.empty(len(order), dtype=np.int64)
+        places[order] = np.arange(len(order))
+        self.summary, self.report = places[:SUMMARY_POINTS], places[SUMMARY_POINTS:]
         self.found = np.zeros(len(wanted), dtype=np.int64)
         self.probed = np.zeros(len(wanted), dtype=np.int64)
         self.scanned: list[np.ndarray] = []
 
-    def add(self, z: np.ndarray, order: np.ndarray, place: np.ndarray, answers: Answers) -> None:
+    def add(self, z: np.ndarray, order: np.ndarray, places: np.ndarray, answers: Answers) -> None:
         """One block of queries."""
-        del order, place
-        gains = log_gains(z, self.temperature, self.stored)
-        counts = count_adaptive(gains, self.thresholds, self.stored, answers)
+        del order, places
+        gains = log_gains(z, self.probing_t, self.lists)
+        counts = count_adaptive(gains, self.thresholds, self.lists, answers)
         self.found += counts.found
         self.probed += counts.probed.sum(axis=0)
-        self.scanned.append(counts.scanned / self.stored.n)
+        self.scanned.append(counts.scanned / self.lists.n)
 
     def curve(self, n_answers: int) -> tuple[np.ndarray, np.ndarray]:
         """Recall and scanned at the summary's thresholds."""
@@ -196,37 +206,41 @@ class _Adaptive:
         return nprobe, self.found[self.report] / n_answers, scanned.mean(axis=0)[self.report], p99
 
 
-def _result(
-    setting: RouterSetting, plan: Plan, search: _Fixed | _Adaptive, assignment: Assignment, n_answers: int
-) -> Result:
-    curve = search.curve(n_answers)
-    router = setting.router.name
+def _result(setting: RouterSetting, plan: Plan, search: _Fixed | _Adaptive, n_answers: int) -> Result:
+    recall, scanned = search.curve(n_answers)
+    nprobe, *points = search.points(n_answers)
+    lists = search.lists
     return Result(
-        router, plan.rule, plan.percent, search.probing,
-        *(values.tolist() for values in search.points(n_answers)),
-        scanned_at={f"{level:.2f}": scanned_at(*curve, level) for level in LEVELS},
-        imbalance=imbalance(assignment.sizes),
-        largest=int(assignment.sizes.max()),
-        empty=int((assignment.sizes == 0).sum()),
-        entries=assignment.entries,
-        curve=curve,
-        predicted=_kept(setting, plan, *curve) if isinstance(search, _Fixed) else {},
-    )  # fmt: skip
+        router=setting.router.name,
+        rule=plan.name,
+        percent=plan.copies,
+        probing=search.probing,
+        nprobe=nprobe.tolist(),
+        recall=points[0].tolist(),
+        scanned=points[1].tolist(),
+        scanned_p99=points[2].tolist(),
+        scanned_at={f"{level:.2f}": scanned_at(recall, scanned, level) for level in LEVELS},
+        imbalance=imbalance(lists.sizes),
+        largest=int(lists.sizes.max()),
+        empty=int((lists.sizes == 0).sum()),
+        entries=lists.entries,
+        curve=(recall, scanned),
+        predicted=_fulfilled(setting, plan, recall, scanned) if isinstance(search, _Fixed) else {},
+    )
 
 
-def _kept(setting: RouterSetting, plan: Plan, recall: np.ndarray, scanned: np.ndarray) -> dict[str, Kept]:
+def _fulfilled(setting: RouterSetting, plan: Plan, recall: np.ndarray, scanned: np.ndarray) -> dict[str, Fulfilled]:
     """recall, scanned: at every nprobe"""
-    if plan.rule != default_rule(setting.router.name) or setting.predicted is None:
+    storing = setting.facts.storing(plan.copies) if setting.facts else None
+    if storing is None or plan.name != setting.kind.default_rule:
         return {}
     nprobes = np.arange(1, len(recall) + 1)
     return {
-        level: Kept(
-            *told, float(np.interp(told.nprobe, nprobes, recall)), float(np.interp(told.nprobe, nprobes, scanned))
+        level: Fulfilled(
+            nprobe=predicted.nprobe,
+            scanned=predicted.scanned,
+            reached=float(np.interp(predicted.nprobe, nprobes, recall)),
+            took=float(np.interp(predicted.nprobe, nprobes, scanned)),
         )
-        for level, told in setting.predicted.get(plan.percent, {}).items()
+        for level, predicted in storing.predicted.items()
     }
-
-
-def held_out_rows(n: int, nlist: int) -> int:
-    """How many of n held-out vectors set the thresholds of adaptive probing."""
-    return min(n, max(1, HELD_OUT_ENTRIES // nlist))

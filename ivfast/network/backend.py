@@ -1,4 +1,4 @@
-"""What ivfast asks of a backend, and the one place where backends are told apart."""
+"""What ivfast asks of a backend, and the one place that knows which backends there are."""
 
 import importlib
 from itertools import pairwise
@@ -63,7 +63,7 @@ class Metrics(NamedTuple):
 
 
 class Backend(Protocol):
-    """A framework that trains DCNet. Arrays on the device and states are values of the backend's own.
+    """A framework that trains the network. Arrays on the device and states are values of the backend's own.
 
     params: weights on the device by name, as put returns and `state.params` holds: centers, logits and
     export read them without moments. train_chunk takes a state's params with the state.
@@ -84,7 +84,7 @@ class Backend(Protocol):
         ...
 
     def logits(self, params: dict[str, Any], x: np.ndarray, k: float) -> np.ndarray:
-        """Z of the net, which has a deep path. x: (n, dim) float32; returns (n, nlist) float32"""
+        """Logits z of the whole network, which has a deep path. x: (n, dim) float32; returns (n, nlist) float32"""
         ...
 
     def export(self, params: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -100,7 +100,7 @@ class Backend(Protocol):
         ...
 
     def use(self, state: Any) -> dict[str, np.ndarray]:
-        """M of each router, (nlist,) float64."""
+        """Mean use m by router, (nlist,) float64 each."""
         ...
 
     def loss_scale(self, state: Any) -> float:
@@ -176,7 +176,7 @@ def starting_weights(param_list: tuple[int, ...], seed: int) -> dict[str, np.nda
     """Weights before the first step, float32, by the names of weight_shapes: u = 0, so training begins at k-means.
 
     Hidden layers are normal with standard deviation 1 / sqrt(fan in); the last layer is zero,
-    so the net too begins at k-means.
+    so the network too begins at k-means.
     """
     weights = {
         name: (np.ones if name.endswith(".scale") else np.zeros)(shape, dtype=np.float32)

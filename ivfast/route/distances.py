@@ -4,7 +4,7 @@ import numpy as np
 
 from ivfast.method import NEAR
 
-GROUP = 16  # buckets of which only the best is looked at first
+GROUP = 16  # buckets: of each group only the best is looked at first
 
 
 def squared_distances(x: np.ndarray, centers: np.ndarray, metric: str) -> np.ndarray:
@@ -33,8 +33,8 @@ def mean_nearest(d2: np.ndarray) -> np.ndarray:
 def group_candidates(keys: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray | None]:
     """Fewer keys that hold the `width` largest of each row.
 
-    Buckets are put into groups of 16 (b, b + G, b + 2 G, ..); only the `width` groups with the
-    largest maxima can hold one of the largest keys.
+    Sorting thousands of keys a row is slow. Buckets are put into groups of 16 (b, b + G, b + 2 G, ..), and only the
+    `width` groups with the largest maxima can hold one of the largest keys.
 
     keys: (n, columns)
     returns: keys (n, fewer) and their columns, ascending along each row; (keys, None) where
@@ -102,9 +102,10 @@ def center_crossing(x: np.ndarray, z: np.ndarray, buckets: np.ndarray, centers: 
 
         crossing_ab = k <r_a, r_b>^2 / (|r_a|^2 delta)      r_b = x - c_b
 
-    Entry a, b is the share cos^2 of -z_b; queries that miss a because they lie on its far side
-    miss b too (orthogonality-amplified residuals of SOAR, Sun et al., NeurIPS 2023, between all
-    buckets). 0 where x lies on c_a.
+    A query that misses one bucket because it lies on that bucket's far side also misses buckets in the same
+    direction. So a copy there is wasted. Entry a, b is -z_b times the squared cosine between the two ways; it is 0
+    where x lies on c_a. Source: the orthogonality-amplified residuals of SOAR (Sun et al., NeurIPS 2023), here
+    between all buckets.
 
     x: (n, dim); z: (n, nlist) logits of the linear path; buckets: (n, width)
     returns: (n, width, width) float32
@@ -120,7 +121,7 @@ def center_crossing(x: np.ndarray, z: np.ndarray, buckets: np.ndarray, centers: 
 
 
 def log_softmax(z: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """Log softmax(z / temperature) over buckets. (n, nlist) -> the same, of z's type"""
+    """log softmax(z / temperature) over buckets. (n, nlist) -> the same, of z's type"""
     scaled = z / z.dtype.type(temperature)
     scaled -= scaled.max(axis=1, keepdims=True)
     scaled -= np.log(np.exp(scaled).sum(axis=1, keepdims=True))

@@ -7,18 +7,23 @@ import numpy as np
 from ivfast.route.distances import log_softmax
 
 
-class Stored(NamedTuple):
-    """Where the right answers of queries lie under one plan."""
+class Lists(NamedTuple):
+    """What is stored in which bucket, under one plan."""
 
-    sizes: np.ndarray  # (nlist,) entries per bucket
     n: int  # vectors stored, each counted once
-    buckets: np.ndarray  # (n_answers, width) int, -1 where none
+    sizes: np.ndarray  # (nlist,) int64, entries per bucket, copies counted
+    buckets: np.ndarray  # (n_wanted, width) int32: of the vectors asked for, the primary first, -1 where none
+
+    @property
+    def entries(self) -> int:
+        """Of all buckets, copies counted."""
+        return int(self.sizes.sum())
 
 
 class Answers(NamedTuple):
     """Right answers of a block of queries."""
 
-    at: np.ndarray  # (queries, width) row of Stored.buckets
+    at: np.ndarray  # (queries, width) row of Lists.buckets
     valid: np.ndarray  # (queries, width) bool
 
 
@@ -33,33 +38,33 @@ def router_order(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return order, place
 
 
-def first_found(place: np.ndarray, stored: Stored, answers: Answers) -> np.ndarray:
+def first_found(place: np.ndarray, lists: Lists, answers: Answers) -> np.ndarray:
     """At which nprobe each answer is found: 1 .. nlist, nlist + 1 where there is no answer.
 
     place: (queries, nlist) from router_order; returns (queries, width) int64
     """
     nlist = place.shape[1]
-    buckets = stored.buckets[answers.at]  # (queries, width, copies)
+    buckets = lists.buckets[answers.at]  # (queries, width, copies)
     rows = np.arange(len(place))[:, None, None]
     found = np.where(buckets >= 0, place[rows, buckets], nlist).min(axis=2) + 1
     return np.where(answers.valid, found, nlist + 1)
 
 
-def scanned_shares(order: np.ndarray, stored: Stored) -> np.ndarray:
+def scanned_shares(order: np.ndarray, lists: Lists) -> np.ndarray:
     """Entries scanned at nprobe 1 .. nlist over n. (queries, nlist) float64"""
-    return np.cumsum(stored.sizes[order], axis=1) / stored.n
+    return np.cumsum(lists.sizes[order], axis=1) / lists.n
 
 
-def log_gains(z: np.ndarray, temperature: float, stored: Stored) -> np.ndarray:
+def log_gains(z: np.ndarray, probing_t: float, lists: Lists) -> np.ndarray:
     """Log of what a probe brings for its cost; +inf at the best bucket, -inf at empty ones.
 
-        gain_b = softmax(z / T)_b / (size_b / n)
+        gain_b = softmax(z / probing_t)_b / (size_b / n)
 
     z: (queries, nlist); returns float32 of that shape
     """
-    empty = stored.sizes == 0
-    log_share = np.log(np.maximum(stored.sizes, 1) / stored.n).astype(np.float32)
-    gains = np.where(empty, np.float32(-np.inf), log_softmax(z, temperature) - log_share)
+    empty = lists.sizes == 0
+    log_share = np.log(np.maximum(lists.sizes, 1) / lists.n).astype(np.float32)
+    gains = np.where(empty, np.float32(-np.inf), log_softmax(z, probing_t) - log_share)
     best = np.where(empty, -np.inf, z).argmax(axis=1)
     gains[np.arange(len(z)), best] = np.inf
     return gains
@@ -87,17 +92,17 @@ class AdaptiveCounts(NamedTuple):
     found: np.ndarray  # (t,) right answers
 
 
-def count_adaptive(gains: np.ndarray, thresholds: np.ndarray, stored: Stored, answers: Answers) -> AdaptiveCounts:
+def count_adaptive(gains: np.ndarray, thresholds: np.ndarray, lists: Lists, answers: Answers) -> AdaptiveCounts:
     """Probe all buckets with a gain above each threshold. thresholds: (t,) falling"""
     queries, t = len(gains), len(thresholds)
     rising = np.sort(thresholds)
     above = np.searchsorted(rising, gains, side="left")  # thresholds below each gain, 0 .. t
     # an equal gain is not above; -inf gains are above nothing
     cell = (np.arange(queries)[:, None] * (t + 1) + above).ravel()
-    sizes = np.broadcast_to(stored.sizes, gains.shape).ravel()
+    sizes = np.broadcast_to(lists.sizes, gains.shape).ravel()
     probed = np.bincount(cell, minlength=queries * (t + 1)).reshape(queries, t + 1)
     scanned = np.bincount(cell, weights=sizes, minlength=queries * (t + 1)).reshape(queries, t + 1)
-    buckets = stored.buckets[answers.at]
+    buckets = lists.buckets[answers.at]
     rows = np.arange(queries)[:, None, None]
     best = np.where(buckets >= 0, gains[rows, buckets], -np.inf).max(axis=2)[answers.valid]
     found = np.bincount(np.searchsorted(rising, best, side="left"), minlength=t + 1)

@@ -23,7 +23,7 @@ class Saved(NamedTuple):
     epoch: int  # finished epochs
     step: int  # steps done of the next epoch
     arrays: dict[str, np.ndarray]  # Backend.state_dict, and weights of the best epochs
-    about: dict[str, Any]  # k, settings, data, choices; plain JSON
+    about: dict[str, Any]  # goal, choices, settings, hash of learn; plain JSON, see docs/formats.md
 
 
 def checkpoint_folder(save_path: Path) -> Path:
@@ -43,12 +43,12 @@ def save_checkpoint(save_path: Path, saved: Saved) -> Path:
     path = folder / f"epoch_{saved.epoch:05d}_step_{saved.step:08d}.safetensors"
     about = {"epoch": saved.epoch, "step": saved.step, **saved.about}
     save_state(path, saved.arrays, about)
-    for old in at_hand(save_path)[KEEP:]:
+    for old in checkpoints_in(save_path)[KEEP:]:
         old.unlink()
     return path
 
 
-def at_hand(save_path: Path) -> list[Path]:
+def checkpoints_in(save_path: Path) -> list[Path]:
     """Checkpoints, newest first."""
     folder = checkpoint_folder(save_path)
     if not folder.is_dir():
@@ -61,7 +61,7 @@ def load_newest(save_path: Path, progress: Progress) -> Saved:
 
     raises: UserError where there is none
     """
-    for path in at_hand(save_path):
+    for path in checkpoints_in(save_path):
         saved = _load(path)
         if saved is not None:
             progress.note(f"resuming from {path}")
@@ -75,10 +75,10 @@ def load_newest(save_path: Path, progress: Progress) -> Saved:
 def load_epoch(save_path: Path, epoch: int) -> Saved:
     """The checkpoint at the end of one epoch.
 
-    raises: UserError where it isn't at hand, listing those that are
+    raises: UserError where there is none, listing those that are there
     """
     found = {}
-    for path in at_hand(save_path):
+    for path in checkpoints_in(save_path):
         match = NAME.fullmatch(path.name)
         assert match is not None
         if int(match[2]) == 0:
@@ -87,7 +87,7 @@ def load_epoch(save_path: Path, epoch: int) -> Saved:
         ends = ", ".join(str(e) for e in sorted(found)) or "none"
         raise UserError(
             f"--start_epoch {epoch}: no checkpoint of the end of epoch {epoch} in {checkpoint_folder(save_path)}; "
-            f"at hand: {ends}"
+            f"there are: {ends}"
         )
     saved = _load(found[epoch])
     if saved is None:

@@ -119,7 +119,7 @@ def _add_data(parser: Parser) -> None:
     _flag(
         group,
         "drop_bad_rows",
-        "leave out rows that hold NaN or infinity and, under IP, rows of zeros; gt follows, offsets count what is kept",
+        "leave out rows that hold NaN or infinity and, under IP, rows of zeros; the offsets in gt are made to fit",
         type=boolean,
         metavar="True|False",
     )
@@ -130,19 +130,24 @@ def _add_training(parser: Parser) -> None:
     _flag(group, "warmup", "epochs during which the learning rate rises", type=int, metavar="EPOCHS")
     _flag(group, "epochs", "passes over learn", type=int, metavar="N")
     _flag(group, "batch_size", "training pairs a step", type=int, metavar="PAIRS")
-    _flag(group, "lr", "learning rate at its peak, in units of a bucket's own spread; should be specified", type=float)
+    _flag(
+        group,
+        "lr",
+        "learning rate at its peak, in units of the spread within a bucket; should be specified, 2e-3 is a good start",
+        type=float,
+    )
     _flag(
         group,
         "ftopk",
-        "nearest neighbours of a learn vector that stand in for queries, and (20 at least) of a base vector that it "
-        "asks for; also the most buckets a vector is stored in",
+        "nearest neighbours of each learn vector that stand in for the queries to come; also the most buckets that a "
+        "vector is stored in",
         type=int,
         metavar="K",
     )
     _flag(
         group,
         "use_drop",
-        "zero a share of a training vector's entries; True is recommended",
+        "set a share of each training vector's entries to zero; True is recommended",
         type=boolean,
         metavar="True|False",
     )
@@ -157,7 +162,8 @@ def _add_network(parser: Parser) -> None:
     _flag(
         group,
         "param_list",
-        "widths of the deep path: first the vectors' dim, last nlist; DIM NLIST alone trains only the centers",
+        "widths of the network's layers: first the vectors' dim, last nlist; DIM NLIST alone trains only the centers, "
+        "many times faster",
         type=int,
         nargs="+",
         metavar="WIDTH",
@@ -169,7 +175,7 @@ def _add_network(parser: Parser) -> None:
 def _add_precision(parser: Parser) -> None:
     group = parser.add_argument_group("mixed precision")
     _flag(group, "use_amp", "mixed precision; True is recommended on a GPU", type=boolean, metavar="True|False")
-    _flag(group, "apex_mode", "O1: half type in matrix products alone; O2: activations too", choices=APEX_MODES)
+    _flag(group, "apex_mode", "O1: the half type in matrix products alone; O2: in activations too", choices=APEX_MODES)
     _flag(group, "scale", "start of the dynamic loss scale, a power of two", type=int)
     _flag(group, "amp_dtype", "the half type; bfloat16 is recommended where the hardware has it", choices=AMP_DTYPES)
 
@@ -180,7 +186,7 @@ def _add_evaluation(parser: Parser) -> None:
     _flag(
         group,
         "percents",
-        "redundancy ratios: extra entries over base, 0 = each vector once; must be specified, "
+        "redundancy ratios: copies stored beside each vector, on average, 0 = each vector once; must be specified, "
         "0.8 1.0 1.25 1.50 are recommended",
         type=float,
         nargs="+",
@@ -190,7 +196,7 @@ def _add_evaluation(parser: Parser) -> None:
     _flag(
         group,
         "valid_batch_size",
-        "rows read at once when evaluating, in whole tiles of 1,024",
+        "rows read at once when evaluating, rounded down to whole tiles of 1,024",
         type=int,
         metavar="ROWS",
     )
@@ -200,7 +206,7 @@ def _add_evaluation(parser: Parser) -> None:
 
 def _add_run(parser: Parser) -> None:
     group = parser.add_argument_group("run")
-    _flag(group, "backend", "framework that trains", choices=BACKENDS)
+    _flag(group, "backend", "framework that trains the network", choices=BACKENDS)
     _flag(group, "gpu", "number of the GPU, -1 is the CPU; should be specified", type=int, metavar="ID")
-    _flag(group, "seed", "of k-means, network, batches and choices", type=int)
+    _flag(group, "seed", "start of all random numbers: of k-means, network, batches and choices", type=int)
     _flag(group, "log_interval", "steps between log lines", type=int, metavar="STEPS")

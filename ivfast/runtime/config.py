@@ -18,7 +18,10 @@ BACKENDS = ("jax", "torch")
 
 @dataclass(frozen=True)
 class Config:
-    """One run. Names and defaults up to `ai_center` are those of the documented command line."""
+    """One run: every setting by the name of its flag, with its unit where `run_dcnet.py --help` says it.
+
+    Names and defaults up to `ai_center` are those of the documented command line.
+    """
 
     save_path: Path
     data_path: Path
@@ -53,6 +56,16 @@ class Config:
     checkpoint_minutes: float = 30.0
     normalize: bool = False
     drop_bad_rows: bool = False
+
+    def __post_init__(self) -> None:
+        """Take paths as text, lists for tuples, and numbers written twice, as callers write them."""
+        for name in ("save_path", "data_path", "ai_center"):
+            if (path := getattr(self, name)) is not None:
+                object.__setattr__(self, name, Path(path))
+        for name in ("percents", "param_list", "nprobes"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        for name in ("percents", "nprobes"):
+            object.__setattr__(self, name, tuple(dict.fromkeys(getattr(self, name))))
 
     @property
     def dim(self) -> int:

@@ -12,8 +12,11 @@ class RunError(Exception):
     """A run that cannot go on through no fault of its input: `main` prints it and exits 1."""
 
 
-class StopRequestedError(Exception):
-    """SIGTERM or Ctrl-C: `main` exits with 128 plus its number."""
+class StopRequestedError(BaseException):
+    """A signal of ivfast.runtime.signals: `main` exits with 128 plus its number.
+
+    No Exception, so that a library that survives its own errors does not take this for one.
+    """
 
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by signal {number}")

@@ -40,6 +40,10 @@ class Progress:
     def note(self, text: str) -> None:
         """One line for people: shown, and kept in train.log with its time."""
         self.console.print(text, markup=False)
+        self.log(text)
+
+    def log(self, text: str) -> None:
+        """One line that is kept in train.log with its time, and not shown."""
         self._append("train.log", f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}")
 
     def metrics(self, **record: object) -> None:

@@ -1,6 +1,7 @@
-"""SIGTERM and Ctrl-C: finish the chunk, save, leave; a second one leaves at once."""
+"""Signals that ask a run to end: what must not be cut off is finished and saved first; a second one leaves at once."""
 
 import os
+import select
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,48 +11,81 @@ import faiss
 
 from ivfast.runtime.errors import StopRequestedError
 
-_asked: list[int] = []  # signals that came so far
-_in_chunk: list[bool] = []
+STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)  # Slurm's --signal is often USR1
+
+_pending: list[int] = []  # signals that came so far
+_waits: list[bool] = []  # whether a first signal waits, by nested blocks
 
 
 @contextmanager
 def handled() -> Iterator[None]:
-    """Install the handlers, and put the old ones back."""
-    _asked.clear()
-    old = {number: signal.signal(number, _on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    """Install the handlers, and put the old ones back. What nohup has switched off stays off."""
+    _pending.clear()
+    _waits.clear()
+    numbers = [n for n in STOPPING if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+    old = {number: signal.signal(number, _on_signal) for number in numbers}
     faiss.PythonInterruptCallback.reset()  # long FAISS calls look for signals too
     try:
         yield
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
+        _pending.clear()  # another run of this process begins unasked
+        _waits.clear()
 
 
 @contextmanager
-def finishing_chunks() -> Iterator[None]:
-    """Inside, a first signal waits for `stop_if_asked`."""
-    _in_chunk.append(True)
+def waiting() -> Iterator[None]:
+    """Inside, a first signal waits for `stop_if_pending`."""
+    _waits.append(True)
     try:
         yield
     finally:
-        _in_chunk.pop()
+        _waits.pop()
 
 
-def asked() -> bool:
+@contextmanager
+def not_waiting() -> Iterator[None]:
+    """Inside `waiting`, for what takes long: a first signal, also one that waits already, raises StopRequestedError."""
+    _waits.append(False)
+    try:
+        stop_if_pending()
+        yield
+    finally:
+        _waits.pop()
+
+
+def pending() -> bool:
     """Whether a signal is waiting."""
-    return bool(_asked)
+    return bool(_pending)
 
 
-def stop_if_asked() -> None:
+def stop_if_pending() -> None:
     """Raises StopRequestedError where a signal is waiting."""
-    if _asked:
-        raise StopRequestedError(_asked[0])
+    if _pending:
+        raise StopRequestedError(_pending[0])
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
     del frame
-    if _asked:
+    if number == signal.SIGHUP:
+        _leave_lost_terminal()
+    if _pending and number == signal.SIGHUP:
+        return  # a terminal that closes hangs up more than once
+    if _pending:
         os._exit(128 + number)
-    _asked.append(number)
-    if not _in_chunk:
+    _pending.append(number)
+    if not (_waits and _waits[-1]):
         raise StopRequestedError(number)
+
+
+def _leave_lost_terminal() -> None:
+    """Where the terminal is gone, writing to it would fail before the state is saved."""
+    for descriptor in (1, 2):
+        poll = select.poll()
+        poll.register(descriptor, 0)
+        if poll.poll(0):  # hung up, or in error
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, descriptor)
+            if nowhere != descriptor:
+                os.close(nowhere)

@@ -1,12 +1,12 @@
-"""How much neighbours count: where strangers are among them and can be told, less than one's own kind."""
+"""How much neighbours count: where strangers stand apart among them, they count less than kin."""
 
 import numpy as np
 
-OWN_NEAREST = 20  # of each vector, that are compared
-SURELY_KIN = 5  # nearest in common beyond which two are not taken for closer kin
-COMPARED = 10_240  # neighbours that are compared with at once: so many twenties stay in the cache
-HEAP = 0.1  # of all pairs are in either heap of counts at least
-VALLEY = 0.8  # of the lower heap's peak: where counts between two heaps are rarer, they are two
+OWN_NEAREST = 20  # nearest of each vector that are compared
+SURELY_KIN = 5  # two vectors with so many nearest in common are kin, and no more so with more of them
+COMPARED = 10_240  # neighbours that are compared at once: so many lists of twenty stay in the processor's cache
+HEAP = 0.1  # a heap of counts holds at least a tenth of all pairs
+VALLEY = 0.8  # two peaks count as two if the count between them is under 0.8 of the lower one
 
 
 def kinship(counts: np.ndarray, *, apart: bool) -> np.ndarray:
@@ -14,8 +14,8 @@ def kinship(counts: np.ndarray, *, apart: bool) -> np.ndarray:
 
         kinship(x, y) = min(5, count)^2     where strangers stand apart, else 1
 
-    Above a count of five pairs are kin alike. Where counts don't fall into two heaps, a low one doesn't tell a
-    stranger: of text's exact neighbours those with little in common are right as well.
+    Above a count of five all pairs are kin alike. Where counts do not fall into two heaps, a low one is no sign of a
+    stranger: on text, exact neighbours with little in common are right answers as well.
 
     counts: (n, k) uint8; returns (n, k) uint8, from 1 to 25
     """
@@ -36,7 +36,9 @@ def strangers_apart(counts: np.ndarray) -> bool:
     return False
 
 
-def in_common(rows: np.ndarray, nearest: np.ndarray, ftopk: int, *known: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+def in_common(
+    rows: np.ndarray, nearest: np.ndarray, ftopk: int, *known: tuple[np.ndarray, np.ndarray], compared: int = COMPARED
+) -> np.ndarray:
     """Count what pairs of neighbours have in common.
 
         count(x, y) = 1 + |({x} + N(x)) & N(y)|
@@ -47,10 +49,11 @@ def in_common(rows: np.ndarray, nearest: np.ndarray, ftopk: int, *known: tuple[n
 
     rows: (n,) numbers; nearest: (n, k) of each, of which the first ftopk are the other sides y
     known: numbers, (m,) ascending, and their nearest, (m, any); no number in two of them
+    compared: neighbours that are compared at once
     returns: (n, min(ftopk, k)) uint8, 1 to 22
     """
     found = np.empty((len(rows), min(ftopk, nearest.shape[1])), dtype=np.uint8)
-    step = max(1, COMPARED // max(1, found.shape[1]))
+    step = max(1, compared // max(1, found.shape[1]))
     for start in range(0, len(rows), step):
         near = nearest[start : start + step]
         own = np.concatenate([rows[start : start + step, None].astype(near.dtype), near[:, :OWN_NEAREST]], axis=1)

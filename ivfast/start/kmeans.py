@@ -5,16 +5,16 @@ from typing import Any, NamedTuple
 import faiss
 import numpy as np
 
-from ivfast.data.vectors import Space, Vectors, rows_per_block
+from ivfast.data.exact import flat_index
+from ivfast.data.vectors import Points, rows_per_block
 from ivfast.method import NEAR
 from ivfast.runtime.draws import generator
 from ivfast.runtime.errors import UserError
 
 ALL_POINTS = 1_000_000  # up to here k-means sees every learn vector
-POINTS_PER_BUCKET = 256  # above, at least so many a bucket
-LEAST_IMPROVEMENT = 1e-4  # of the objective, per iteration; below it k-means stops
-
-LEAST_RADIUS = 1 / 50  # of the median bucket's
+POINTS_PER_BUCKET = 256  # of a larger learn it sees so many a bucket, and no fewer than ALL_POINTS
+LEAST_IMPROVEMENT = 1e-4  # k-means stops once an iteration improves its objective by less than this share
+LEAST_RADIUS = 1 / 50  # a bucket's radius counts as at least this share of the median one
 
 
 class KMeans(NamedTuple):
@@ -25,37 +25,6 @@ class KMeans(NamedTuple):
     n_points: int
 
 
-def train_kmeans(learn: Vectors, space: Space, nlist: int, niter: int, seed: int) -> KMeans:
-    """Cluster learn with FAISS (spherical under IP).
-
-    raises: UserError where there are fewer vectors than buckets
-    """
-    if len(learn) < nlist:
-        raise UserError(
-            f"learn: {learn.path} has {len(learn)} vectors, fewer than --nlist {nlist}; "
-            "use more vectors or fewer buckets"
-        )
-    n_points = len(learn) if len(learn) <= ALL_POINTS else max(ALL_POINTS, POINTS_PER_BUCKET * nlist)
-    if n_points < len(learn):
-        index = np.sort(generator(seed, 0, "kmeans").choice(len(learn), n_points, replace=False))
-        x = learn.take(space, index)
-    else:
-        n_points = len(learn)
-        x = learn.take(space, slice(None))
-    clustering = faiss.Clustering(learn.dim, nlist)
-    clustering.niter = niter
-    clustering.seed = seed
-    clustering.spherical = space.metric == "IP"
-    clustering.early_stop_threshold = LEAST_IMPROVEMENT
-    clustering.min_points_per_centroid = 1
-    clustering.max_points_per_centroid = n_points
-    index_type = faiss.IndexFlatIP if space.metric == "IP" else faiss.IndexFlatL2
-    clustering.train(x, index_type(learn.dim))
-    centers = faiss.vector_float_to_array(clustering.centroids).reshape(nlist, learn.dim).copy()
-    iterations: Any = clustering.iteration_stats  # a vector of C++
-    return KMeans(centers, iterations.size(), n_points)
-
-
 class Buckets(NamedTuple):
     """k-means' buckets, measured on learn."""
 
@@ -64,23 +33,56 @@ class Buckets(NamedTuple):
     delta_floor: float
 
 
-def measure_buckets(learn: Vectors, space: Space, centers: np.ndarray, seed: int) -> Buckets:
-    """Shares, radii and delta of the buckets over learn (above 1 M: over a sample)."""
+def n_sampled(n: int, nlist: int, all_points: int = ALL_POINTS, per_bucket: int = POINTS_PER_BUCKET) -> int:
+    """How many of n learn vectors k-means and the measures of its buckets look at."""
+    return min(n, max(all_points, per_bucket * nlist))
+
+
+def train_kmeans(
+    learn: Points, nlist: int, niter: int, seed: int, all_points: int = ALL_POINTS, per_bucket: int = POINTS_PER_BUCKET
+) -> KMeans:
+    """Cluster learn with FAISS (spherical under IP).
+
+    niter: iterations at most
+    raises: UserError where there are fewer vectors than buckets
+    """
+    if len(learn) < nlist:
+        raise UserError(
+            f"learn: {learn.vectors.path} has {len(learn)} vectors, fewer than --nlist {nlist}; "
+            "use more vectors or fewer buckets"
+        )
+    n_points = n_sampled(len(learn), nlist, all_points, per_bucket)
+    x = learn.x(_sample(len(learn), n_points, seed, "kmeans", 0))
+    clustering = faiss.Clustering(learn.dim, nlist)
+    clustering.niter = niter
+    clustering.seed = seed
+    clustering.spherical = learn.metric == "IP"
+    clustering.early_stop_threshold = LEAST_IMPROVEMENT
+    clustering.min_points_per_centroid = 1
+    clustering.max_points_per_centroid = n_points
+    clustering.train(x, flat_index(learn.dim, learn.metric))
+    centers = faiss.vector_float_to_array(clustering.centroids).reshape(nlist, learn.dim).copy()
+    iterations: Any = clustering.iteration_stats  # a vector of C++
+    return KMeans(centers, iterations.size(), n_points)
+
+
+def measure_buckets(learn: Points, centers: np.ndarray, seed: int) -> Buckets:
+    """Shares, radii and delta of the buckets over learn (above a million vectors: over a sample).
+
+    centers: (nlist, dim) float32, inside
+    """
     nlist, dim = centers.shape
-    n = min(len(learn), max(ALL_POINTS, POINTS_PER_BUCKET * nlist))
-    rows = (
-        np.arange(n)
-        if n == len(learn)
-        else np.sort(generator(seed, 0, "sample", 1).choice(len(learn), n, replace=False))
-    )
+    n = n_sampled(len(learn), nlist)
+    rows = _sample(len(learn), n, seed, "sample", 1)
+    rows = np.arange(n) if isinstance(rows, slice) else rows
     near = min(NEAR, nlist)
-    index = faiss.IndexFlatIP(dim) if space.metric == "IP" else faiss.IndexFlatL2(dim)
+    index = flat_index(dim, learn.metric)
     index.add(centers)
     counts, squares, deltas = np.zeros(nlist), np.zeros(nlist), 0.0
     step = rows_per_block(dim)
     for start in range(0, n, step):
-        distances, nearest = index.search(learn.take(space, rows[start : start + step]), near)
-        d2 = np.maximum(2 - 2 * distances if space.metric == "IP" else distances, 0).astype(np.float64)
+        distances, nearest = index.search(learn.x(rows[start : start + step]), near)
+        d2 = np.maximum(2 - 2 * distances if learn.metric == "IP" else distances, 0).astype(np.float64)
         counts += np.bincount(nearest[:, 0], minlength=nlist)
         squares += np.bincount(nearest[:, 0], weights=d2[:, 0], minlength=nlist)
         deltas += float(d2.mean(axis=1).sum())
@@ -90,3 +92,10 @@ def measure_buckets(learn: Vectors, space: Space, centers: np.ndarray, seed: int
     radius = np.where(counts > 0, np.maximum(radius, median * LEAST_RADIUS), median)
     floor = max(1e-6 * deltas / n, float(np.finfo(np.float32).tiny))
     return Buckets(counts / n, radius.astype(np.float32), floor)
+
+
+def _sample(n: int, wanted: int, seed: int, stream: str, part: int) -> np.ndarray | slice:
+    """Rows of a draw of `wanted` out of n, ascending; all of them as a slice."""
+    if wanted == n:
+        return slice(None)
+    return np.sort(generator(seed, 0, stream, part).choice(n, wanted, replace=False))

@@ -1,70 +1,71 @@
 """What training needs before its first step: k-means and neighbours, computed or from the cache."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 import faiss
 import numpy as np
 
-from ivfast.data.vectors import Space, Vectors, measure_space
+from ivfast.data.vectors import Points
 from ivfast.method import COUNTED
 from ivfast.runtime.cache import cached, fingerprint
-from ivfast.runtime.config import Config
 from ivfast.runtime.progress import Progress
 from ivfast.start.kinship import HEAP, OWN_NEAREST, SURELY_KIN, VALLEY
-from ivfast.start.kmeans import Buckets, measure_buckets, train_kmeans
-from ivfast.start.neighbors import LEAST_ASKED, Neighbors, find_neighbors
+from ivfast.start.kmeans import train_kmeans
+from ivfast.start.neighbors import N_ASKED, Neighbors, find_neighbors
 
 
-class Prepared(NamedTuple):
-    """Learn, and what was found in it. Vectors and centers are inside (see Space)."""
+class Cache(NamedTuple):
+    """Where k-means and neighbours of learn are kept, and who says what they belong to."""
 
-    learn: Vectors
-    space: Space
-    kmeans: np.ndarray  # (nlist, dim) float32
-    neighbors: Neighbors
-    buckets: "Buckets"
+    folder: Path
+    learn: Points
+    seed: int
+    progress: Progress
+
+    def key(self, **settings: object) -> str:
+        """A name for learn and the settings that something was computed with."""
+        learn, metric = self.learn.vectors.digest, self.learn.metric
+        return fingerprint(learn=learn, metric=metric, seed=self.seed, faiss=faiss.__version__, **settings)
 
 
-def prepare(config: Config, learn: Vectors, progress: Progress) -> Prepared:
-    """Cluster learn and search it for neighbours, or take both from save_path/cache.
+def find_kmeans(cache: Cache, nlist: int, niter: int) -> np.ndarray:
+    """k-means' centers on learn, (nlist, dim) float32, inside.
 
-    raises: UserError where learn is too small for the settings
+    niter: iterations at most
+    raises: UserError where learn has fewer vectors than buckets
     """
-    space = measure_space(learn, config.metric)
-    cache = config.save_path / "cache"
-    facts = {"learn": learn.digest, "metric": config.metric, "seed": config.seed, "faiss": faiss.__version__}
 
     def cluster() -> dict[str, np.ndarray]:
-        progress.note(f"k-means: clustering {len(learn):,} vectors into {config.nlist} buckets")
-        found = train_kmeans(learn, space, config.nlist, config.niter, config.seed)
+        cache.progress.note(f"k-means: clustering {len(cache.learn):,} vectors into {nlist} buckets")
+        found = train_kmeans(cache.learn, nlist, niter, cache.seed)
         return {"centers": found.centers, "counts": np.array([found.n_iterations, found.n_points])}
 
-    key = fingerprint(**facts, nlist=config.nlist, niter=config.niter)
-    found, old = cached(cache, "kmeans", key, cluster)
+    found, old = cached(cache.folder, "kmeans", cache.key(nlist=nlist, niter=niter), cluster)
     iterations, points = found["counts"].tolist()
-    progress.note(
-        f"k-means: {config.nlist} centers, {iterations} iterations of at most {config.niter} "
+    cache.progress.note(
+        f"k-means: {nlist} centers, {iterations} iterations of at most {niter} "
         f"on {points:,} vectors{', from the cache' if old else ''}"
     )
-    neighbors = _neighbors(config, learn, space, facts, progress)
-    return Prepared(
-        learn, space, found["centers"], neighbors, measure_buckets(learn, space, found["centers"], config.seed)
-    )
+    return found["centers"]
 
 
-def _neighbors(config: Config, learn: Vectors, space: Space, facts: dict[str, object], progress: Progress) -> Neighbors:
+def find_learn_neighbors(cache: Cache, ftopk: int) -> Neighbors:
+    """Neighbours in learn of each training and each held-out vector."""
+
     def search() -> dict[str, np.ndarray]:
-        return find_neighbors(learn, space, config.ftopk, config.seed, progress)._asdict()
+        return find_neighbors(cache.learn, ftopk, cache.seed, cache.progress)._asdict()
 
-    rules = {"asked_for": LEAST_ASKED, "answers": COUNTED, "kinship": [OWN_NEAREST, SURELY_KIN, HEAP, VALLEY]}
-    key = fingerprint(**facts, ftopk=config.ftopk, **rules)
-    found, old = cached(config.save_path / "cache", "neighbors", key, search)
+    rules = {"asked_for": N_ASKED, "answers": COUNTED, "kinship": [OWN_NEAREST, SURELY_KIN, HEAP, VALLEY]}
+    found, old = cached(cache.folder, "neighbors", cache.key(ftopk=ftopk, **rules), search)
     neighbors = Neighbors(**found)
-    progress.note(
+    cache.progress.note(
         f"neighbours: {neighbors.train_nearest.shape[1]} of each of {len(neighbors.train):,} training and "
         f"{neighbors.answers.shape[1]} of "
         f"{len(neighbors.held_out):,} held-out vectors{', from the cache' if old else ''}"
     )
     if neighbors.strangers_apart:
-        progress.note("neighbours: kin and strangers among them stand apart: pairs count by the nearest in common")
+        cache.progress.note(
+            "neighbours: kin and strangers stand apart among them: pairs count by what they have in common"
+        )
     return neighbors

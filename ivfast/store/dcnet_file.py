@@ -9,39 +9,21 @@ from safetensors import SafetensorError, safe_open
 
 from ivfast.data.vectors import Space
 from ivfast.network.backend import Backend, Setup, load_backend, weight_shapes
-from ivfast.route.routers import Router, centers_router, net_router
+from ivfast.route.routers import ROUTERS, Router, centers_router, net_router
 from ivfast.runtime.config import METRICS
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.files import file_hash, save_tensors
-from ivfast.store.rules import Plan, log_use
+from ivfast.store.records import Facts, Predicted, Storing
+from ivfast.store.rules import RULES
 
-SCHEMA = 3
-
-
-class Predicted(NamedTuple):
-    """At one level of recall, fixed probing."""
-
-    nprobe: float  # linear between neighbouring whole ones
-    scanned: float  # share of the vectors stored, copies counted
-
-
-class Facts(NamedTuple):
-    """Numbers that go with one router."""
-
-    k: float
-    temperature: float  # T, of adaptive probing
-    nprobe: float  # at which the best buckets of 90 % of held-out answers are probed
-    storing: dict[float, float]  # T_s by percent
-    use: dict[float, np.ndarray]  # m by T_s, (nlist,) float64
-    predicted: dict[float, dict[str, Predicted]]  # by percent and level of recall, under the default rule
-    calibration_error: float  # of softmax(z / T), as chances that a right answer lies in a bucket
+SCHEMA = 4
 
 
 class Model(NamedTuple):
     """All of dcnet.safetensors."""
 
     facts: dict[str, Facts]  # by router
-    net: dict[str, np.ndarray]  # centers and deep weights of the net, empty without a deep path
+    net: dict[str, np.ndarray]  # centers and deep weights of the network, empty where there is no deep path
     mean: np.ndarray  # (dim,) float32, of the deep path's input
     scale: np.float32
     space: Space
@@ -54,6 +36,10 @@ class Model(NamedTuple):
     def ftopk(self) -> int:
         """That it was trained with: a vector is stored in so many buckets at most."""
         return self.about["settings"]["ftopk"]
+
+    def fits(self, centers: np.ndarray) -> bool:
+        """Whether it is for centers of that shape; see load_model for their bytes."""
+        return centers.shape == (self.param_list[-1], self.param_list[0])
 
 
 def save_model(path: Path, model: Model, centers_path: Path) -> None:
@@ -68,12 +54,13 @@ def save_model(path: Path, model: Model, centers_path: Path) -> None:
     }
     routers = {}
     for name, facts in model.facts.items():
-        for t, m in facts.use.items():
-            arrays[f"use.{name}.{t!r}"] = m
-        storing = {repr(percent): t for percent, t in facts.storing.items()}
-        predicted = {repr(percent): levels for percent, levels in facts.predicted.items()}
+        storings = []
+        for i, storing in enumerate(facts.storings):
+            if storing.m is not None:
+                arrays[f"use.{name}.{i}"] = storing.m
+            storings.append({"copies": storing.copies, "storing_t": storing.storing_t, "predicted": storing.predicted})
         routers[name] = {
-            "k": facts.k, "T": facts.temperature, "nprobe": facts.nprobe, "T_s": storing, "predicted": predicted,
+            "k": facts.k, "probing_t": facts.probing_t, "nprobe": facts.nprobe, "storings": storings,
             "calibration_error": facts.calibration_error,
         }  # fmt: skip
     metadata = {
@@ -143,79 +130,87 @@ def _check_arrays(param_list: list[int], arrays: dict[str, np.ndarray]) -> None:
 
 def _check_facts(model: Model) -> None:
     """raises: KeyError, TypeError or ValueError where a router lacks a number that evaluating it takes"""
-    model.about["settings"]["seed"]
+    for name in ("seed", "ftopk", "normalize"):
+        model.about["settings"][name]
     if model.space.metric not in METRICS:
         raise ValueError(f"metric {model.space.metric!r}")
-    for name in ("kmeans", "centers", "net") if model.net else ("kmeans", "centers"):
-        facts = model.facts[name]
-        for number in (facts.k, facts.temperature, facts.nprobe, model.delta_floor, *facts.storing.values()):
-            if not 0 < number < float("inf"):
+    for kind in ROUTERS.values():
+        if not kind.linear and not model.net:
+            continue
+        facts = model.facts[kind.name]
+        fitted = [storing for storing in facts.storings if RULES[kind.default_rule].fitted]
+        numbers = [facts.k, facts.probing_t, facts.nprobe, model.delta_floor]
+        numbers += [storing.storing_t for storing in fitted]
+        if wrong := [storing.copies for storing in facts.storings if not 0 <= storing.copies < float("inf")]:
+            raise ValueError(f"{kind.name} has copies {wrong}, expected numbers from 0")
+        for number in numbers:
+            if number is None or not 0 < number < float("inf"):
                 raise ValueError(
-                    f"{name} has {number!r} among k, T, nprobe, T_s, delta_floor, expected numbers above 0"
+                    f"{kind.name} has {number!r} among k, probing_t, nprobe, storing_t, delta_floor, expected numbers "
+                    "above 0"
                 )
-        if absent := set(facts.storing.values()) - facts.use.keys():
-            raise ValueError(f"{name} lacks m at T_s {absent}")
+        if lacking := [storing.copies for storing in fitted if storing.m is None]:
+            raise ValueError(f"{kind.name} lacks m for copies {lacking}")
 
 
 def _as_model(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> Model:
-    facts = {
-        name: Facts(
-            router["k"],
-            router["T"],
-            router["nprobe"],
-            {float(percent): t for percent, t in router["T_s"].items()},
-            {float(t): m for t, m in _below(arrays, f"use.{name}.").items()},
-            {
-                float(percent): {level: Predicted(*map(float, pair)) for level, pair in levels.items()}
-                for percent, levels in router["predicted"].items()
-            },
-            float(router["calibration_error"]),
+    facts = {}
+    for name, router in about["routers"].items():
+        use = _below(arrays, f"use.{name}.")
+        storings = tuple(
+            Storing(
+                copies=float(stored["copies"]),
+                predicted={level: Predicted(*map(float, pair)) for level, pair in stored["predicted"].items()},
+                storing_t=stored["storing_t"],
+                m=use.get(str(i)),
+            )
+            for i, stored in enumerate(router["storings"])
         )
-        for name, router in about["routers"].items()
-    }
+        facts[name] = Facts(
+            k=router["k"],
+            probing_t=router["probing_t"],
+            nprobe=router["nprobe"],
+            storings=storings,
+            calibration_error=float(router["calibration_error"]),
+        )
     return Model(
-        facts,
-        _below(arrays, "net."),
-        arrays["input.mean"],
-        np.float32(arrays["input.scale"]),
-        Space(about["metric"], arrays["space.mean"], np.float32(arrays["space.scale"])),
-        about["delta_floor"],
-        tuple(about["param_list"]),
-        arrays["asking"],
-        about["about"],
-    )  # fmt: skip
+        facts=facts,
+        net=_below(arrays, "net."),
+        mean=arrays["input.mean"],
+        scale=np.float32(arrays["input.scale"]),
+        space=Space(about["metric"], arrays["space.mean"], np.float32(arrays["space.scale"])),
+        delta_floor=about["delta_floor"],
+        param_list=tuple(about["param_list"]),
+        asking=arrays["asking"],
+        about=about["about"],
+    )
 
 
 def _below(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
 
 
-def make_plans(router: str, facts: Facts | None, percents: tuple[float, ...]) -> list[Plan]:
-    """Every rule that a router has, at every percent. Without facts: ratio alone."""
-    plans = [] if router == "net" else [Plan("ratio", percent) for percent in percents]
-    if router == "kmeans" or facts is None:
-        return plans
-    for rule in ("membership", "benefit"):
-        for percent in percents:
-            t = facts.storing[percent]
-            plans.append(Plan(rule, percent, t, log_use(facts.use[t]) if rule == "benefit" else None))
-    return plans
-
-
 def model_router(model: Model, k: float, backend_name: str, gpu: int) -> Router:
-    """The whole DCNet of a file as a router: its centers are where a new network starts."""
+    """The whole network of a file as a router: its centers are where a new network starts."""
     backend, params = net_params(model, backend_name, gpu)
     linear = centers_router("centers", model.net["centers"], model.space.metric, model.delta_floor, k)
     return net_router(lambda x: backend.logits(params, x, k), linear)
 
 
 def net_params(model: Model, backend_name: str, gpu: int) -> tuple[Backend, dict[str, Any]]:
-    """A backend, and a file's net on its device."""
+    """A backend, and a file's network on its device."""
     nlist, dim = model.param_list[-1], model.param_list[0]
     setup = Setup(
-        model.param_list, model.space.metric, model.net["centers"], np.ones(nlist, np.float32),
-        model.mean, model.scale, model.delta_floor, np.zeros(1), 0.0,
-    )  # fmt: skip
+        param_list=model.param_list,
+        metric=model.space.metric,
+        start=model.net["centers"],
+        radius=np.ones(nlist, np.float32),
+        mean=model.mean,
+        scale=model.scale,
+        delta_floor=model.delta_floor,
+        learning_rates=np.zeros(1),
+        use_rate=0.0,
+    )
     backend = load_backend(backend_name, setup, gpu)
     weights = {name: value for name, value in model.net.items() if name != "centers"}
     weights = {"u": np.zeros((nlist, dim), dtype=np.float32)} | weights

@@ -1,26 +1,29 @@
 """Who will ask for a vector, and where they look: the vectors that have it among their nearest stand for queries."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 import faiss
 import numpy as np
 
-from ivfast.data.vectors import Space, Vectors
+from ivfast.data.vectors import Points
 from ivfast.route.distances import top
 from ivfast.route.routers import LogitTiles
 from ivfast.runtime.cache import cached, fingerprint
-from ivfast.runtime.config import Config
 from ivfast.runtime.progress import Bar, Progress
 from ivfast.start.neighbors import Neighbors, nearest_of_all
 
-SOFTNESS = 2.0  # logits around the border within which a bucket is probed or not: for copies
-ONLY_SOFTNESS = 1.0  # the same, for the only bucket of a vector
-SLOPE = 10.0  # log scanned over recall: what one more answer found is worth in vectors scanned
-MOST_PROBED = 16  # nprobe that is assumed at most
-KEPT = 32  # best buckets of an asker beyond which nothing is looked up
-LEAST = 1e-3  # askers that one more bucket is taken to win at least
-LEAST_USE = 0.1  # of even use: what looking into a bucket counts as at least
-MOST_ASKERS = 1000  # of one vector that are looked at: duplicates may have it among their nearest by the million
+# Training works at a softness of its own (ivfast.method) and fits its slope, since it moves the borders. At storing
+# time they stand still: softness 0.5 to 1.4 and slope 7 to 20 scanned the same within 2 % on five sets, so both are
+# fixed (docs/experiments.md, "The only bucket of a vector, for those who will ask").
+COPY_SOFTNESS = 2.0  # logits around the border within which a bucket is probed or not, where copies are chosen
+ONLY_SOFTNESS = 1.0  # the same where a vector's only bucket is chosen
+SLOPE = 10.0  # how much log scanned falls for what one more of all answers found adds to recall
+MOST_PROBED = 16  # askers are taken to probe at most so many buckets
+BEST_BUCKETS = 32  # so many of an asker are looked at; it probes the others with chance 0
+LEAST_ASKER_GAIN = 1e-3  # gains count as at least this, so that log(gain) is finite where no asker is left
+LEAST_COST = 0.1  # a bucket that nobody probes costs as much as one probed a tenth as often as the mean
+MOST_ASKERS = 1000  # of one vector that count: duplicates may have it among their nearest by the million
 
 
 class ReverseNeighbors(NamedTuple):
@@ -35,21 +38,29 @@ class ReverseNeighbors(NamedTuple):
 class Probes(NamedTuple):
     """Where askers look."""
 
-    buckets: np.ndarray  # (m, kept) int32, best first
-    above: np.ndarray  # (m, kept) float32, logits above the border between probed and not
-    log_use: np.ndarray  # (nlist,) float32, log of the mean chance at SOFTNESS
+    buckets: np.ndarray  # (m, n_best) int32, the 32 best of each asker, best first
+    above: np.ndarray  # (m, n_best) float32, their logits above the border between probed and not
+    log_use: np.ndarray  # (nlist,) float32, log of the mean chance over all askers, at COPY_SOFTNESS
     cost: np.ndarray  # (nlist,) float32, the mean chance at ONLY_SOFTNESS over that of the bucket of a mean vector
 
 
-class Demand(NamedTuple):
-    """Who asks for each stored vector, and where."""
+class Demand:
+    """Who asks for each stored vector, and where.
 
-    reverse: ReverseNeighbors
-    probes: Probes
-    stands_for: float = 1.0  # askers that one stands for beside itself, where they are a draw
+    stands_for: askers that one stands for beside itself, where those that are known are a draw
+    """
 
-    def of(self, start: int, n: int) -> "TileDemand":
-        """That for the n vectors from start on."""
+    def __init__(self, reverse: ReverseNeighbors, probes: Probes, stands_for: float = 1.0) -> None:
+        self.reverse, self.probes, self.stands_for = reverse, probes, stands_for
+        self._last: tuple[int, int, TileAskers] | None = None  # several rules ask for the same tile
+
+    def askers(self, start: int, n: int) -> "TileAskers":
+        """Those of the n vectors from start on."""
+        if self._last is None or self._last[:2] != (start, n):
+            self._last = (start, n, self._askers(start, n))
+        return self._last[2]
+
+    def _askers(self, start: int, n: int) -> "TileAskers":
         first = self.reverse.first[start : start + n + 1]
         asker = self.reverse.asker[first[0] : first[-1]]
         place = self.reverse.place[first[0] : first[-1]]
@@ -57,24 +68,30 @@ class Demand(NamedTuple):
         row = np.repeat(np.arange(n), np.diff(first))
         cell = row[:, None] * len(self.probes.cost) + self.probes.buckets[asker]
         mean_weight = float(self.reverse.weights.sum())
-        return TileDemand(first[:-1] - first[0], row, weight, mean_weight, cell, self.probes.above[asker], self.probes)
+        return TileAskers(first[:-1] - first[0], row, weight, mean_weight, cell, self.probes.above[asker], self.probes)
 
 
-class TileDemand(NamedTuple):
-    """The askers of some vectors, pair by pair."""
+class TileAskers(NamedTuple):
+    """The askers of some vectors, pair by pair of vector and asker."""
 
     first: np.ndarray  # (n,) where each vector's pairs begin
     row: np.ndarray  # (pairs,) vector
     weight: np.ndarray  # (pairs,) float32, of the asker
     mean_weight: float  # what the weights of one vector's askers sum to on average
-    cell: np.ndarray  # (pairs, kept) int64, row x nlist + a bucket where it looks, best first
-    above: np.ndarray  # (pairs, kept) float32
+    cell: np.ndarray  # (pairs, n_best) int64, row x nlist + a bucket where the asker looks, best first
+    above: np.ndarray  # (pairs, n_best) float32
     probes: Probes
 
     def chances(self, buckets: np.ndarray, softness: float) -> np.ndarray:
-        """That each asker probes its vector's buckets. (n, width) -> (pairs, width) float32"""
+        """How likely each asker probes the buckets of its vector.
+
+        A table of int16 says for every (row, bucket) at which column the bucket is wanted. Comparing the 32 buckets
+        of an asker with the 10 of its vector, pair by pair, gives the same and takes twelve times as long.
+
+        buckets: (n, width); returns (pairs, width) float32, 0 beyond an asker's 32 best
+        """
         n, width = buckets.shape
-        columns = np.full((n, len(self.probes.cost)), -1, dtype=np.int16)  # of each bucket among a row's wanted
+        columns = np.full((n, len(self.probes.cost)), -1, dtype=np.int16)
         np.put_along_axis(columns, buckets, np.arange(width, dtype=np.int16)[None], axis=1)
         column = columns.ravel().take(self.cell).ravel()
         hit = np.flatnonzero(column >= 0)
@@ -82,19 +99,20 @@ class TileDemand(NamedTuple):
         above[hit // self.cell.shape[1] * width + column[hit]] = self.above.ravel()[hit]
         return chance(above, softness).reshape(-1, width)
 
-    def asked(self, buckets: np.ndarray) -> "Asked":
-        """Start to fill buckets, (n, width) int32; the first of each row is taken first."""
+    def gain(self, buckets: np.ndarray) -> "AskerGain":
+        """Begin to fill buckets, (n, width) int32; the first of each row is taken first."""
         total = np.log(np.add.reduceat(self.weight, self.first))
-        return Asked(self, self.chances(buckets, SOFTNESS), total[:, None] - self.probes.log_use[buckets])
+        return AskerGain(self, self.chances(buckets, COPY_SOFTNESS), total[:, None] - self.probes.log_use[buckets])
 
     def surplus(self, buckets: np.ndarray) -> np.ndarray:
-        """What each bucket is worth as a vector's only one, in log scanned, but for its own memberships.
+        """What each bucket gains as a vector's only one, in log scanned, by its askers alone.
+
+        The argument is that of the search cost in training. A vector that moves to b is scanned by every query that
+        probes b, and found by those of its askers that do. To first order both change log scanned at equal recall:
 
             surplus_b = 10 sum_y w_y c_b(y) / mean sum of w - mean c_b / sum over b' of s_b' mean c_b'
 
-        s is the share of askers whose best bucket b' is. A vector moved to b is scanned by every query that
-        probes b, and found by those of its askers that do: to first order the two change log scanned at equal
-        recall in this ratio (up to one factor for all).
+        up to one factor for all vectors; s is the share of askers whose best bucket b' is.
 
         buckets: (n, width); returns (n, width) float32
         """
@@ -103,23 +121,26 @@ class TileDemand(NamedTuple):
         return np.float32(SLOPE / self.mean_weight) * gain - self.probes.cost[buckets]
 
 
-class Asked:
-    """What those that ask for a vector gain from one more bucket, beside the buckets taken."""
+class AskerGain:
+    """What the askers of some vectors gain from one more bucket, beside the buckets taken."""
 
-    def __init__(self, demand: TileDemand, chances: np.ndarray, offset: np.ndarray) -> None:
-        self.demand, self.chances, self.offset = demand, chances, offset
+    def __init__(self, askers: TileAskers, chances: np.ndarray, offset: np.ndarray) -> None:
+        self.askers, self.chances, self.offset = askers, chances, offset
         self.covered = np.zeros((len(chances), 1), dtype=np.float32)
 
     def after(self, taken: np.ndarray) -> np.ndarray:
-        """Take one more column of each row, (n,); returns log sum_y w_y + asked_b of `cover`, (n, width) float32."""
-        here = np.take_along_axis(self.chances, taken[self.demand.row][:, None], axis=1)
+        """Take one more column of each row.
+
+        taken: (n,) column; returns log sum_y w_y + asked_b of `cover`, (n, width) float32
+        """
+        here = np.take_along_axis(self.chances, taken[self.askers.row][:, None], axis=1)
         self.covered = np.maximum(self.covered, here)
-        left = self.demand.weight[:, None] * np.maximum(self.chances - self.covered, 0)
-        return self.offset + np.log(np.add.reduceat(left, self.demand.first, axis=0) + np.float32(LEAST))
+        left = self.askers.weight[:, None] * np.maximum(self.chances - self.covered, 0)
+        return self.offset + np.log(np.add.reduceat(left, self.askers.first, axis=0) + np.float32(LEAST_ASKER_GAIN))
 
 
 def chance(above: np.ndarray, softness: float) -> np.ndarray:
-    """That a bucket is probed, by its logit above the border. float32"""
+    """How likely a bucket is probed, by its logit above the border between probed and not. float32"""
     with np.errstate(over="ignore"):
         return 1 / (1 + np.exp(-above / np.float32(softness)))
 
@@ -135,33 +156,35 @@ def asking_weights(neighbors: Neighbors) -> np.ndarray:
     """
     train, answers = neighbors.train, neighbors.answers
     trains = np.isin(answers, train)
-    told = np.flatnonzero(trains.any(axis=1))
-    if not len(told):
+    rows = np.flatnonzero(trains.any(axis=1))
+    if not len(rows):
         return np.ones(neighbors.train_nearest.shape[1], dtype=np.float32)
-    nearest = answers[told, trains[told].argmax(axis=1)]
+    nearest = answers[rows, trains[rows].argmax(axis=1)]
     near = neighbors.train_nearest[np.searchsorted(train, nearest)]
-    shares = [(column[:, None] == answers[told]).any(axis=1).mean() for column in near.T]
+    shares = [(column[:, None] == answers[rows]).any(axis=1).mean() for column in near.T]
     return np.array(shares, dtype=np.float32)
 
 
 def reverse_neighbors(
-    stored: np.ndarray, asker: np.ndarray, place: np.ndarray, own: np.ndarray, weights: np.ndarray
-) -> ReverseNeighbors:
-    """Turn "nearest of" into "asked by"; of one vector's askers the 1,000 that have it nearest are kept.
+    stored: np.ndarray, asker: np.ndarray, place: np.ndarray, own: np.ndarray, weights: np.ndarray,
+    most: int = MOST_ASKERS,
+) -> ReverseNeighbors:  # fmt: skip
+    """Turn "nearest of" into "asked by".
 
     stored, asker: (pairs,) int, a vector stored, below n, and one that has it among its nearest
     place: (pairs,) int, at which the asker has it, 0 the nearest
-    own: (n,) int, the asker that each stored vector is, kept beside those 1,000
+    own: (n,) int, the asker that each stored vector is itself
     weights: (k,) of `asking_weights`
+    most: askers of one vector that are kept, those that have it nearest; itself comes beside them
     """
     n = len(own)
     order = np.argsort(stored, kind="stable")
     count = np.bincount(stored, minlength=n)
-    if count.max(initial=0) > MOST_ASKERS:
+    if count.max(initial=0) > most:
         order = np.lexsort((place, stored))
         nth = np.arange(len(order)) - np.repeat(np.cumsum(count) - count, count)  # among its vector's
-        order = order[nth < MOST_ASKERS]
-        count = np.minimum(count, MOST_ASKERS)
+        order = order[nth < most]
+        count = np.minimum(count, most)
     first = np.r_[0, np.cumsum(count + 1)]
     found, at = np.empty(first[-1], dtype=np.int32), np.zeros(first[-1], dtype=np.uint16)
     itself = np.zeros(len(found), dtype=bool)
@@ -182,17 +205,18 @@ def reverse_of(nearest: np.ndarray, weights: np.ndarray) -> ReverseNeighbors:
     return reverse_neighbors(nearest.ravel(), np.repeat(rows, k), places, rows, weights[:k])
 
 
-def reverse_of_base(
-    config: Config, base: Vectors, space: Space, weights: np.ndarray, progress: Progress
-) -> ReverseNeighbors:
-    """Who has which vector of base among its nearest there, found or taken from save_path/cache.
+def reverse_of_base(cache: Path, base: Points, weights: np.ndarray, progress: Progress) -> ReverseNeighbors:
+    """Who has which vector of base among its nearest there, found or taken from the folder `cache`.
 
     weights: of `asking_weights`; so many nearest are searched for, where base has them
     """
-    facts = {"base": base.digest, "metric": space.metric, "mean": space.mean.tolist(), "scale": float(space.scale)}
+    space = base.space
+    facts = {
+        "base": base.vectors.digest, "metric": space.metric, "mean": space.mean.tolist(), "scale": float(space.scale),
+    }  # fmt: skip
     found, old = cached(
-        config.save_path / "cache", "base_neighbors", fingerprint(**facts, k=len(weights), faiss=faiss.__version__),
-        lambda: {"nearest": nearest_of_all(base, space, len(weights), progress)},
+        cache, "base_neighbors", fingerprint(**facts, k=len(weights), faiss=faiss.__version__),
+        lambda: {"nearest": nearest_of_all(base, len(weights), progress)},
     )  # fmt: skip
     progress.note(
         f"neighbours: {found['nearest'].shape[1]} of each of {len(base):,} vectors of base, to tell who asks for which"
@@ -201,33 +225,33 @@ def reverse_of_base(
     return reverse_of(found["nearest"], weights)
 
 
-def find_probes(tiles: LogitTiles, nprobe: float, bar: Bar | None = None) -> Probes:
-    """Where askers look at nprobe buckets.
+def find_probes(tiles: LogitTiles, nprobe: float, bar: Bar | None = None, best_buckets: int = BEST_BUCKETS) -> Probes:
+    """Where askers look, at nprobe buckets each.
 
         c_b = 1 / (1 + exp((border - z_b) / s))     border: mean of the nprobe-th and the next best logit
 
-    s is 2 for copies, 1 for a vector's only bucket.
+    s is 2 where copies are chosen, 1 for a vector's only bucket.
 
     tiles: of the askers; nprobe: rounded, 1 to 16
     """
     nlist = tiles.router.nlist
     at = min(max(1, round(nprobe)), MOST_PROBED, nlist - 1)
-    kept = min(KEPT, nlist)
-    buckets = np.empty((tiles.n, kept), dtype=np.int32)
-    above = np.empty((tiles.n, kept), dtype=np.float32)
+    n_best = min(best_buckets, nlist)
+    buckets = np.empty((tiles.n, n_best), dtype=np.int32)
+    above = np.empty((tiles.n, n_best), dtype=np.float32)
     use, only_use, size = np.zeros(nlist), np.zeros(nlist), np.zeros(nlist)
     for start, z in tiles:
-        best = top(z, kept)
+        best = top(z, n_best)
         logits = np.take_along_axis(z, best, axis=1)
         border = logits[:, at - 1 : at + 1].mean(axis=1, keepdims=True)
         logits -= border
         buckets[start : start + len(z)], above[start : start + len(z)] = best, logits
         size += np.bincount(best[:, 0], minlength=nlist)
-        for total, softness in ((use, SOFTNESS), (only_use, ONLY_SOFTNESS)):
+        for total, softness in ((use, COPY_SOFTNESS), (only_use, ONLY_SOFTNESS)):
             chances = chance(logits, softness)
             total += np.bincount(best.ravel(), weights=chances.ravel(), minlength=nlist)
         if bar is not None:
             bar.advance(len(z))
-    use = np.maximum(use / max(tiles.n, 1), LEAST_USE / nlist)
+    use = np.maximum(use / max(tiles.n, 1), LEAST_COST / nlist)
     cost = only_use * max(tiles.n, 1) / max(size @ only_use, np.finfo(np.float64).tiny)
     return Probes(buckets, above, np.log(use).astype(np.float32), cost.astype(np.float32))

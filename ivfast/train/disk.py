@@ -7,7 +7,7 @@ from ivfast.method import COUNTED
 from ivfast.runtime.checkpoint import KEEP
 from ivfast.runtime.config import Config
 from ivfast.runtime.errors import RunError
-from ivfast.start.neighbors import LEAST_ASKED, n_held_out
+from ivfast.start.neighbors import N_ASKED, n_held_out
 
 
 def bytes_needed(config: Config, n_learn: int, n_base: int) -> int:
@@ -21,14 +21,14 @@ def bytes_needed(config: Config, n_learn: int, n_base: int) -> int:
     deep = sum(a * b + 3 * b for a, b in pairwise(widths)) if config.deep else 0
     weights = 4 * (linear + deep)
     checkpoint = 4 * weights + 4 * linear
-    nearest = 4 * (n_learn + n_base) * max(config.ftopk, LEAST_ASKED)
+    nearest = 4 * (n_learn + n_base) * max(config.ftopk, N_ASKED)
     answers = 8 * n_held_out(n_learn) * COUNTED
     kinship = n_learn * config.ftopk + n_held_out(n_learn) * COUNTED
     cache = 8 * n_learn + answers + nearest + kinship + 4 * linear
     return (KEEP + 1) * checkpoint + 2 * weights + 12 * linear + 8 * 3 * 6 * config.nlist + cache + (1 << 20)
 
 
-def check_space(config: Config, n_learn: int, n_base: int) -> None:
+def check_disk(config: Config, n_learn: int, n_base: int) -> None:
     """raises: RunError where save_path's disk has less room than a run needs"""
     needed = bytes_needed(config, n_learn, n_base)
     free = shutil.disk_usage(config.save_path).free

@@ -7,8 +7,9 @@ from ivfast.choose.verdict import Candidate, Choice, first_choice, over_kmeans, 
 from ivfast.network.backend import Goal, starting_weights
 from ivfast.route.routers import LogitTiles
 from ivfast.runtime.checkpoint import Saved, checkpoint_folder, save_checkpoint, save_state
-from ivfast.runtime.signals import asked, finishing_chunks, stop_if_asked
-from ivfast.store.rules import mean_membership
+from ivfast.runtime.errors import StopRequestedError
+from ivfast.runtime.signals import not_waiting, pending, stop_if_pending, waiting
+from ivfast.store.rules.rule import mean_membership
 from ivfast.train.health import collapse
 from ivfast.train.pairs import chunk_steps, epoch_chunks
 from ivfast.train.point import Point, best_params, pack, state_arrays
@@ -17,17 +18,17 @@ from ivfast.train.steps import Sums, TooManySkipsError, run_chunks
 
 
 def start_point(run: Run) -> Point:
-    """k-means: k fitted with the buckets' shares as m, then m as the mean membership at that k."""
-    config, prepared = run.config, run.prepared
-    goal = refit_goal(run, prepared.kmeans, prepared.buckets.share)
+    """Training starts at k-means: k is fitted with its shares as m, then m is the mean membership at that k."""
+    config = run.config
+    goal = refit_goal(run, run.kmeans, run.buckets.share)
     k = goal.k
-    router = router_of_centers(run, prepared.kmeans, k)
-    tiles = LogitTiles(router, prepared.learn, prepared.space, run.held.pool[run.held.sample])
+    router = router_of_centers(run, run.kmeans, k)
+    tiles = LogitTiles(router, run.learn.points, run.held.pool[run.held.sample])
     use = mean_membership(tiles, (1.0,))[1.0]
     state = run.backend.init_state(starting_weights(config.param_list, config.seed), use)
     choices = {
         name: first_choice(Candidate(0, k, judgement, {}))
-        for name, judgement in judge_all(run, state.params, prepared.kmeans, k).items()
+        for name, judgement in judge_all(run, state.params, run.kmeans, k).items()
     }
     return Point(0, 0, state, goal, choices)
 
@@ -36,14 +37,14 @@ def resume(run: Run, start: Point, saved: Saved) -> Point:
     """Where a checkpoint stands. What was judged is judged again from the same weights, to the same bits."""
     choices = {}
     for router, choice in start.choices.items():
-        told = saved.about["choices"][router]
+        record = saved.about["choices"][router]
         best = None
-        if told["best"]:
-            epoch, k = told["best"]["epoch"], told["best"]["k"]
+        if record["best"]:
+            epoch, k = record["best"]["epoch"], record["best"]["k"]
             best = Candidate(epoch, k, choice.start.judgement, best_params(saved, router))
             best = best._replace(judgement=judge_router(run, router, params_of(run, best), k))
-        least = float("inf") if told["least"] is None else told["least"]
-        choices[router] = Choice(choice.start, best, tuple(told["values"]), least)
+        least = float("inf") if record["least"] is None else record["least"]
+        choices[router] = Choice(choice.start, best, tuple(record["values"]), least)
     state = run.backend.from_state_dict(state_arrays(saved))
     return Point(saved.epoch, saved.step, state, Goal(**saved.about["goal"]), choices)
 
@@ -53,54 +54,66 @@ def train_epoch(run: Run, point: Point) -> Point:
 
     raises: TooManySkipsError with the last good state saved; StopRequestedError with a checkpoint
     """
-    epoch, config = point.epoch + 1, run.config
     began = time.monotonic()
-    state, sums = _train_steps(run, point)
-    trained = time.monotonic()
-    centers = run.backend.centers(state.params)
-    goal = refit_goal(run, centers, run.backend.use(state)["centers"])
-    k = goal.k
-    choices, used = dict(point.choices), {}
-    for name, judgement in judge_all(run, state.params, centers, k).items():
-        arrays = weights_of(run, name, state.params)
-        choices[name] = seen(choices[name], Candidate(epoch, k, judgement, arrays), run.kmeans)
-        used[name] = judgement.used
-    values = {name: over_kmeans(choice.values[-1], choice, run.kmeans) for name, choice in choices.items()}
-    shown = ", ".join(f"{name} {found:.3f}" for name, found in values.items())
+    with waiting():
+        state, sums = _train_steps(run, point)
+        trained = time.monotonic()
+        try:
+            with not_waiting():  # judging takes minutes where nlist is large
+                centers = run.backend.centers(state.params)
+                goal = refit_goal(run, centers, run.backend.use(state)["centers"])
+                judgements = judge_all(run, state.params, centers, goal.k)
+        except StopRequestedError:
+            _save(run, point._replace(step=run.source.n_steps, state=state))  # no step is left: resume judges
+            raise
+        choices = dict(point.choices)
+        for name, judgement in judgements.items():
+            candidate = Candidate(point.epoch + 1, goal.k, judgement, weights_of(run, name, state.params))
+            choices[name] = seen(choices[name], candidate, run.kmeans_curves)
+        seconds = trained - began, time.monotonic() - trained
+        judged = Point(point.epoch + 1, 0, state, goal, choices)
+        _report(run, judged, sums, seconds)
+        used = {name: judgement.used for name, judgement in judgements.items()}
+        _warn(run, judged.epoch, sums, used, point.choices["centers"].start.judgement.used)
+        _save(run, judged)
+    stop_if_pending()
+    return judged
+
+
+def _report(run: Run, point: Point, sums: Sums, seconds: tuple[float, float]) -> None:
+    """One line and one record of a finished epoch. seconds: of training and of judging"""
+    goal, choices = point.goal, point.choices
+    values = {name: over_kmeans(choice.values[-1], choice, run.kmeans_curves) for name, choice in choices.items()}
+    shown = ", ".join(f"{name} {value:.3f}" for name, value in values.items())
     run.progress.note(
-        f"epoch {epoch}/{config.epochs}: {sums.in_words(run.backend.loss_scale(state), deep=config.deep)}, "
-        f"k {k:.2f}, nprobe {goal.nprobe:.0f}; "
+        f"epoch {point.epoch}/{run.config.epochs}: "
+        f"{sums.in_words(run.backend.loss_scale(point.state), deep=run.config.deep)}, "
+        f"k {goal.k:.2f}, nprobe {goal.nprobe:.0f}; "
         f"held-out scanned over k-means stored alike: {shown} "
-        f"({trained - began:.1f} s training, {time.monotonic() - trained:.1f} s judging)"
+        f"({seconds[0]:.1f} s training, {seconds[1]:.1f} s judging)"
     )
-    run.progress.metrics(epoch=epoch, **goal._asdict(), held_out=values)
-    _warn(run, epoch, sums, used, point.choices["centers"].start.judgement.used)
-    point = Point(epoch, 0, state, goal, choices)
-    _save(run, point)
-    stop_if_asked()
-    return point
+    run.progress.metrics(epoch=point.epoch, **goal._asdict(), held_out=values)
 
 
 def _train_steps(run: Run, point: Point) -> tuple[Any, Sums]:
     epoch, source = point.epoch + 1, run.source
-    steps = chunk_steps(source.n_steps, source.batch_size, source.learn.dim)
+    steps = chunk_steps(source.n_steps, source.batch_size, source.learn.points.dim)
     chunks = epoch_chunks(source, epoch, steps, point.step)
     saved_at = time.monotonic()
 
     def after_chunk(state: Any, done: int) -> None:
         nonlocal saved_at
         due = time.monotonic() - saved_at >= 60 * run.config.checkpoint_minutes
-        if done < source.n_steps and (asked() or due):
+        if done < source.n_steps and (pending() or due):  # after the last one its skips are read first
             _save(run, point._replace(step=done, state=state))
             saved_at = time.monotonic()
-            stop_if_asked()
+            stop_if_pending()
 
     try:
-        with finishing_chunks():
-            return run_chunks(
-                run.backend, point.state, chunks, point.goal, run.config.log_interval, source.n_steps, point.step,
-                f"epoch {epoch}", run.progress, after_chunk,
-            )  # fmt: skip
+        return run_chunks(
+            run.backend, point.state, chunks, point.goal, run.config.log_interval, source.n_steps, point.step,
+            f"epoch {epoch}", run.progress, after_chunk,
+        )  # fmt: skip
     except TooManySkipsError as stop:
         path = checkpoint_folder(run.config.save_path) / "stopped.safetensors"
         save_state(path, run.backend.state_dict(stop.state), {"epoch": epoch, "goal": point.goal._asdict()})
@@ -109,7 +122,7 @@ def _train_steps(run: Run, point: Point) -> tuple[Any, Sums]:
 
 
 def _save(run: Run, point: Point) -> None:
-    save_checkpoint(run.config.save_path, pack(point, run.backend, run.config, run.prepared.learn.digest))
+    save_checkpoint(run.config.save_path, pack(point, run.backend, run.config, run.learn.points.vectors.digest))
 
 
 def _warn(run: Run, epoch: int, sums: Sums, used: dict[str, int], used_by_kmeans: int) -> None:

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-LEAST_USED = 0.1  # of the buckets that k-means uses on the held-out vectors
-CHANCE = 0.995  # of ln nlist: a loss above is no better than chance
+LEAST_USED = 0.1  # training has collapsed where it uses less than a tenth of the buckets that k-means uses
+CHANCE = 0.995  # a loss above this share of ln nlist, its value at chance, has learned nothing
 
 ADVICE = "lower --lr, raise --batch_size, or check the vectors for constant or extreme columns"
 

@@ -5,21 +5,18 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ivfast.data.vectors import Space, Vectors
 from ivfast.network.backend import Chunk
 from ivfast.runtime.draws import generator
-from ivfast.start.neighbors import Neighbors
+from ivfast.start.neighbors import LearnSet
 
-CHUNK_BYTES = 128 << 20  # of pairs in one chunk at most: a few hundredths of a GPU's memory
-CHUNK_STEPS = 16  # at most; enough to hide the start of a compiled call
+CHUNK_BYTES = 128 << 20  # a chunk's pairs take at most this: a small part of a GPU's memory
+CHUNK_STEPS = 16  # a chunk has at most so many steps: enough to hide what starting a compiled call takes
 
 
 class PairSource(NamedTuple):
     """All that the pairs of a run depend on."""
 
-    learn: Vectors
-    space: Space
-    neighbors: Neighbors
+    learn: LearnSet
     batch_size: int
     drop_prop: float  # 0 without --use_drop
     seed: int
@@ -27,12 +24,12 @@ class PairSource(NamedTuple):
     @property
     def n_steps(self) -> int:
         """Steps an epoch: S = ceil(n_train / batch)."""
-        return -(-len(self.neighbors.train) // self.batch_size)
+        return -(-len(self.learn.neighbors.train) // self.batch_size)
 
 
-def chunk_steps(n_steps: int, batch_size: int, dim: int) -> int:
+def chunk_steps(n_steps: int, batch_size: int, dim: int, most_steps: int = CHUNK_STEPS) -> int:
     """Steps in one chunk: as even as can be, so that the padding is small."""
-    most = max(1, min(CHUNK_STEPS, CHUNK_BYTES // (8 * batch_size * dim)))
+    most = max(1, min(most_steps, CHUNK_BYTES // (8 * batch_size * dim)))
     return -(-n_steps // -(-n_steps // most))
 
 
@@ -43,9 +40,10 @@ def epoch_pairs(source: PairSource, epoch: int) -> tuple[np.ndarray, np.ndarray]
 
     returns: rows of learn, (n_train,) int64 and (n_train,) int32
     """
-    train, nearest = source.neighbors.train, source.neighbors.train_neighbors
+    neighbors = source.learn.neighbors
+    train, nearest = neighbors.train, neighbors.train_neighbors
     order = generator(source.seed, epoch, "order").permutation(len(train))
-    column = draw_columns(generator(source.seed, epoch, "pair"), source.neighbors.train_kinship)
+    column = draw_columns(generator(source.seed, epoch, "pair"), neighbors.train_kinship)
     return train[order], nearest[order, column[order]]
 
 
@@ -70,18 +68,18 @@ def epoch_chunks(source: PairSource, epoch: int, steps: int, start: int = 0) -> 
 
 
 def _chunk(source: PairSource, epoch: int, left: np.ndarray, right: np.ndarray, first: int, steps: int) -> Chunk:
-    batch, dim = source.batch_size, source.learn.dim
-    x = np.zeros((steps, batch, dim), dtype=np.float32)
+    batch, points = source.batch_size, source.learn.points
+    x = np.zeros((steps, batch, points.dim), dtype=np.float32)
     x_pair = np.zeros_like(x)
     valid = np.zeros((steps, batch), dtype=bool)
     for i in range(min(steps, source.n_steps - first)):
         at = slice((first + i) * batch, (first + i + 1) * batch)
         n = len(left[at])
-        x[i, :n] = source.learn.take(source.space, left[at])
-        x_pair[i, :n] = source.learn.take(source.space, right[at])
+        x[i, :n] = points.x(left[at])
+        x_pair[i, :n] = points.x(right[at])
         valid[i, :n] = True
         if source.drop_prop:
-            x[i, :n] *= drop_mask(source.seed, epoch, first + i, (batch, dim), source.drop_prop)[:n]
+            x[i, :n] *= drop_mask(source.seed, epoch, first + i, (batch, points.dim), source.drop_prop)[:n]
     return Chunk(x, x_pair, valid)
 
 

@@ -13,7 +13,7 @@ from ivfast.runtime.errors import UserError
 WHERE = (  # settings that say where and how fast, not what
     "save_path", "data_path", "log_interval", "valid_batch_size", "gpu", "resume", "start_epoch", "checkpoint_minutes",
 )  # fmt: skip
-RULES = 3  # raised where pairs are drawn, or epochs judged, in another way than before
+JUDGING_VERSION = 3  # raised where pairs are drawn, or epochs judged, in another way than before
 FREE = (*WHERE, "data_name", "nprobes", "eval", "ai_center", "backend")  # may differ on resume
 
 
@@ -46,7 +46,7 @@ def pack(point: Point, backend: Backend, config: Config, learn_digest: str) -> S
         if best:
             arrays |= {f"best.{router}/{name}": value for name, value in best.arrays.items()}
     about = {
-        "rules": RULES,
+        "rules": JUDGING_VERSION,
         "goal": point.goal._asdict(),
         "choices": choices,
         "settings": settings_that_bind(config),
@@ -60,7 +60,7 @@ def refuse_others(saved: Saved, config: Config, learn_digest: str | None) -> Non
 
     learn_digest: None where learn is not read yet: settings alone
     """
-    if saved.about.get("rules") != RULES:
+    if saved.about.get("rules") != JUDGING_VERSION:
         raise UserError(
             "the checkpoint is of another version of ivfast, which drew pairs or judged epochs in another way: "
             "continue it with that version, or start anew elsewhere"

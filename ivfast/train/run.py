@@ -7,46 +7,58 @@ import numpy as np
 
 from ivfast.choose.goal import fit_goal, pair_logits
 from ivfast.choose.held_out import HeldOut, make_held_out
-from ivfast.choose.judgement import Curves, Judgement, judge, kmeans_share
+from ivfast.choose.judgement import Curves, Judgement, judge, judge_kmeans
 from ivfast.choose.verdict import Candidate
-from ivfast.data.cleaning import scan
-from ivfast.data.intake import check_distinct, cleaning, scan_set
+from ivfast.data.cleaning import Cleaning, scan
+from ivfast.data.intake import check_distinct, scan_set
 from ivfast.data.npy import missing
-from ivfast.data.vectors import EvaluationSet, Vectors, learn_path, moments, open_evaluation_set, open_vectors
+from ivfast.data.vectors import (
+    EvaluationSet,
+    Points,
+    Vectors,
+    learn_path,
+    measure_space,
+    moments,
+    open_evaluation_set,
+    open_vectors,
+)
 from ivfast.method import USE_MEMORY
 from ivfast.network.backend import Backend, Goal, Setup, check_device, load_backend, starting_weights
 from ivfast.network.precision import advice, precision_name
-from ivfast.route.routers import Router, centers_router, net_router
+from ivfast.route.routers import ROUTERS, Router, centers_router, net_router, trained_routers
 from ivfast.runtime.checkpoint import Saved
 from ivfast.runtime.config import Config
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.progress import Progress
-from ivfast.start.neighbors import check_split
-from ivfast.start.prepare import Prepared, prepare
-from ivfast.train.disk import check_space
+from ivfast.start.kmeans import Buckets, measure_buckets
+from ivfast.start.neighbors import LearnSet, check_split
+from ivfast.start.prepare import Cache, find_kmeans, find_learn_neighbors
+from ivfast.train.disk import check_disk
 from ivfast.train.pairs import PairSource
 from ivfast.train.point import refuse_others
 from ivfast.train.schedule import learning_rates
 
-RECOMMENDED = 39  # learn vectors a bucket, as FAISS has it
+RECOMMENDED = 39  # learn vectors a bucket; FAISS warns below so many
 
 
 class Run(NamedTuple):
-    """What stays the same from the first epoch to the last."""
+    """What stays the same from the first epoch to the last. Points and centers are inside (see Space)."""
 
     config: Config
     progress: Progress
-    prepared: Prepared
+    learn: LearnSet
+    kmeans: np.ndarray  # (nlist, dim) float32, where training starts
+    buckets: Buckets  # of k-means
     backend: Backend
     held: HeldOut
     source: PairSource
-    kmeans: list[Curves]  # k-means under ratio, which values are relative to
+    kmeans_curves: list[Curves]  # k-means under its own rule, which values are relative to
     data: EvaluationSet
 
     @property
     def routers(self) -> tuple[str, ...]:
         """Those that are trained."""
-        return ("centers", "net") if self.config.deep else ("centers",)
+        return trained_routers(deep=self.config.deep)
 
 
 def start_run(config: Config, progress: Progress, saved: Saved | None = None) -> Run:
@@ -55,22 +67,33 @@ def start_run(config: Config, progress: Progress, saved: Saved | None = None) ->
     saved: the checkpoint to continue from
     raises: UserError where it is of other data
     """
-    learn, data = admit_training(config, progress)
+    vectors, data = admit_training(config, progress)
     if saved is not None:
-        refuse_others(saved, config, learn.digest)
-    check_space(config, len(learn), len(data.base))
+        refuse_others(saved, config, vectors.digest)
+    check_disk(config, len(vectors), len(data.base))
     progress.note(advice(config))
-    prepared = prepare(config, learn, progress)
-    backend = load_backend(config.backend, make_setup(config, prepared), config.gpu, precision_name(config))
-    width = min(config.ftopk, config.nlist)
-    held = make_held_out(learn, prepared.space, prepared.neighbors, config.nlist, width, config.seed)
-    source = PairSource(
-        learn, prepared.space, prepared.neighbors, config.batch_size,
-        config.drop_prop if config.use_drop else 0.0, config.seed,
-    )  # fmt: skip
-    floor = prepared.buckets.delta_floor
-    kmeans = kmeans_share(held, centers_router("kmeans", prepared.kmeans, config.metric, floor, 1.0), config.percents)
-    return Run(config, progress, prepared, backend, held, source, kmeans, data)
+    points = Points(vectors, measure_space(vectors, config.metric))
+    cache = Cache(config.save_path / "cache", points, config.seed, progress)
+    kmeans = find_kmeans(cache, config.nlist, config.niter)
+    learn = LearnSet(points, find_learn_neighbors(cache, config.ftopk))
+    buckets = measure_buckets(points, kmeans, config.seed)
+    setup = make_setup(config, learn, kmeans, buckets)
+    backend = load_backend(config.backend, setup, config.gpu, precision_name(config))
+    held = make_held_out(learn, config.nlist, min(config.ftopk, config.nlist), config.seed)
+    source = PairSource(learn, config.batch_size, config.drop_prop if config.use_drop else 0.0, config.seed)
+    start = centers_router("kmeans", kmeans, config.metric, buckets.delta_floor, 1.0)
+    return Run(
+        config=config,
+        progress=progress,
+        learn=learn,
+        kmeans=kmeans,
+        buckets=buckets,
+        backend=backend,
+        held=held,
+        source=source,
+        kmeans_curves=judge_kmeans(held, start, config.percents),
+        data=data,
+    )
 
 
 def admit_training(config: Config, progress: Progress) -> tuple[Vectors, EvaluationSet]:
@@ -86,86 +109,91 @@ def admit_training(config: Config, progress: Progress) -> tuple[Vectors, Evaluat
     four = {"learn": path} | {name: folder / f"{name}.npy" for name in ("base", "query", "gt")}
     if absent := {name: file for name, file in four.items() if not os.path.isfile(file)}:
         raise missing(absent)
+    cleaning = Cleaning(config.normalize, config.drop_bad_rows)
     learn = open_vectors(path, "learn", config.dim)
-    check_learn_size(learn, config)
+    check_learn_size(learn, config.nlist, config.ftopk, config.batch_size)
     data = open_evaluation_set(config.data_path, config.data_name, config.dim)
-    learn = scan(learn, config.metric, progress, cleaning(config))
-    check_learn_size(learn, config)
+    learn = scan(learn, config.metric, progress, cleaning)
+    check_learn_size(learn, config.nlist, config.ftopk, config.batch_size)
     check_distinct(learn, config.nlist)
     if len(learn) < RECOMMENDED * config.nlist:
         progress.note(
             f"warning: learn has {len(learn) / config.nlist:.1f} vectors a bucket, {RECOMMENDED} or more are "
             "recommended: use more vectors or a smaller --nlist"
         )
-    return learn, scan_set(data, config.metric, progress, cleaning(config))
+    return learn, scan_set(data, config.metric, progress, cleaning)
 
 
-def check_learn_size(learn: Vectors, config: Config) -> None:
+def check_learn_size(learn: Vectors, nlist: int, ftopk: int, batch_size: int) -> None:
     """Refuse a learn that is too small for nlist or for ftopk neighbours of each training vector."""
-    if len(learn) < config.nlist:
+    if len(learn) < nlist:
         raise UserError(
-            f"learn: {learn.path} has {len(learn)} vectors, fewer than --nlist {config.nlist}; "
+            f"learn: {learn.path} has {len(learn)} vectors, fewer than --nlist {nlist}; "
             "use more vectors or fewer buckets"
         )
-    if config.ftopk >= len(learn):
+    if ftopk >= len(learn):
         raise UserError(
-            f"--ftopk {config.ftopk}: learn has only {len(learn)} vectors, expected more; choose a smaller --ftopk"
+            f"--ftopk {ftopk}: learn has only {len(learn)} vectors, expected more; choose a smaller --ftopk"
         )
-    check_split(learn, config)
-    if config.batch_size > max(len(learn), Config.batch_size):  # the rest of it would be padding
+    check_split(learn, ftopk)
+    if batch_size > max(len(learn), Config.batch_size):  # the rest of it would be padding
         raise UserError(
-            f"--batch_size {config.batch_size}: learn has only {len(learn)} vectors, expected no more pairs than that; "
+            f"--batch_size {batch_size}: learn has only {len(learn)} vectors, expected no more pairs than that; "
             "choose a smaller --batch_size"
         )
 
 
-def make_setup(config: Config, prepared: Prepared) -> Setup:
-    """What the backend is told."""
-    learn, space = prepared.learn, prepared.space
-    if space.metric == "IP":
-        mean, scale = moments(learn, space)
-    else:
-        mean, scale = np.zeros(learn.dim, np.float32), np.float32(1)
-    n_steps = -(-len(prepared.neighbors.train) // config.batch_size)
+def make_setup(config: Config, learn: LearnSet, kmeans: np.ndarray, buckets: Buckets) -> Setup:
+    """The shapes, statistics and rates that a backend is made from."""
+    points = learn.points
+    if points.metric == "IP":
+        mean, scale = moments(points.x, len(points), points.dim)
+    else:  # inside they are standardised already
+        mean, scale = np.zeros(points.dim, np.float32), np.float32(1)
+    n_steps = -(-len(learn.neighbors.train) // config.batch_size)
     return Setup(
-        config.param_list, config.metric, prepared.kmeans, prepared.buckets.radius, mean,
-        np.float32(scale or 1), prepared.buckets.delta_floor,
-        learning_rates(config.lr, config.epochs, config.warmup, n_steps),
-        min(1.0, config.batch_size / (USE_MEMORY * config.nlist)), config.scale,
-    )  # fmt: skip
+        param_list=config.param_list,
+        metric=config.metric,
+        start=kmeans,
+        radius=buckets.radius,
+        mean=mean,
+        scale=np.float32(scale or 1),
+        delta_floor=buckets.delta_floor,
+        learning_rates=learning_rates(config.lr, config.epochs, config.warmup, n_steps),
+        use_rate=min(1.0, config.batch_size / (USE_MEMORY * config.nlist)),
+        loss_scale=config.scale,
+    )
 
 
 def router_of_centers(run: Run, centers: np.ndarray, k: float) -> Router:
-    """The linear path as a router."""
-    return centers_router("centers", centers, run.config.metric, run.prepared.buckets.delta_floor, k)
+    """A matrix of centers as a router. centers: (nlist, dim) float32, inside"""
+    return centers_router("centers", centers, run.config.metric, run.buckets.delta_floor, k)
 
 
 def refit_goal(run: Run, centers: np.ndarray, m: np.ndarray) -> Goal:
-    """k, nprobe and slope on the held-out pairs, m held as it is."""
-    held = run.held
-    x, x_pair = (held.learn.take(held.space, rows) for rows in held.pairs)
-    return fit_goal(pair_logits(x, x_pair, centers, run.config.metric, run.prepared.buckets.delta_floor), m)
+    """k, nprobe and slope on the held-out pairs, m held as it is. m: (nlist,) use of the buckets"""
+    x, x_pair = run.held.pair_points()
+    return fit_goal(pair_logits(x, x_pair, centers, run.config.metric, run.buckets.delta_floor), m)
 
 
 def judge_all(run: Run, params: Any, centers: np.ndarray, k: float) -> dict[str, Judgement]:
-    """Every trained router with weights on the device. centers: those of the weights"""
-    judged = {"centers": judge(run.held, router_of_centers(run, centers, k), run.config.percents, by_nearest=True)}
-    if run.config.deep:
-        judged["net"] = judge_router(run, "net", params, k)
-    return judged
+    """Every trained router with weights on the device, by its name. centers: those of the weights"""
+    return {name: judge(run.held, _router(run, name, params, centers, k), run.config.percents) for name in run.routers}
 
 
 def judge_router(run: Run, name: str, params: Any, k: float) -> Judgement:
-    """One router with weights on the device."""
-    router = router_of_centers(run, run.backend.centers(params), k)
-    if name == "net":
-        router = net_router(lambda x: run.backend.logits(params, x, k), router)
-    return judge(run.held, router, run.config.percents, by_nearest=name == "centers")
+    """One router with weights on the device, on held-out vectors."""
+    return judge(run.held, _router(run, name, params, run.backend.centers(params), k), run.config.percents)
+
+
+def _router(run: Run, name: str, params: Any, centers: np.ndarray, k: float) -> Router:
+    linear = router_of_centers(run, centers, k)
+    return linear if ROUTERS[name].linear else net_router(lambda x: run.backend.logits(params, x, k), linear)
 
 
 def weights_of(run: Run, router: str, params: Any) -> dict[str, np.ndarray]:
     """What a candidate keeps of weights on the device."""
-    return run.backend.weights(params if router == "net" else {"u": params["u"]})
+    return run.backend.weights({"u": params["u"]} if ROUTERS[router].linear else params)
 
 
 def params_of(run: Run, candidate: Candidate) -> Any:
@@ -176,5 +204,5 @@ def params_of(run: Run, candidate: Candidate) -> Any:
 def centers_of(run: Run, candidate: Candidate) -> np.ndarray:
     """A candidate's centers, (nlist, dim) float32, inside."""
     if candidate.epoch == 0:  # not through the backend: under IP it would renormalise what k-means found
-        return run.prepared.kmeans
+        return run.kmeans
     return run.backend.centers(params_of(run, candidate))

@@ -35,6 +35,8 @@ class Sums(NamedTuple):
 
     def in_words(self, scale: float, *, deep: bool) -> str:
         """The same for people. scale: the loss scale now"""
+        if not self.n_pairs + self.n_skipped:
+            return "no step was left"
         found = self.losses(deep=deep)
         text = f"loss {found['loss_centers']:.4f}" + (f", net {found['loss_net']:.4f}" if deep else "")
         skipped = f"; {self.n_skipped} steps skipped, loss scale now {scale:g}" if self.n_skipped else ""
@@ -65,7 +67,7 @@ def run_chunks(
     raises: TooManySkipsError
     """
     deep = backend.setup.deep
-    totals, since = Sums(), Sums()
+    totals, since, first = Sums(), Sums(), done
     waiting: Metrics | None = None
     with progress.bar(title, n_steps, "steps") as bar:
         bar.advance(done)
@@ -85,9 +87,10 @@ def run_chunks(
         if waiting is not None:
             since = _read(backend, state, waiting, since)
     totals = _add(totals, since)
-    progress.metrics(
-        title=title, step=n_steps, k=goal.k, loss_scale=backend.loss_scale(state), **totals.losses(deep=deep)
-    )
+    if done > first:
+        progress.metrics(
+            title=title, step=n_steps, k=goal.k, loss_scale=backend.loss_scale(state), **totals.losses(deep=deep)
+        )
     return state, totals
 
 

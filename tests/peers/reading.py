@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.peers.peer import Peer, plan_rule
+from benchmarks.peers.peer import Peer, way_of
 from benchmarks.peers.task import Task, open_task
 from ivfast.route.routers import Router
 
@@ -29,5 +29,5 @@ def hashed(task: Task) -> Peer:
     rng = np.random.default_rng(0)
     w = rng.standard_normal((task.base.dim, NLIST)).astype(np.float32)
     router = Router("hashed", NLIST, lambda x: x @ w)
-    rule = plan_rule(task, router, "membership", {0.0: 1.0})._replace(percents=(0.0,))
-    return Peer("hashed", router, {"own": rule}, 0.0, 0, {})
+    way = way_of(task, router, "membership", {0.0: 1.0})._replace(copies=(0.0,))
+    return Peer("hashed", router, {"own": way}, 0.0, 0, {})

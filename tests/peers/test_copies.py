@@ -7,48 +7,61 @@ from benchmarks.peers import copies, kmeans
 from benchmarks.peers.evaluator import evaluate
 from benchmarks.peers.peer import nearest_with
 from benchmarks.peers.task import Task
+from ivfast.route.routers import LogitTiles, Router
+from ivfast.store.rules.rule import Rule
+from tests import by_hand
 from tests.peers.reading import NLIST, at_90
+
+
+def ranked(rule: Rule, router: Router, task: Task) -> tuple[np.ndarray, np.ndarray]:
+    """Buckets and keys of all of base."""
+    found = [rule.rank(tile, task.held.width) for tile in LogitTiles(router, task.base).tiles()]
+    buckets, keys = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    return buckets, keys
 
 
 @pytest.mark.parametrize("squared", [True, False])
 def test_copies_go_where_the_papers_loss_is_least(transfer: Task, squared: bool) -> None:
     centers = kmeans.train(transfer, 5).centers
-    found = copies.one_copy(transfer, centers, 1.5, squared=squared).candidates(transfer.base, 1.0)
+    start = kmeans.train(transfer, 5).router
+    buckets, keys = ranked(copies.OneCopy(centers, transfer.metric, 1.5, squared), start, transfer)
     for i in range(0, 3000, 300):
-        x = transfer.inside(transfer.base)[i].astype(np.float64)
+        x = transfer.base.x(slice(None))[i].astype(np.float64)
         residuals = x - centers.astype(np.float64)
-        first = int(np.square(residuals).sum(axis=1).argmin())
+        d2 = by_hand.distances(x[None], centers)[0]
+        first = int(d2.argmin())
         r = residuals[first]
         along = residuals @ r
         penalty = along**2 / (r @ r) if squared else along
-        losses = np.square(residuals).sum(axis=1) + 1.5 * penalty
+        losses = d2 + 1.5 * penalty
         losses[first] = np.inf
-        assert found.buckets[i].tolist() == [first, losses.argmin()]
-        assert found.keys[i, 1] == pytest.approx(-losses.min() / (2.5 * (r @ r)), rel=1e-3)  # float32
+        assert buckets[i].tolist() == [first, losses.argmin()]
+        assert keys[i, 1] == pytest.approx(-losses.min() / (2.5 * (r @ r)), rel=1e-3)  # float32
+    tile = next(LogitTiles(start, transfer.base).tiles())
+    assert copies.OneCopy(centers, transfer.metric, 1.5, squared).rank(tile, 1)[0].shape == (len(tile.z), 1)
 
 
 def test_spann_leaves_out_what_lies_behind_a_bucket_taken(transfer: Task) -> None:
     centers = kmeans.train(transfer, 5).centers
-    found = copies.spann(transfer, centers).candidates(transfer.base, 1.0)
-    x = transfer.inside(transfer.base)
-    kept = found.keys > -np.inf
-    kept[:, 0] = True
+    buckets, keys = ranked(copies.Spann(centers, transfer.metric), kmeans.train(transfer, 5).router, transfer)
+    x = transfer.base.x(slice(None))
     for i in range(0, 3000, 100):
-        near, taken = found.buckets[i], []
-        distances = np.linalg.norm(x[i] - centers[near], axis=1)
-        for b, d, k in zip(near, distances, kept[i], strict=True):
-            behind = any(np.linalg.norm(centers[b] - centers[t]) < d for t in taken)
-            assert k == (not behind)
-            taken += [b] if k else []
-    assert (np.diff(np.where(kept, found.keys, np.nan)[:, :1]) <= 0).all()
+        distances = np.linalg.norm(x[i] - centers, axis=1)
+        taken: list[int] = []
+        for b in np.argsort(distances)[:8].tolist():
+            if not any(np.linalg.norm(centers[b] - centers[t]) < distances[b] for t in taken):
+                taken.append(b)
+        assert buckets[i][buckets[i] >= 0].tolist() == taken
+        expected = np.log(distances[taken[0]] / distances[taken])
+        np.testing.assert_allclose(keys[i][buckets[i] >= 0], expected, atol=1e-4)  # float32
 
 
 def test_every_rule_keeps_to_its_budget_and_beats_chance(transfer: Task) -> None:
     start = kmeans.train(transfer, 10)
-    rules, shares = copies.all_rules(transfer, start)
-    assert {"ratio", "soar", "rairs", "spann", "random", "membership", "unasked", "benefit"} == set(rules)
+    ways, shares = copies.all_ways(transfer, start)
+    assert {"ratio", "soar", "rairs", "spann", "random", "membership", "unasked", "benefit"} == set(ways)
     assert set(shares["soar"]) == set(copies.LAMBDAS)
-    records = evaluate(transfer, kmeans.make(transfer, 10, start, rules))
+    records = evaluate(transfer, kmeans.make(transfer, 10, start, ways))
     for record in records:
         extra = record["entries"] - len(transfer.base)
         assert extra <= round(record["percent"] * len(transfer.base))
@@ -60,7 +73,7 @@ def test_every_rule_keeps_to_its_budget_and_beats_chance(transfer: Task) -> None
 def test_given_primary_stays_first_and_is_not_copied(rng: np.random.Generator) -> None:
     z = -rng.random((50, NLIST)).astype(np.float32)
     primary = rng.integers(0, NLIST, 50)
-    found = nearest_with(primary, z, 5)
-    assert (found.buckets[:, 0] == primary).all()
-    assert (found.buckets[:, 1:] != primary[:, None]).all()
-    assert (np.diff(found.keys[:, 1:], axis=1) <= 0).all()
+    buckets, keys = nearest_with(primary, z, 5)
+    assert (buckets[:, 0] == primary).all()
+    assert (buckets[:, 1:] != primary[:, None]).all()
+    assert (np.diff(keys[:, 1:], axis=1) <= 0).all()

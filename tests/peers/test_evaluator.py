@@ -9,38 +9,29 @@ import pytest
 from benchmarks import compare, curves
 from benchmarks.peers import dcnet, kmeans
 from benchmarks.peers.choosing import held_out_share
-from benchmarks.peers.evaluator import Adaptive, cut, evaluate, figures, search, store, temperature_of
-from benchmarks.peers.peer import PERCENTS, Candidates, plan_rule
+from benchmarks.peers.evaluator import Adaptive, evaluate, figures, search, temperature_of
+from benchmarks.peers.peer import PERCENTS, Given, way_of
 from benchmarks.peers.task import Task
 from benchmarks.tables import main as print_tables
-from ivfast.data.vectors import Vectors
+from ivfast.data.vectors import Points, Vectors
 from ivfast.route.routers import LogitTiles, Router
-from ivfast.route.search import Answers, imbalance, log_gains, thresholds_for
-from tests import independent
+from ivfast.route.search import Answers, Lists, imbalance, log_gains, thresholds_for
+from ivfast.store.place import Plan, place
+from tests import by_hand
 from tests.conftest import unit_rows
 from tests.peers.reading import NLIST, at_90
 
 
-def brute_force(lists: np.ndarray, gt: np.ndarray, probes: list[np.ndarray]) -> tuple[float, np.ndarray]:
-    """Search one query after the other with Python sets; probes: buckets probed for each query."""
-    members = [{i for i, row in enumerate(lists.tolist()) if b in row} for b in range(NLIST)]
-    found, scanned = 0, []
-    for answers, probed in zip(gt.tolist(), probes, strict=True):
-        looked_at = set().union(*(members[b] for b in probed))
-        found += len(looked_at & {a for a in answers if a >= 0})
-        scanned.append(sum(len(members[b]) for b in probed) / len(lists))
-    return found / (gt >= 0).sum(), np.array(scanned)
-
-
 @pytest.fixture
-def tables(rng: np.random.Generator, logit_table) -> tuple[LogitTiles, np.ndarray, np.ndarray]:
+def tables(rng: np.random.Generator, logit_table) -> tuple[LogitTiles, Lists, np.ndarray]:
     """Random scores of queries, lists with copies, and answers of which some are missing."""
     queries = logit_table(rng.standard_normal((40, NLIST)))
     keys = rng.standard_normal((200, 4)).astype(np.float32)
     buckets = np.argsort(rng.random((200, NLIST)), axis=1)[:, :4].astype(np.int32)
     gt = np.argsort(rng.random((40, 200)), axis=1)[:, :5]
     gt[rng.random(gt.shape) < 0.2] = -1
-    return queries, cut(Candidates(buckets, keys), 0.8), gt
+    stored = place(logit_table(np.zeros((200, NLIST))), [Plan("", 0.8, Given(buckets, keys))], 4)[0]
+    return queries, stored, gt
 
 
 def answers_of(gt: np.ndarray) -> Answers:
@@ -49,74 +40,63 @@ def answers_of(gt: np.ndarray) -> Answers:
 
 def test_fixed_search_equals_brute_force(tables) -> None:
     queries, lists, gt = tables
-    curve = search(queries, store(lists, np.arange(200), NLIST), answers_of(gt))
+    curve = search(queries, lists, answers_of(gt))
     z = queries.all()
     for nprobe in range(1, NLIST + 1):
-        probes = list(np.argsort(-z, axis=1)[:, :nprobe])
-        recall, scanned = brute_force(lists, gt, probes)
+        recall, scanned = by_hand.search(by_hand.lists_of(lists.buckets), gt, by_hand.best_probes(z, nprobe))
         assert curve.recall[nprobe - 1] == pytest.approx(recall, abs=1e-12)
-        assert curve.scanned[nprobe - 1] == pytest.approx(scanned.mean(), abs=1e-12)
+        assert curve.scanned[nprobe - 1] == pytest.approx(np.mean(scanned), abs=1e-12)
         assert curve.p99[nprobe - 1] == pytest.approx(np.percentile(scanned, 99), abs=1e-12)
 
 
 def test_adaptive_search_equals_brute_force(tables, rng: np.random.Generator) -> None:
     queries, lists, gt = tables
-    stored = store(lists, np.arange(200), NLIST)
     held_out = rng.standard_normal((100, NLIST)).astype(np.float32)
-    curve = search(queries, stored, answers_of(gt), Adaptive(held_out, 1.5))
-    thresholds = thresholds_for(log_gains(held_out, 1.5, stored), np.geomspace(1, NLIST, 200))
-    gains = log_gains(queries.all(), 1.5, stored)
+    curve = search(queries, lists, answers_of(gt), Adaptive(held_out, 1.5))
+    thresholds = thresholds_for(log_gains(held_out, 1.5, lists), np.geomspace(1, NLIST, 200))
+    gains = log_gains(queries.all(), 1.5, lists)
     for i in (0, 60, 130, 199):
-        recall, scanned = brute_force(lists, gt, [np.flatnonzero(row > thresholds[i]) for row in gains])
+        probes = by_hand.adaptive_probes(gains, thresholds[i])
+        recall, scanned = by_hand.search(by_hand.lists_of(lists.buckets), gt, probes)
         assert curve.recall[i] == pytest.approx(recall, abs=1e-12)
-        assert curve.scanned[i] == pytest.approx(scanned.mean(), abs=1e-12)
+        assert curve.scanned[i] == pytest.approx(np.mean(scanned), abs=1e-12)
 
 
 def test_answers_count_by_their_worth(tables, rng: np.random.Generator) -> None:
     queries, lists, gt = tables
-    stored = store(lists, np.arange(200), NLIST)
     worth = rng.random(gt.shape) * (gt >= 0)
-    curve = search(queries, stored, answers_of(gt), worth=worth)
+    curve = search(queries, lists, answers_of(gt), weights=worth)
     for nprobe in (1, 3, 7):
         found = 0.0
         for z, answers, counted in zip(queries.all(), gt.tolist(), worth, strict=True):
             probed = set(np.argsort(-z)[:nprobe].tolist())
-            found += sum(w for a, w in zip(answers, counted, strict=True) if a >= 0 and probed & set(lists[a].tolist()))
+            found += sum(
+                w for a, w in zip(answers, counted, strict=True) if a >= 0 and probed & set(lists.buckets[a].tolist())
+            )
         assert curve.recall[nprobe - 1] == pytest.approx(found / worth.sum())
-
-
-def test_budget_takes_the_largest_keys_over_all_vectors(rng: np.random.Generator) -> None:
-    keys = rng.permutation(300).reshape(100, 3).astype(np.float32)
-    keys[:5, 1:] = -np.inf
-    buckets = np.tile(np.arange(3, dtype=np.int32), (100, 1))
-    lists = cut(Candidates(buckets, keys), 0.7)
-    assert (lists[:, 0] == 0).all()
-    assert (lists[:, 1:] >= 0).sum() == 70
-    assert keys[:, 1:][lists[:, 1:] >= 0].min() > keys[:, 1:][lists[:, 1:] < 0].max()
-    assert (cut(Candidates(buckets, keys), 5.0)[:, 1:] >= 0).sum() == 190  # no copy at -inf
 
 
 def test_figures_are_read_off_the_curve(tables) -> None:
     queries, lists, gt = tables
-    stored = store(lists, np.arange(200), NLIST)
-    curve = search(queries, stored, answers_of(gt))
-    found = figures(curve, stored)
+    curve = search(queries, lists, answers_of(gt))
+    found = figures(curve, lists)
     reached = int(np.flatnonzero(curve.recall >= 0.9)[0])
     assert curve.scanned[reached - 1] <= found["scanned_at"]["0.90"] <= curve.scanned[reached]
     assert found["p99_at_0.90"] == curve.p99[reached]
     assert found["recall_at"]["0.01"] == pytest.approx(curve.recall[0] * 0.01 / curve.scanned[0])
-    assert found["entries"] == (lists >= 0).sum() == 360
-    assert found["imbalance"] == imbalance(stored.sizes)
+    assert found["entries"] == (lists.buckets >= 0).sum() == 360
+    assert found["imbalance"] == imbalance(lists.sizes)
 
 
 def test_kmeans_scans_what_a_second_opinion_says(transfer: Task) -> None:
     peer = kmeans.make(transfer, 10, kmeans.train(transfer, 10))
     centers = kmeans.train(transfer, 10).centers
-    x, q = transfer.inside(transfer.base), transfer.inside(transfer.query)
-    expected = independent.nearest_share(x, q, transfer.gt, centers)
+    x, q = transfer.base.x(slice(None)), transfer.query.x(slice(None))
+    expected = by_hand.nearest_share(x, q, transfer.gt, centers)
     assert at_90(evaluate(transfer, peer)) == pytest.approx(expected, rel=1e-3)  # float32 ties
 
 
+@pytest.mark.whole_run
 def test_evaluator_agrees_with_the_tools_own_evaluation(topics_task: Task, tmp_path: Path) -> None:
     extra = ("--epochs", "2", "--batch_size", "500", "--niter", "10")
     seconds = dcnet.train(topics_task, (24, NLIST), tmp_path, extra)
@@ -134,10 +114,18 @@ def test_evaluator_agrees_with_the_tools_own_evaluation(topics_task: Task, tmp_p
 
 def test_temperature_makes_scores_of_any_unit_probabilities(topics_task: Task) -> None:
     start = kmeans.train(topics_task, 5)
-    rule = plan_rule(topics_task, start.router, "ratio")
+    rule = way_of(topics_task, start.router, "ratio")
     doubled = Router("doubled", NLIST, lambda x: 2 * start.router.logits(x))
     once = temperature_of(topics_task, start.router, rule)
     assert temperature_of(topics_task, doubled, rule) == pytest.approx(2 * once, rel=0.02)  # a grid and a parabola
+
+
+def test_in_sample_the_askers_of_learn_are_those_of_base(in_sample: Task) -> None:
+    """Else T would be fitted to where benefit stores vectors for which nobody asks."""
+    start = kmeans.train(in_sample, 5)
+    way = way_of(in_sample, start.router, "benefit", dict.fromkeys(PERCENTS, 1.0))
+    assert temperature_of(in_sample, start.router, way) > 0
+    assert in_sample.learn is in_sample.base
 
 
 def test_command_appends_records_and_prints_spread(
@@ -157,21 +145,21 @@ def test_command_appends_records_and_prints_spread(
 
 def test_held_out_share_looks_at_learn_alone(topics_task: Task, rng: np.random.Generator) -> None:
     start = kmeans.train(topics_task, 5)
-    rule = plan_rule(topics_task, start.router, "ratio")
+    rule = way_of(topics_task, start.router, "ratio")
     share = held_out_share(topics_task, start.router, rule, 0.0)
-    others = Vectors("query", Path("none"), unit_rows(rng, 10, 24))
+    others = Points(Vectors("query", Path("none"), unit_rows(rng, 10, 24)), topics_task.learn.space)
     blind = topics_task._replace(base=others, query=others, gt=np.zeros((10, 1), np.int64))
     assert held_out_share(blind, start.router, rule, 0.0) == share
 
 
 def test_held_out_share_is_the_mean_of_neighbours_alike_and_by_kinship(topics_task: Task) -> None:
     start = kmeans.train(topics_task, 5)
-    rule = plan_rule(topics_task, start.router, "ratio")
-    n, n_answers = topics_task.held.worth.shape
+    rule = way_of(topics_task, start.router, "ratio")
+    n, n_answers = topics_task.held.answer_weights.shape
 
     def share(worth: list[float]) -> float:
         """Where answers count so much, nearest first."""
-        held = topics_task.held._replace(worth=np.tile(np.array(worth) / np.sum(worth), (n, 1)))
+        held = topics_task.held._replace(answer_weights=np.tile(np.array(worth) / np.sum(worth), (n, 1)))
         return held_out_share(topics_task._replace(held=held), start.router, rule, 0.0)
 
     even, falling, first = [1.0] * n_answers, [float(n_answers - i) for i in range(n_answers)], [1.0, *[0.0] * 9]

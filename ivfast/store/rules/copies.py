@@ -1,0 +1,66 @@
+"""Copies: after its first bucket a vector is stored where its askers look and the buckets taken do not reach."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ivfast.route.routers import Tile
+from ivfast.store.demand import Demand, TileAskers
+from ivfast.store.rules.gain import Gain
+
+CROSSING_WEIGHT = 0.5  # of a copy's overlap with buckets that already hold the vector
+
+
+@dataclass(frozen=True, eq=False)
+class Copies:
+    """Takes the buckets of largest gain one by one, each for what those before it leave."""
+
+    gain: Gain
+    demand: Demand | None  # None: nobody asks, a vector's own memberships decide
+
+    def rank(self, tile: Tile, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """See Rule."""
+        buckets, keys = self.gain.rank(tile, width)
+        if width == 1 or tile.crossing is None:
+            return buckets, keys
+        crossing = tile.crossing(buckets) * np.float32(CROSSING_WEIGHT / self.gain.storing_t)
+        return cover(buckets, keys, crossing, self.demand and self.demand.askers(tile.start, len(tile.z)))
+
+
+def cover(
+    buckets: np.ndarray, keys: np.ndarray, crossing: np.ndarray, askers: TileAskers | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Order a row's buckets so that each is worth most beside those before it.
+
+    A copy is worth what it adds to the buckets A that hold the vector already, over what it costs. There are two
+    estimates of that. One is by the vector's own memberships:
+
+        own_b = log p_b - log m_b - 1 / (2 storing_t) sum of crossing_ab over A
+
+    The other is by its askers, y with weight w_y, each of which probes b with chance c_b(y):
+
+        asked_b = log(0.001 + sum_y w_y max(0, c_b(y) - max of c_a(y) over A)) - log mean c_b
+
+    The key is the mean of the two logarithms, (own_b + log sum_y w_y + asked_b) / 2. That is the geometric mean of
+    both estimates, which scanned less than either alone (docs/experiments.md, "Copies for those who will ask").
+    Where nobody is known to ask it is own_b.
+
+    buckets, keys: (n, width), the first stays; crossing: (n, width, width), times 1 / (2 storing_t)
+    returns: both, reordered; keys fall along each row after the first; ties go to the smaller bucket
+    """
+    n, width = buckets.shape
+    rows = np.arange(n)
+    order = np.argsort(buckets, axis=1)
+    order = np.concatenate([np.zeros((n, 1), order.dtype), order[order > 0].reshape(n, width - 1)], axis=1)
+    own = np.take_along_axis(keys, order, axis=1)
+    own[:, 0] = -np.inf  # taken
+    gain = None if askers is None else askers.gain(np.take_along_axis(buckets, order, axis=1))
+    best = np.zeros(n, dtype=np.int64)
+    chosen, found = np.zeros((n, width), dtype=np.int64), keys.copy()
+    for place in range(1, width):
+        own -= np.take_along_axis(crossing[rows, chosen[:, place - 1]], order, axis=1)
+        key = own if gain is None else (own + gain.after(best)) / 2
+        best = key.argmax(axis=1)
+        chosen[:, place], found[:, place] = order[rows, best], key[rows, best]
+        own[rows, best] = -np.inf
+    return np.take_along_axis(buckets, chosen, axis=1), found

@@ -1,0 +1,27 @@
+"""Membership: a vector goes where a query for it is most likely to look, by its own logits."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ivfast.route.distances import log_softmax, top
+from ivfast.route.routers import Tile
+from ivfast.store.rules.rule import Terms
+
+
+@dataclass(frozen=True)
+class Membership:
+    """Keys are log p_b, p the softmax of z / storing_t."""
+
+    storing_t: float
+
+    def rank(self, tile: Tile, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """See Rule."""
+        keys = log_softmax(tile.z, self.storing_t)
+        buckets = top(keys, width)
+        return buckets, np.take_along_axis(keys, buckets, axis=1)
+
+
+def make(terms: Terms) -> Membership:
+    """At storing_t, with nothing else."""
+    return Membership(terms.storing_t)
