@@ -60,12 +60,6 @@ def parse(argv: list[str] | None = None) -> tuple[Config, set[str]]:
     if unknown:
         raise UserError(_unknown_flag(parser, unknown[0]))
     given = vars(known)
-    for name in ("nprobes", "percents", "param_list"):
-        if name in given:
-            given[name] = tuple(given[name])
-    for name in ("nprobes", "percents"):  # one given twice is meant once
-        if name in given:
-            given[name] = tuple(dict.fromkeys(given[name]))
     return Config(**given), set(given)
 
 
