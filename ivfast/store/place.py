@@ -56,7 +56,10 @@ def place(
     sample: ascending vector numbers that stand for all: the budget and the sizes of the buckets are theirs, and the
     others get copies that are as good; None: all
     """
-    ledgers = [_Ledger(plan.copies, tiles.router.nlist, tiles.n, width, wanted, sample) for plan in plans]
+    counts = np.full(tiles.n, sample is None)  # whose copies the budgets pay for
+    if sample is not None:
+        counts[sample] = True
+    ledgers = [_Ledger(plan.copies, tiles.router.nlist, width, wanted, counts) for plan in plans]
     rules = {id(plan.rule): plan.rule for plan in plans}
     ranked = _Ranks(list(rules.values()), tiles, width, ranked_bytes)
     for second in (False, True):
@@ -96,19 +99,13 @@ class _Ledger:
 
     BINS = 1 << 16
 
-    def __init__(
-        self, copies: float, nlist: int, n: int, width: int, wanted: np.ndarray | None, sample: np.ndarray | None
-    ) -> None:
-        self.wanted = wanted
-        self.counts = np.ones(n, dtype=bool)  # whose copies the budget pays for
-        if sample is not None:
-            self.counts[:] = False
-            self.counts[sample] = True
-        self.n = n if sample is None else len(sample)
+    def __init__(self, copies: float, nlist: int, width: int, wanted: np.ndarray | None, counts: np.ndarray) -> None:
+        self.wanted, self.counts = wanted, counts
+        self.n = int(counts.sum())
         self.budget = round(copies * self.n)
         self.histogram = np.zeros(self.BINS, dtype=np.int64)
         self.sizes = np.zeros(nlist, dtype=np.int64)
-        self.buckets = np.full((n if wanted is None else len(wanted), width), -1, dtype=np.int32)
+        self.buckets = np.full((len(counts if wanted is None else wanted), width), -1, dtype=np.int32)
         self.border: int | None = None
         self.at_border: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
 
