@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ivfast.route.distances import log_softmax, top
+from ivfast.route.distances import log_softmax
 from ivfast.route.routers import Tile
+from ivfast.store.rules.rule import best
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,6 +18,4 @@ class Gain:
 
     def rank(self, tile: Tile, width: int) -> tuple[np.ndarray, np.ndarray]:
         """See Rule."""
-        keys = log_softmax(tile.z, self.storing_t) - self.log_use
-        buckets = top(keys, width)
-        return buckets, np.take_along_axis(keys, buckets, axis=1)
+        return best(log_softmax(tile.z, self.storing_t) - self.log_use, width)

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ivfast.route.distances import log_softmax, top
+from ivfast.route.distances import log_softmax
 from ivfast.route.routers import Tile
-from ivfast.store.rules.rule import Terms
+from ivfast.store.rules.rule import Terms, best
 
 
 @dataclass(frozen=True)
@@ -17,9 +17,7 @@ class Membership:
 
     def rank(self, tile: Tile, width: int) -> tuple[np.ndarray, np.ndarray]:
         """See Rule."""
-        keys = log_softmax(tile.z, self.storing_t)
-        buckets = top(keys, width)
-        return buckets, np.take_along_axis(keys, buckets, axis=1)
+        return best(log_softmax(tile.z, self.storing_t), width)
 
 
 def make(terms: Terms) -> Membership:

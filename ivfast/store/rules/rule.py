@@ -6,7 +6,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from ivfast.method import LEAST_USE
-from ivfast.route.distances import log_softmax
+from ivfast.route.distances import log_softmax, top
 from ivfast.route.routers import Tile
 from ivfast.store.demand import Demand
 
@@ -39,6 +39,12 @@ class RuleKind(NamedTuple):
     make: Callable[[Terms], Rule]
     fitted: bool  # takes a storing_t and m, which are fitted on held-out vectors
     asks: bool = False  # asks who has a vector among its nearest
+
+
+def best(keys: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """What `rank` returns where keys alone decide. keys: (rows, nlist) float32, of every bucket"""
+    buckets = top(keys, width)
+    return buckets, np.take_along_axis(keys, buckets, axis=1)
 
 
 def log_use(m: np.ndarray) -> np.ndarray:
