@@ -100,6 +100,7 @@ def test_hang_up_that_nohup_has_switched_off_stays_off() -> None:
     try:
         with handled():
             os.kill(os.getpid(), signal.SIGHUP)
+            assert not pending()
     finally:
         signal.signal(signal.SIGHUP, before)
 
