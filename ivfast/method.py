@@ -15,6 +15,9 @@ SOFTNESS = 0.7  # width of the border between probed and not, in logits: a hard 
 HALVINGS = 20  # bisection steps that find that border; with 12 the two backends ended 4e-5 apart
 RECALL = 0.9  # that routers are trained for and judged by
 
+# From so many buckets on, what looks at all of them for every vector is too slow and too large
+MANY_BUCKETS = 2048
+
 # What an evaluation reports
 LEVELS = (0.80, 0.90, 0.95, 0.99)  # levels of recall
 COUNTED = 10  # columns of gt that count as right answers

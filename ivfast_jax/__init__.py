@@ -7,11 +7,12 @@ import jax
 import numpy as np
 from jax import Array
 
-from ivfast.network.backend import Chunk, Goal, Metrics, Setup, check_names
+from ivfast.network.backend import Best, Chunk, Goal, Metrics, Rank, Setup, check_names
 from ivfast.runtime.errors import UserError
 from ivfast_jax.model import Constants, DCNet, centers
 from ivfast_jax.optimizer import Moments, init_moments
 from ivfast_jax.precision import LossScale, init_scale, make_policy
+from ivfast_jax.rank import best_of_centers, best_of_net
 from ivfast_jax.step import TrainState, forward, train_chunk
 
 
@@ -31,6 +32,7 @@ class Backend:
         chunk = partial(train_chunk, network=self.network)
         self._chunk = jax.jit(chunk, donate_argnums=0, compiler_options=options)
         self._forward = jax.jit(partial(forward, judged))
+        self._best = jax.jit(partial(best_of_net, judged), static_argnames="width")
         self._centers = jax.jit(partial(centers, metric=setup.metric))
 
     def put(self, weights: dict[str, np.ndarray]) -> dict[str, Array]:
@@ -49,6 +51,20 @@ class Backend:
         """Logits z of the whole network, which has a deep path. x: (n, dim) float32; returns (n, nlist) float32"""
         z = self._forward(params, self._put_stat(x), self.constants, self._put_stat(k))
         return _numpy(z["net"]).astype(np.float32, copy=False)
+
+    def rank(
+        self,
+        params: dict[str, Array],
+        k: float,
+        x: np.ndarray,
+        width: int,
+        temperatures: np.ndarray,
+        counted: np.ndarray,
+    ) -> Best:
+        """The best buckets of the whole network, which has a deep path. See Rank"""
+        points, sharpness, *rest = (self._put_stat(value) for value in (x, k, temperatures, counted))
+        found = self._best(params, points, self.constants, sharpness, *rest, width=width)
+        return Best(*map(_numpy, found))
 
     def export(self, params: dict[str, Array]) -> dict[str, np.ndarray]:
         """`centers` as of centers, and the deep path's weights by name, float32."""
@@ -136,6 +152,27 @@ def make_backend(setup: Setup, gpu: int, precision: str = "float32") -> Backend:
     raises: UserError where there is no such device
     """
     return Backend(setup, find_device(gpu), precision)
+
+
+def rank_by_centers(centers: np.ndarray, metric: str, delta_floor: float, k: float, gpu: int) -> Rank:
+    """What ranks buckets by a matrix of centers, on a device. See ivfast.network.backend.load_ranker"""
+    device = find_device(gpu)
+
+    def put(value: np.ndarray | float) -> Array:
+        return jax.device_put(np.asarray(value, dtype=np.float32), device)
+
+    c, sharpness, floor = put(centers), put(k), put(delta_floor)
+
+    def rank(x: np.ndarray, width: int, temperatures: np.ndarray, counted: np.ndarray) -> Best:
+        found = _best_of_centers(
+            put(x), c, sharpness, floor, put(temperatures), put(counted), metric=metric, width=width
+        )
+        return Best(*map(_numpy, found))
+
+    return rank
+
+
+_best_of_centers = jax.jit(best_of_centers, static_argnames=("metric", "width"))
 
 
 def find_device(gpu: int) -> Any:

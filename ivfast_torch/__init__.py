@@ -7,11 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ivfast.network.backend import Chunk, Goal, Metrics, Setup, check_names
+from ivfast.network.backend import Best, Chunk, Goal, Metrics, Rank, Setup, check_names
 from ivfast.runtime.errors import UserError
 from ivfast_torch.model import Constants, DCNet, centers
 from ivfast_torch.optimizer import Moments, init_moments
 from ivfast_torch.precision import LossScale, init_scale, make_policy
+from ivfast_torch.rank import best_of_centers, best_of_net
 from ivfast_torch.step import TrainState, forward, train_chunk
 
 
@@ -28,6 +29,7 @@ class Backend:
         self.constants = Constants(*(self._put_stat(getattr(setup, name)) for name in Constants._fields))
         self._chunk = partial(train_chunk, network=self.network)
         self._forward = partial(forward, judged)
+        self._best = partial(best_of_net, judged)
         self._centers = partial(centers, metric=setup.metric)
 
     def put(self, weights: dict[str, np.ndarray]) -> dict[str, Tensor]:
@@ -46,6 +48,20 @@ class Backend:
         """Logits z of the whole network, which has a deep path. x: (n, dim) float32; returns (n, nlist) float32"""
         z = self._forward(params, self._put_stat(x), self.constants, self._put_stat(k))
         return _numpy(z["net"]).astype(np.float32, copy=False)
+
+    def rank(
+        self,
+        params: dict[str, Tensor],
+        k: float,
+        x: np.ndarray,
+        width: int,
+        temperatures: np.ndarray,
+        counted: np.ndarray,
+    ) -> Best:
+        """The best buckets of the whole network, which has a deep path. See Rank"""
+        points, sharpness, *rest = (self._put_stat(value) for value in (x, k, temperatures, counted))
+        found = self._best(params, points, self.constants, sharpness, *rest, width=width)
+        return Best(*map(_numpy, found))
 
     def export(self, params: dict[str, Tensor]) -> dict[str, np.ndarray]:
         """`centers` as of centers, and the deep path's weights by name, float32."""
@@ -133,6 +149,27 @@ def make_backend(setup: Setup, gpu: int, precision: str = "float32") -> Backend:
     raises: UserError where there is no such device
     """
     return Backend(setup, find_device(gpu), precision)
+
+
+def rank_by_centers(centers: np.ndarray, metric: str, delta_floor: float, k: float, gpu: int) -> Rank:
+    """What ranks buckets by a matrix of centers, on a device. See ivfast.network.backend.load_ranker"""
+    device = find_device(gpu)
+
+    def put(value: np.ndarray | float) -> Tensor:
+        return torch.tensor(np.asarray(value, dtype=np.float32), device=device)
+
+    c, sharpness, floor = put(centers), put(k), put(delta_floor)
+
+    def rank(x: np.ndarray, width: int, temperatures: np.ndarray, counted: np.ndarray) -> Best:
+        found = _best_of_centers(
+            put(x), c, sharpness, floor, put(temperatures), put(counted), metric=metric, width=width
+        )
+        return Best(*map(_numpy, found))
+
+    return rank
+
+
+_best_of_centers = best_of_centers
 
 
 def find_device(gpu: int) -> Any:

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from ivfast.data.vectors import Points, Space, Vectors
-from ivfast.route.routers import LogitTiles, Router
+from ivfast.route.routers import Router
+from ivfast.route.tiles import LogitTiles
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import pytest
 
 from ivfast.choose.facts import nprobe_of_answers
 from ivfast.choose.held_out import held_out_demand, make_held_out
-from ivfast.route.routers import LogitTiles, Router
+from ivfast.route.routers import LogitsOf, Router
+from ivfast.route.tiles import LogitTiles
 from ivfast.runtime.progress import silent
 from ivfast.start.neighbors import LearnSet, find_neighbors
 from ivfast.store.demand import Demand, chance, find_probes, reverse_of
@@ -97,7 +98,7 @@ def test_a_copy_goes_where_askers_look_and_to_those_asked_for_more(logit_table: 
     """Three buckets, two vectors torn alike between 1 and 2; two askers of the first look into 2."""
     z = np.array([[0, -1, -1], [0, -1, -1], [-9, -9, 0], [-9, -9, 0]], np.float32)
 
-    def crossing(x: np.ndarray, logits: np.ndarray):
+    def crossing(x: np.ndarray, logits: LogitsOf):
         del x, logits
         return lambda buckets: np.zeros((*buckets.shape, buckets.shape[1]), np.float32)
 

@@ -11,7 +11,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from ivfast.route.routers import LogitTiles
+from ivfast.route.tiles import LogitTiles
 from ivfast.store import rules
 from ivfast.store.place import make_plans, place
 from ivfast.store.rules.rule import Terms

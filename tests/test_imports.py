@@ -9,7 +9,7 @@ from tests.imports import arrows, longest_chain, rooms
 
 BELOW: dict[str, set[str]] = {"method": set(), "runtime": {"method"}}
 BELOW["data"] = BELOW["network"] = {"method", "runtime"}
-BELOW["start"] = BELOW["route"] = BELOW["data"] | {"data"}
+BELOW["start"] = BELOW["route"] = BELOW["data"] | {"data", "network"}
 BELOW["store"] = {"method", "runtime", "data", "network", "start", "route"}
 BELOW["choose"] = BELOW["store"] | {"store"}
 BELOW["train"] = BELOW["evaluate"] = BELOW["choose"] | {"choose"}

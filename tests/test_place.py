@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from ivfast.data.vectors import Points
 from ivfast.route.distances import top
-from ivfast.route.routers import LogitTiles, Router, Tile, centers_router
+from ivfast.route.routers import Router, centers_router
 from ivfast.route.search import Lists
+from ivfast.route.tiles import LogitTiles, Tile
 from ivfast.store.demand import Demand, find_probes, reverse_of
 from ivfast.store.place import Plan, make_plans, place
 from ivfast.store.rules import RULES

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from ivfast.data.vectors import EvaluationSet, Points, Space, Vectors
 from ivfast.evaluate.results import Result, RouterSetting, evaluate_router
-from ivfast.route.routers import LogitTiles, Router, RouterKind, centers_router
+from ivfast.route.routers import Router, RouterKind, centers_router
+from ivfast.route.tiles import LogitTiles
 from ivfast.runtime.progress import silent
 from ivfast.store.place import Plan, make_plans, place
 from ivfast.store.records import Facts, Storing

@@ -9,16 +9,8 @@ from hypothesis import strategies as st
 
 from ivfast.data.vectors import Points
 from ivfast.route.distances import center_logits, log_softmax, mean_nearest, squared_distances
-from ivfast.route.routers import (
-    ROUTERS,
-    TILE,
-    LogitTiles,
-    Router,
-    centers_router,
-    net_router,
-    tile_logits,
-    trained_routers,
-)
+from ivfast.route.routers import ROUTERS, TILE, Router, centers_router, net_router, tile_logits, trained_routers
+from ivfast.route.tiles import LogitTiles
 from ivfast.store.rules import RULES
 from tests import by_hand
 from tests.conftest import points_of

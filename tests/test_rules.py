@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ivfast.route.routers import LogitTiles, centers_router
+from ivfast.route.routers import centers_router
+from ivfast.route.tiles import LogitTiles
 from ivfast.runtime.progress import silent
 from ivfast.start.neighbors import nearest_of_all
 from ivfast.store.demand import Demand, find_probes, reverse_of
 from ivfast.store.rules import RULES
-from ivfast.store.rules.rule import Terms, log_use, mean_membership
+from ivfast.store.rules.rule import Terms, log_use
 from tests import by_hand
 from tests.conftest import points_of
 
@@ -152,7 +153,7 @@ def test_where_a_router_has_no_geometry_copies_go_by_gain_alone(
 
 def test_mean_membership_is_the_mean_over_all_tiles(logit_table: Callable[[np.ndarray], LogitTiles]) -> None:
     z = -np.square(np.random.default_rng(0).normal(2, 1, (2100, 7))).astype(np.float32)
-    found = mean_membership(logit_table(z), (0.5, 1.0, 3.0))
+    found = logit_table(z).use((0.5, 1.0, 3.0))
     assert list(found) == [0.5, 1.0, 3.0]
     for temperature, m in found.items():
         assert m.dtype == np.float64

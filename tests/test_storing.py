@@ -11,7 +11,8 @@ from safetensors import safe_open
 
 from ivfast.data.vectors import Points, Space, Vectors
 from ivfast.network.backend import weight_shapes
-from ivfast.route.routers import ROUTERS, LogitTiles, centers_router
+from ivfast.route.routers import ROUTERS, centers_router
+from ivfast.route.tiles import LogitTiles
 from ivfast.runtime.errors import UserError
 from ivfast.store.dcnet_file import Model, load_model, model_router, save_model
 from ivfast.store.demand import Demand, find_probes, reverse_of

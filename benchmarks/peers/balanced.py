@@ -20,7 +20,7 @@ from benchmarks.peers.peer import Peer, Way, nearest_with
 from benchmarks.peers.task import Task
 from ivfast.data.vectors import Points
 from ivfast.route.distances import squared_distances
-from ivfast.route.routers import Tile
+from ivfast.route.tiles import Tile
 from ivfast.runtime.draws import spread
 
 ALPHAS = (0.01, 0.03, 0.1)  # 0.03 is FAISS's default

@@ -6,8 +6,9 @@ from benchmarks.peers.evaluator import search, stored_by
 from benchmarks.peers.peer import Way
 from benchmarks.peers.task import Task
 from ivfast.method import RECALL
-from ivfast.route.routers import LogitTiles, Router
+from ivfast.route.routers import Router
 from ivfast.route.search import Answers, scanned_at
+from ivfast.route.tiles import LogitTiles
 
 
 def held_out_share(task: Task, router: Router, way: Way, copies: float) -> float:

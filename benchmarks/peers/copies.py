@@ -26,7 +26,7 @@ from benchmarks.peers.task import Task
 from benchmarks.runs import PERCENTS
 from ivfast.data.vectors import Points
 from ivfast.route.distances import squared_distances, top
-from ivfast.route.routers import Tile
+from ivfast.route.tiles import Tile
 from ivfast.runtime.draws import generator
 from ivfast.store.rules.rule import Rule
 

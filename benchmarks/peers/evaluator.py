@@ -10,7 +10,7 @@ from ivfast.choose.facts import PROBING_T_ROWS, fit_probing_t
 from ivfast.data.vectors import Points
 from ivfast.evaluate.results import SUMMARY_POINTS, right_answers
 from ivfast.method import LEVELS, RECALL
-from ivfast.route.routers import LogitTiles, Router
+from ivfast.route.routers import Router
 from ivfast.route.search import (
     Answers,
     Lists,
@@ -23,6 +23,7 @@ from ivfast.route.search import (
     scanned_shares,
     thresholds_for,
 )
+from ivfast.route.tiles import LogitTiles
 from ivfast.runtime.draws import spread
 from ivfast.store.place import place
 

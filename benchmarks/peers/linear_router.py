@@ -22,7 +22,8 @@ from benchmarks.peers.kmeans import Trained
 from benchmarks.peers.peer import Peer, way_of
 from benchmarks.peers.task import Task
 from ivfast.choose.facts import fit_probing_t
-from ivfast.route.routers import LogitTiles, Router
+from ivfast.route.routers import Router
+from ivfast.route.tiles import LogitTiles
 
 LR, BATCH, EPOCHS, PATIENCE = 1e-3, 512, 100, 10
 

@@ -24,7 +24,7 @@ from benchmarks.peers.mlp import as_router, make_network, n_bytes, train
 from benchmarks.peers.peer import Peer, Way, way_of
 from benchmarks.peers.task import FTOPK, Task
 from ivfast.data.vectors import Points
-from ivfast.route.routers import Tile
+from ivfast.route.tiles import Tile
 from ivfast.store.rules.rule import Rule
 
 BATCH, EPOCHS = 64, 35

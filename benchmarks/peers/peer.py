@@ -12,7 +12,8 @@ from ivfast.choose.facts import choose_storing_ts, held_out_answers, measure_use
 from ivfast.choose.held_out import held_out_demand, held_out_tiles
 from ivfast.data.vectors import Points
 from ivfast.route.distances import top
-from ivfast.route.routers import LogitTiles, Router, Tile
+from ivfast.route.routers import Router
+from ivfast.route.tiles import LogitTiles, Tile
 from ivfast.store.demand import Demand, find_probes
 from ivfast.store.place import Plan
 from ivfast.store.rules import RULES

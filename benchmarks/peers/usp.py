@@ -24,7 +24,7 @@ from benchmarks.peers.choosing import choose
 from benchmarks.peers.mlp import as_router, make_network, n_bytes, train
 from benchmarks.peers.peer import Peer, way_of
 from benchmarks.peers.task import Task
-from ivfast.route.routers import LogitTiles
+from ivfast.route.tiles import LogitTiles
 
 LR, BATCH, EPOCHS = 1e-3, 2048, 100
 ETAS = (7.0, 30.0)

@@ -13,13 +13,14 @@ from ivfast.choose.prediction import calibration_error, predict, reliability
 from ivfast.data.vectors import Points
 from ivfast.method import RECALL
 from ivfast.route.distances import log_softmax
-from ivfast.route.routers import ROUTERS, LogitTiles, Router
+from ivfast.route.routers import ROUTERS, Router
+from ivfast.route.tiles import LogitTiles, make_tiles
 from ivfast.runtime.draws import generator, spread
 from ivfast.store.demand import Demand
 from ivfast.store.place import make_plans
 from ivfast.store.records import Facts, Storing
 from ivfast.store.rules import RULES
-from ivfast.store.rules.rule import Terms, mean_membership
+from ivfast.store.rules.rule import Terms
 
 PROBING_TS = np.geomspace(0.25, 8, 31)  # among which probing_t is fitted
 USE_PER_BUCKET = 200  # learn vectors over which m is the mean
@@ -49,7 +50,9 @@ def fit_storings(
 
     nprobe: see Facts; learn: over which m is measured
     """
-    tiles, rule = held_out_tiles(held, router), ROUTERS[router.name].default_rule
+    rule = ROUTERS[router.name].default_rule
+    grid = {t for number in copies for t in storing_t_grid(number)} if RULES[rule].fitted else ()
+    tiles = held_out_tiles(held, router, grid)
     if not RULES[rule].fitted:
         terms = [Terms(number) for number in copies]
         found = predict(held, tiles, make_plans([rule], terms))
@@ -75,7 +78,7 @@ def held_out_answers(held: HeldOut, router: Router, most: int = PROBING_T_ROWS) 
     chosen = spread(len(held.rows), most)
     answers = held.pool[held.answers.at[chosen]]
     distinct, at = np.unique(answers, return_inverse=True)
-    best = np.concatenate([z.argmax(axis=1) for _, z in LogitTiles(router, points, distinct)])
+    best = np.concatenate([tile.best(tile.z, 1)[0][:, 0] for tile in make_tiles(router, points, distinct).tiles()])
     z = LogitTiles(router, points, held.rows[chosen]).all()
     return HeldOutAnswers(z, best[at.reshape(answers.shape)])
 
@@ -110,7 +113,7 @@ def choose_storing_ts(
 
     What counts is the share scanned for 90 % recall on held-out vectors.
     """
-    grids = [COPY_STORING_TS if number else ONLY_STORING_TS for number in copies]
+    grids = [storing_t_grid(number) for number in copies]
     use = sample_use(held, tiles, sorted({t for grid in grids for t in grid}))
     terms = [Terms(number, t, use[t], demand) for number, grid in zip(copies, grids, strict=True) for t in grid]
     shares = iter([scanned_share(curves) for curves in measure(held, tiles, make_plans([rule], terms))])
@@ -123,8 +126,14 @@ def choose_storing_ts(
     return tuple(chosen)
 
 
+def storing_t_grid(copies: float) -> tuple[float, ...]:
+    """Among which storing_t is chosen for so many copies."""
+    return COPY_STORING_TS if copies else ONLY_STORING_TS
+
+
 def measure_use(learn: Points, router: Router, storing_ts: Iterable[float], seed: int) -> dict[float, np.ndarray]:
     """m at each storing_t: mean membership over 200 nlist learn vectors, or all. (nlist,) float64"""
     n = min(len(learn), USE_PER_BUCKET * router.nlist)
     rows = None if n == len(learn) else np.sort(generator(seed, 0, "sample", 2).choice(len(learn), n, replace=False))
-    return mean_membership(LogitTiles(router, learn, rows), storing_ts)
+    storing_ts = set(storing_ts)
+    return make_tiles(router, learn, rows, storing_ts, cached_bytes=0).use(storing_ts)

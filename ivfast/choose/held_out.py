@@ -6,12 +6,12 @@ from typing import NamedTuple
 import numpy as np
 
 from ivfast.choose.goal import n_pairs
-from ivfast.route.routers import LogitTiles, Router
+from ivfast.route.routers import Router
 from ivfast.route.search import Answers
+from ivfast.route.tiles import LogitTiles, Tiles, make_tiles
 from ivfast.runtime.draws import generator
 from ivfast.start.neighbors import LearnSet
 from ivfast.store.demand import Demand, asking_weights, find_probes, reverse_neighbors
-from ivfast.store.rules.rule import mean_membership
 
 SAMPLE_PER_BUCKET, SAMPLE_LEAST = 40, 20_000  # learn vectors whose buckets stand for all, see make_held_out
 MOST_ASKING = 2_000_000  # training vectors at most that stand for queries of the pool
@@ -29,6 +29,7 @@ class HeldOut(NamedTuple):
     width: int  # buckets a vector is in at most
     seed: int
     asking: np.ndarray  # (k,) float32, see asking_weights
+    sampled: np.ndarray  # (n_pool,) bool, places that are in sample
 
     @property
     def rows(self) -> np.ndarray:
@@ -54,6 +55,8 @@ def make_held_out(
     sample = np.sort(generator(seed, 0, "sample").choice(n_learn, n_sample, replace=False))
     pool = np.unique(np.concatenate([sample, neighbors.answers.ravel()]))
     at = np.searchsorted(pool, neighbors.answers)
+    sampled = np.zeros(len(pool), dtype=bool)
+    sampled[np.searchsorted(pool, sample)] = True
     n, n_answers = neighbors.answers.shape
     drawn = generator(seed, 0, "calibration").permutation(n * n_answers)[: n_pairs(nlist)]
     return HeldOut(
@@ -66,27 +69,26 @@ def make_held_out(
         width=width,
         seed=seed,
         asking=asking_weights(neighbors),
+        sampled=sampled,
     )
 
 
 class HeldOutTiles(NamedTuple):
     """A router's logits of the pool and of the held-out vectors."""
 
-    pool: LogitTiles
+    pool: Tiles
     held_out: LogitTiles
 
 
-def held_out_tiles(held: HeldOut, router: Router) -> HeldOutTiles:
-    """Logits are computed once and kept where they are small."""
-    return HeldOutTiles(*(LogitTiles(router, held.learn.points, rows) for rows in (held.pool, held.rows)))
+def held_out_tiles(held: HeldOut, router: Router, temperatures: Iterable[float] = ()) -> HeldOutTiles:
+    """Logits are computed once and kept where they are small. temperatures: at which memberships will be asked for"""
+    pool = make_tiles(router, held.learn.points, held.pool, temperatures, held.sampled)
+    return HeldOutTiles(pool, LogitTiles(router, held.learn.points, held.rows))
 
 
 def sample_use(held: HeldOut, tiles: HeldOutTiles, storing_ts: Iterable[float]) -> dict[float, np.ndarray]:
     """m at each storing_t over the sample. (nlist,) float64"""
-    inside = np.zeros(len(held.pool), dtype=bool)
-    inside[held.sample] = True
-    chosen = ((start, z[inside[start : start + len(z)]]) for start, z in tiles.pool)
-    return mean_membership(chosen, storing_ts)
+    return tiles.pool.use(storing_ts, held.sampled)
 
 
 def held_out_demand(held: HeldOut, router: Router, nprobe: float, most_asking: int = MOST_ASKING) -> Demand:
@@ -117,7 +119,7 @@ def held_out_demand(held: HeldOut, router: Router, nprobe: float, most_asking: i
     reverse = reverse_neighbors(
         stored, np.searchsorted(rows, train[asker]), place, np.searchsorted(rows, pool), held.asking
     )
-    return Demand(reverse, find_probes(LogitTiles(router, held.learn.points, rows), nprobe), stands_for)
+    return Demand(reverse, find_probes(make_tiles(router, held.learn.points, rows), nprobe), stands_for)
 
 
 def _in_pool(pool: np.ndarray, nearest: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -69,7 +69,7 @@ def judge(held: HeldOut, router: Router, copies: tuple[float, ...]) -> Judgement
     router: a trained one of ROUTERS
     """
     by_nearest = ROUTERS[router.name].linear  # then a plain engine can use it
-    tiles = held_out_tiles(held, router)
+    tiles = held_out_tiles(held, router, (1.0,))
     m = sample_use(held, tiles, (1.0,))[1.0]
     plans = make_plans([ROUTERS[router.name].default_rule], [Terms(number, 1.0, m) for number in copies])
     if by_nearest:

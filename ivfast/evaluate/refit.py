@@ -13,7 +13,9 @@ from ivfast.data.cleaning import Cleaning, scan
 from ivfast.data.vectors import Points, Space, Vectors, learn_path, measure_space, open_vectors, space_of
 from ivfast.evaluate.folder import Found
 from ivfast.evaluate.results import RouterSetting
-from ivfast.route.routers import ROUTERS, LogitTiles, Router, centers_router
+from ivfast.network.backend import load_ranker
+from ivfast.route.routers import ROUTERS, Router, centers_router
+from ivfast.route.tiles import LogitTiles
 from ivfast.runtime.draws import generator, spread
 from ivfast.runtime.progress import Progress, silent
 from ivfast.start.kmeans import measure_buckets
@@ -165,17 +167,17 @@ def make_settings(
     source: None where there is no learn: what needs nothing fitted is evaluated alone
     backend, gpu: where the network runs
     """
-    inside = {"centers": space.inside(found.centers)}
+    inside, ranker = {"centers": space.inside(found.centers)}, load_ranker(backend, gpu)
     if found.kmeans is not None:
         inside = {"kmeans": space.inside(found.kmeans)} | inside
     if source is None:
         floor = float(np.finfo(np.float32).tiny)
-        plain = (centers_router(name, centers, space.metric, floor, 1.0) for name, centers in inside.items())
+        plain = (centers_router(name, centers, space.metric, floor, 1.0, ranker) for name, centers in inside.items())
         return [RouterSetting(router, ROUTERS[router.name], copies, None, None) for router in plain]
     routers = []
     for name, centers in inside.items():
         k = source.k(name, centers)
-        routers.append((centers_router(name, centers, space.metric, source.delta_floor, k), k))
+        routers.append((centers_router(name, centers, space.metric, source.delta_floor, k, ranker), k))
     if found.model and found.model.net:
         k = found.model.facts["net"].k
         routers.append((model_router(found.model, k, backend, gpu), k))

@@ -6,7 +6,7 @@ import numpy as np
 
 from ivfast.data.vectors import EvaluationSet, Points, Space
 from ivfast.method import COUNTED, LEVELS
-from ivfast.route.routers import LogitTiles, Router, RouterKind
+from ivfast.route.routers import Router, RouterKind
 from ivfast.route.search import (
     Answers,
     Lists,
@@ -19,10 +19,11 @@ from ivfast.route.search import (
     scanned_shares,
     thresholds_for,
 )
+from ivfast.route.tiles import LogitTiles, make_tiles
 from ivfast.runtime.progress import Progress
 from ivfast.store.demand import Demand, ReverseNeighbors, find_probes
 from ivfast.store.place import Plan, place
-from ivfast.store.records import Facts, router_plans
+from ivfast.store.records import Facts, router_plans, storing_ts
 from ivfast.store.rules import RULES
 
 SUMMARY_POINTS = 200  # thresholds at which adaptive probing is measured for the summary
@@ -122,7 +123,7 @@ def _store_base(
     reverse: ReverseNeighbors | None,
 ) -> tuple[list[Plan], list[Lists]]:  # fmt: skip
     """Every plan of a router, and what it stores. wanted: base rows that are answers"""
-    tiles = LogitTiles(setting.router, base, read_rows=read_rows)
+    tiles = make_tiles(setting.router, base, temperatures=storing_ts(setting.facts), read_rows=read_rows)
     asks = reverse is not None and setting.asks
     with progress.bar(f"assigning base, {setting.router.name}", (3 if asks else 2) * len(base)) as bar:
         demand = None

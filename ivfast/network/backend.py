@@ -62,6 +62,34 @@ class Metrics(NamedTuple):
     n_in_a_row: Any  # () the longest run of skipped steps so far that was seen in the chunk
 
 
+class Best(NamedTuple):
+    """The best buckets of some rows, and what a softmax over all buckets needs beside them."""
+
+    buckets: np.ndarray  # (n, width) int32, best first
+    z: np.ndarray  # (n, width) float32, their logits
+    log_sums: np.ndarray  # (t, n) float32, log of the sum over all buckets of exp(z / T), for each temperature
+    mass: np.ndarray  # (t, nlist) float32, sum over the rows that count of softmax(z / T)
+
+
+class Rank(Protocol):
+    """What ranks buckets by one router on a device."""
+
+    def __call__(self, x: np.ndarray, width: int, temperatures: np.ndarray, counted: np.ndarray) -> Best:
+        """The best `width` buckets of each row.
+
+        x: (n, dim) float32; temperatures: (t,), of any number; counted: (n,) 1 where mass counts a row, else 0
+        """
+        ...
+
+
+class Ranker(Protocol):
+    """Makes a Rank of a matrix of centers."""
+
+    def __call__(self, centers: np.ndarray, metric: str, delta_floor: float, k: float) -> Rank:
+        """centers: (nlist, dim) float32, inside; k: sharpness of the logits"""
+        ...
+
+
 class Backend(Protocol):
     """A framework that trains the network. Arrays on the device and states are values of the backend's own.
 
@@ -85,6 +113,12 @@ class Backend(Protocol):
 
     def logits(self, params: dict[str, Any], x: np.ndarray, k: float) -> np.ndarray:
         """Logits z of the whole network, which has a deep path. x: (n, dim) float32; returns (n, nlist) float32"""
+        ...
+
+    def rank(
+        self, params: dict[str, Any], k: float, x: np.ndarray, width: int, temperatures: np.ndarray, counted: np.ndarray
+    ) -> Best:
+        """The best buckets of the whole network, which has a deep path. See Rank"""
         ...
 
     def export(self, params: dict[str, Any]) -> dict[str, np.ndarray]:
@@ -153,6 +187,18 @@ def load_backend(name: str, setup: Setup, gpu: int, precision: str = "float32") 
     raises: UserError where its framework is not installed or the device is not there
     """
     return _import(name).make_backend(setup, gpu, precision)
+
+
+def load_ranker(name: str, gpu: int) -> Ranker:
+    """What ranks buckets by centers on a backend's device. The framework is imported where it first ranks.
+
+    gpu: device number, -1 is the CPU
+    """
+
+    def rank_by_centers(centers: np.ndarray, metric: str, delta_floor: float, k: float) -> Rank:
+        return _import(name).rank_by_centers(centers, metric, delta_floor, k, gpu)
+
+    return rank_by_centers
 
 
 def check_device(name: str, gpu: int) -> None:

@@ -107,7 +107,7 @@ def center_crossing(x: np.ndarray, z: np.ndarray, buckets: np.ndarray, centers: 
     where x lies on c_a. Source: the orthogonality-amplified residuals of SOAR (Sun et al., NeurIPS 2023), here
     between all buckets.
 
-    x: (n, dim); z: (n, nlist) logits of the linear path; buckets: (n, width)
+    x: (n, dim); buckets: (n, width); z: (n, width) their logits by the linear path
     returns: (n, width, width) float32
     """
     r = x[:, None, :] - centers[buckets]
@@ -115,7 +115,7 @@ def center_crossing(x: np.ndarray, z: np.ndarray, buckets: np.ndarray, centers: 
     d2 = np.einsum("naa->na", products)
     rows, far = np.arange(len(x)), d2.argmax(axis=1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        unit = -z[rows, buckets[rows, far]] / d2[rows, far]  # k / delta
+        unit = -z[rows, far] / d2[rows, far]  # k / delta
         found = unit[:, None, None] * np.square(products) / d2[:, :, None]
     return np.where(d2[:, :, None] > 0, found, np.float32(0))
 

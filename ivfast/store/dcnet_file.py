@@ -1,6 +1,7 @@
 """dcnet.safetensors: the network, and what was fitted for each router."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -194,7 +195,7 @@ def model_router(model: Model, k: float, backend_name: str, gpu: int) -> Router:
     """The whole network of a file as a router: its centers are where a new network starts."""
     backend, params = net_params(model, backend_name, gpu)
     linear = centers_router("centers", model.net["centers"], model.space.metric, model.delta_floor, k)
-    return net_router(lambda x: backend.logits(params, x, k), linear)
+    return net_router(lambda x: backend.logits(params, x, k), linear, partial(backend.rank, params, k))
 
 
 def net_params(model: Model, backend_name: str, gpu: int) -> tuple[Backend, dict[str, Any]]:

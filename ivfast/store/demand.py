@@ -7,8 +7,7 @@ import faiss
 import numpy as np
 
 from ivfast.data.vectors import Points
-from ivfast.route.distances import top
-from ivfast.route.routers import LogitTiles
+from ivfast.route.tiles import BEST_BUCKETS, Tiles
 from ivfast.runtime.cache import cached, fingerprint
 from ivfast.runtime.progress import Bar, Progress
 from ivfast.start.neighbors import Neighbors, nearest_of_all
@@ -20,7 +19,6 @@ COPY_SOFTNESS = 2.0  # logits around the border within which a bucket is probed 
 ONLY_SOFTNESS = 1.0  # the same where a vector's only bucket is chosen
 SLOPE = 10.0  # how much log scanned falls for what one more of all answers found adds to recall
 MOST_PROBED = 16  # askers are taken to probe at most so many buckets
-BEST_BUCKETS = 32  # so many of an asker are looked at; it probes the others with chance 0
 LEAST_ASKER_GAIN = 1e-3  # gains count as at least this, so that log(gain) is finite where no asker is left
 LEAST_COST = 0.1  # a bucket that nobody probes costs as much as one probed a tenth as often as the mean
 MOST_ASKERS = 1000  # of one vector that count: duplicates may have it among their nearest by the million
@@ -225,7 +223,7 @@ def reverse_of_base(cache: Path, base: Points, weights: np.ndarray, progress: Pr
     return reverse_of(found["nearest"], weights)
 
 
-def find_probes(tiles: LogitTiles, nprobe: float, bar: Bar | None = None, best_buckets: int = BEST_BUCKETS) -> Probes:
+def find_probes(tiles: Tiles, nprobe: float, bar: Bar | None = None, best_buckets: int = BEST_BUCKETS) -> Probes:
     """Where askers look, at nprobe buckets each.
 
         c_b = 1 / (1 + exp((border - z_b) / s))     border: mean of the nprobe-th and the next best logit
@@ -240,18 +238,18 @@ def find_probes(tiles: LogitTiles, nprobe: float, bar: Bar | None = None, best_b
     buckets = np.empty((tiles.n, n_best), dtype=np.int32)
     above = np.empty((tiles.n, n_best), dtype=np.float32)
     use, only_use, size = np.zeros(nlist), np.zeros(nlist), np.zeros(nlist)
-    for start, z in tiles:
-        best = top(z, n_best)
-        logits = np.take_along_axis(z, best, axis=1)
+    for tile in tiles.tiles():
+        best, logits = tile.best(tile.z, n_best)
         border = logits[:, at - 1 : at + 1].mean(axis=1, keepdims=True)
         logits -= border
-        buckets[start : start + len(z)], above[start : start + len(z)] = best, logits
+        rows = slice(tile.start, tile.start + len(best))
+        buckets[rows], above[rows] = best, logits
         size += np.bincount(best[:, 0], minlength=nlist)
         for total, softness in ((use, COPY_SOFTNESS), (only_use, ONLY_SOFTNESS)):
             chances = chance(logits, softness)
             total += np.bincount(best.ravel(), weights=chances.ravel(), minlength=nlist)
         if bar is not None:
-            bar.advance(len(z))
+            bar.advance(len(best))
     use = np.maximum(use / max(tiles.n, 1), LEAST_COST / nlist)
     cost = only_use * max(tiles.n, 1) / max(size @ only_use, np.finfo(np.float64).tiny)
     return Probes(buckets, above, np.log(use).astype(np.float32), cost.astype(np.float32))

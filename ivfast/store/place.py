@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ivfast.route.routers import LogitTiles
 from ivfast.route.search import Lists
+from ivfast.route.tiles import Tiles
 from ivfast.runtime.progress import Bar
 from ivfast.store.rules import RULES
 from ivfast.store.rules.rule import Rule, Terms
@@ -41,7 +41,7 @@ def make_plans(names: Iterable[str], terms: Iterable[Terms]) -> list[Plan]:
 
 
 def place(
-    tiles: LogitTiles, plans: list[Plan], width: int, wanted: np.ndarray | None = None, bar: Bar | None = None,
+    tiles: Tiles, plans: list[Plan], width: int, wanted: np.ndarray | None = None, bar: Bar | None = None,
     sample: np.ndarray | None = None, ranked_bytes: int = RANKED_BYTES,
 ) -> list[Lists]:  # fmt: skip
     """Store every vector once, then the round(copies n) best copies over all of them.
@@ -77,7 +77,7 @@ RankedTile = dict[int, tuple[np.ndarray, np.ndarray]]  # buckets and keys of a t
 class _Ranks:
     """What rules say of all tiles, cached from the first pass where it is small."""
 
-    def __init__(self, rules: list[Rule], tiles: LogitTiles, width: int, most_bytes: int) -> None:
+    def __init__(self, rules: list[Rule], tiles: Tiles, width: int, most_bytes: int) -> None:
         self.rules, self.source, self.width = rules, tiles, width
         self.fits = tiles.n * width * 8 * len(rules) <= most_bytes
         self.cached: list[tuple[int, RankedTile]] = []

@@ -53,6 +53,11 @@ class Facts(NamedTuple):
         return found
 
 
+def storing_ts(facts: Facts | None) -> set[float]:
+    """Temperatures at which memberships are asked for where a base is stored."""
+    return {storing.storing_t or 1.0 for storing in facts.storings} if facts else set()
+
+
 def same_copies(one: Any, other: float) -> bool:
     """Whether a caller means this number: 0.8 in float32 is another number than 0.8."""
     return isinstance(one, Real) and math.isclose(float(one), other, rel_tol=1e-6)

@@ -10,15 +10,17 @@ import numpy as np
 from ivfast.data.centers import check_norms, open_centers
 from ivfast.data.cleaning import Advice, Cleaning, scan
 from ivfast.data.vectors import FLOATS, Points, Vectors
+from ivfast.network.backend import load_ranker
 from ivfast.route.distances import log_softmax, top
-from ivfast.route.routers import ROUTERS, LogitTiles, Router, centers_router
+from ivfast.route.routers import ROUTERS, Router, centers_router
+from ivfast.route.tiles import LogitTiles, make_tiles
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.progress import silent
 from ivfast.start.neighbors import nearest_of_all
 from ivfast.store.dcnet_file import Model, load_model, model_router
 from ivfast.store.demand import Demand, find_probes, reverse_of
 from ivfast.store.place import make_plans, place
-from ivfast.store.records import Facts
+from ivfast.store.records import Facts, storing_ts
 
 TO_CALLERS = Advice("leave them out before", "divide rows by their norms (faiss.normalize_L2)")
 
@@ -103,7 +105,7 @@ class TrainedModel:
                 f"copies {copies!r}: expected one of the run's --percents ({known}); choose one, or train with it"
             )
         points = self._points(base)
-        tiles, demand = LogitTiles(self._router("centers"), points), None
+        tiles, demand = make_tiles(self._router("centers"), points, temperatures=storing_ts(facts)), None
         if len(points) > 1:
             reverse = reverse_of(nearest_of_all(points, len(self._model.asking), silent()), self._model.asking)
             demand = Demand(reverse, find_probes(tiles, facts.nprobe))
@@ -125,7 +127,8 @@ class TrainedModel:
     @cached_property
     def _centers(self) -> Router:
         space, k = self._model.space, self._facts("centers").k
-        return centers_router("centers", space.inside(self.centers), space.metric, self._model.delta_floor, k)
+        ranker = load_ranker(self._backend, self._gpu)
+        return centers_router("centers", space.inside(self.centers), space.metric, self._model.delta_floor, k, ranker)
 
     @cached_property
     def _net(self) -> Router:

@@ -5,11 +5,10 @@ from typing import Any
 
 from ivfast.choose.verdict import Candidate, Choice, first_choice, over_kmeans, seen
 from ivfast.network.backend import Goal, starting_weights
-from ivfast.route.routers import LogitTiles
+from ivfast.route.tiles import make_tiles
 from ivfast.runtime.checkpoint import Saved, checkpoint_folder, save_checkpoint, save_state
 from ivfast.runtime.errors import StopRequestedError
 from ivfast.runtime.signals import not_waiting, pending, stop_if_pending, waiting
-from ivfast.store.rules.rule import mean_membership
 from ivfast.train.health import collapse
 from ivfast.train.pairs import chunk_steps, epoch_chunks
 from ivfast.train.point import Point, best_params, pack, state_arrays
@@ -23,8 +22,7 @@ def start_point(run: Run) -> Point:
     goal = refit_goal(run, run.kmeans, run.buckets.share)
     k = goal.k
     router = router_of_centers(run, run.kmeans, k)
-    tiles = LogitTiles(router, run.learn.points, run.held.pool[run.held.sample])
-    use = mean_membership(tiles, (1.0,))[1.0]
+    use = make_tiles(router, run.learn.points, run.held.pool[run.held.sample], (1.0,)).use((1.0,))[1.0]
     state = run.backend.init_state(starting_weights(config.param_list, config.seed), use)
     choices = {
         name: first_choice(Candidate(0, k, judgement, {}))

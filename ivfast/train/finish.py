@@ -7,6 +7,7 @@ import numpy as np
 from ivfast.choose.facts import fit_facts
 from ivfast.choose.judgement import value
 from ivfast.choose.verdict import WAYS, Verdict, decide, over_kmeans, part_of_the_way
+from ivfast.network.backend import load_ranker
 from ivfast.route.routers import centers_router
 from ivfast.runtime.files import save_array
 from ivfast.runtime.versions import versions
@@ -86,8 +87,9 @@ def _fit_all(
     space, copies = model.space, run.config.percents
     facts = {}
     start = point.choices["centers"].start
+    ranker = load_ranker(run.config.backend, run.config.gpu)
     for name, file, k in (("kmeans", "kmeans.npy", start.k), ("centers", "ivfast.npy", verdicts["centers"].chosen.k)):
-        router = centers_router(name, space.inside(files[file]), space.metric, model.delta_floor, k)
+        router = centers_router(name, space.inside(files[file]), space.metric, model.delta_floor, k, ranker)
         facts[name] = fit_facts(run.held, router, k, copies)
     if "net" in verdicts:
         k = verdicts["net"].chosen.k

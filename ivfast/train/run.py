@@ -1,6 +1,7 @@
 """What a run is made of: checked input, prepared data, a loaded backend; and how its states are judged."""
 
 import os
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +24,7 @@ from ivfast.data.vectors import (
     open_vectors,
 )
 from ivfast.method import USE_MEMORY
-from ivfast.network.backend import Backend, Goal, Setup, check_device, load_backend, starting_weights
+from ivfast.network.backend import Backend, Goal, Setup, check_device, load_backend, load_ranker, starting_weights
 from ivfast.network.precision import advice, precision_name
 from ivfast.route.routers import ROUTERS, Router, centers_router, net_router, trained_routers
 from ivfast.runtime.checkpoint import Saved
@@ -81,7 +82,8 @@ def start_run(config: Config, progress: Progress, saved: Saved | None = None) ->
     backend = load_backend(config.backend, setup, config.gpu, precision_name(config))
     held = make_held_out(learn, config.nlist, min(config.ftopk, config.nlist), config.seed)
     source = PairSource(learn, config.batch_size, config.drop_prop if config.use_drop else 0.0, config.seed)
-    start = centers_router("kmeans", kmeans, config.metric, buckets.delta_floor, 1.0)
+    ranker = load_ranker(config.backend, config.gpu)
+    start = centers_router("kmeans", kmeans, config.metric, buckets.delta_floor, 1.0, ranker)
     return Run(
         config=config,
         progress=progress,
@@ -167,7 +169,8 @@ def make_setup(config: Config, learn: LearnSet, kmeans: np.ndarray, buckets: Buc
 
 def router_of_centers(run: Run, centers: np.ndarray, k: float) -> Router:
     """A matrix of centers as a router. centers: (nlist, dim) float32, inside"""
-    return centers_router("centers", centers, run.config.metric, run.buckets.delta_floor, k)
+    ranker = load_ranker(run.config.backend, run.config.gpu)
+    return centers_router("centers", centers, run.config.metric, run.buckets.delta_floor, k, ranker)
 
 
 def refit_goal(run: Run, centers: np.ndarray, m: np.ndarray) -> Goal:
@@ -188,7 +191,9 @@ def judge_router(run: Run, name: str, params: Any, k: float) -> Judgement:
 
 def _router(run: Run, name: str, params: Any, centers: np.ndarray, k: float) -> Router:
     linear = router_of_centers(run, centers, k)
-    return linear if ROUTERS[name].linear else net_router(lambda x: run.backend.logits(params, x, k), linear)
+    if ROUTERS[name].linear:
+        return linear
+    return net_router(lambda x: run.backend.logits(params, x, k), linear, partial(run.backend.rank, params, k))
 
 
 def weights_of(run: Run, router: str, params: Any) -> dict[str, np.ndarray]:

@@ -7,7 +7,8 @@ from benchmarks.peers import copies, kmeans
 from benchmarks.peers.evaluator import evaluate
 from benchmarks.peers.peer import nearest_with
 from benchmarks.peers.task import Task
-from ivfast.route.routers import LogitTiles, Router
+from ivfast.route.routers import Router
+from ivfast.route.tiles import LogitTiles
 from ivfast.store.rules.rule import Rule
 from tests import by_hand
 from tests.peers.reading import NLIST, at_90

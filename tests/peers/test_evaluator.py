@@ -14,8 +14,9 @@ from benchmarks.peers.peer import PERCENTS, Given, way_of
 from benchmarks.peers.task import Task
 from benchmarks.tables import main as print_tables
 from ivfast.data.vectors import Points, Vectors
-from ivfast.route.routers import LogitTiles, Router
+from ivfast.route.routers import Router
 from ivfast.route.search import Answers, Lists, imbalance, log_gains, thresholds_for
+from ivfast.route.tiles import LogitTiles
 from ivfast.store.place import Plan, place
 from tests import by_hand
 from tests.conftest import unit_rows

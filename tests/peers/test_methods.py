@@ -13,8 +13,8 @@ from benchmarks.peers.mlp import make_network, n_bytes
 from benchmarks.peers.peer import way_of
 from benchmarks.peers.task import Task, exact
 from benchmarks.runs import PERCENTS
-from ivfast.route.routers import LogitTiles
 from ivfast.route.search import Answers
+from ivfast.route.tiles import LogitTiles
 from tests import by_hand
 from tests.peers.reading import NLIST, PARAM_LIST, at_90, hashed, task_of
 

@@ -4,9 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ivfast.route.distances import log_softmax
-from ivfast.route.routers import Tile
-from ivfast.store.rules.rule import best
+from ivfast.route.tiles import Tile
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,4 +16,4 @@ class Gain:
 
     def rank(self, tile: Tile, width: int) -> tuple[np.ndarray, np.ndarray]:
         """See Rule."""
-        return best(log_softmax(tile.z, self.storing_t) - self.log_use, width)
+        return tile.best(tile.log_p(self.storing_t) - tile.of_buckets(self.log_use), width)

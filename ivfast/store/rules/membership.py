@@ -4,9 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ivfast.route.distances import log_softmax
-from ivfast.route.routers import Tile
-from ivfast.store.rules.rule import Terms, best
+from ivfast.route.tiles import Tile
+from ivfast.store.rules.rule import Terms
 
 
 @dataclass(frozen=True)
@@ -17,7 +16,7 @@ class Membership:
 
     def rank(self, tile: Tile, width: int) -> tuple[np.ndarray, np.ndarray]:
         """See Rule."""
-        return best(log_softmax(tile.z, self.storing_t), width)
+        return tile.best(tile.log_p(self.storing_t), width)
 
 
 def make(terms: Terms) -> Membership:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ivfast.route.routers import Tile
+from ivfast.route.tiles import Tile
 from ivfast.store.demand import Demand, TileAskers
 from ivfast.store.rules.gain import Gain
 

@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ivfast.route.distances import top
-from ivfast.route.routers import Tile
+from ivfast.route.tiles import Tile
 from ivfast.store.rules.rule import Terms
 
 
@@ -19,8 +18,8 @@ class Ratio:
 
     def rank(self, tile: Tile, width: int) -> tuple[np.ndarray, np.ndarray]:
         """See Rule."""
-        buckets = top(tile.z, width)
-        return buckets, self._keys(np.take_along_axis(tile.z, buckets, axis=1))
+        buckets, z = tile.best(tile.z, width)
+        return buckets, self._keys(z)
 
     @staticmethod
     def _keys(z: np.ndarray) -> np.ndarray:

@@ -1,13 +1,12 @@
 """What a rule of storing is, and what it may be built from."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from ivfast.method import LEAST_USE
-from ivfast.route.distances import log_softmax, top
-from ivfast.route.routers import Tile
+from ivfast.route.tiles import Tile
 from ivfast.store.demand import Demand
 
 
@@ -41,25 +40,6 @@ class RuleKind(NamedTuple):
     asks: bool = False  # asks who has a vector among its nearest
 
 
-def best(keys: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """What `rank` returns where keys alone decide. keys: (rows, nlist) float32, of every bucket"""
-    buckets = top(keys, width)
-    return buckets, np.take_along_axis(keys, buckets, axis=1)
-
-
 def log_use(m: np.ndarray) -> np.ndarray:
     """log max(m, 1e-9), (nlist,) float32. m: (nlist,) mean membership, sums to 1"""
     return np.log(np.maximum(m, LEAST_USE)).astype(np.float32)
-
-
-def mean_membership(tiles: Iterable[tuple[int, np.ndarray]], storing_ts: Iterable[float]) -> dict[float, np.ndarray]:
-    """m at each storing_t: the mean of softmax(z / storing_t) over all rows, (nlist,) float64."""
-    sums: dict[float, np.ndarray] = {}
-    n = 0
-    wanted = set(storing_ts)
-    for _, z in tiles:
-        n += len(z)
-        for storing_t in wanted:
-            p = np.exp(log_softmax(z, storing_t)).sum(axis=0, dtype=np.float64)
-            sums[storing_t] = sums.get(storing_t, 0) + p
-    return {storing_t: total / n for storing_t, total in sums.items()}
