@@ -40,7 +40,8 @@ def installed_lines() -> list[str]:
 def embedded(lines: list[str]) -> Iterator[np.ndarray]:
     """Vectors of lines, batch by batch, (n, 256) float32 of unit norm; lines without a known token are left out."""
     spec = find_spec("wordllama")
-    assert spec is not None and spec.submodule_search_locations is not None
+    if spec is None or not spec.submodule_search_locations:
+        raise SystemExit("wordllama is not installed: pip install 'ivfast[bench]'")
     package = Path(spec.submodule_search_locations[0])
     (table,) = load_file(package / "weights" / "l2_supercat_256.safetensors").values()
     tokenizer = Tokenizer.from_file(str(package / "tokenizers" / "l2_supercat_tokenizer_config.json"))

@@ -127,7 +127,8 @@ def _train(config: Config, progress: Progress) -> None:
     started = time.monotonic()
     saved = pick_up(config, progress)
     run = start_run(config, progress, saved)
-    point = start_point(run)
+    with progress.stage("first judgement"):
+        point = start_point(run)
     if saved is not None:
         point = resume(run, point, saved)
         del saved  # as large as the weights and their moments
@@ -172,8 +173,9 @@ def _evaluate(
     check_percents(config, nlist)
     cleaning, copies = Cleaning(config.normalize, config.drop_bad_rows), config.percents
     if data is None:
-        data = open_evaluation_set(config.data_path, config.data_name, dim)
-        data = scan_set(data, found.metric, progress, cleaning)
+        with progress.stage("checking files"):
+            data = open_evaluation_set(config.data_path, config.data_name, dim)
+            data = scan_set(data, found.metric, progress, cleaning)
     if found.model is None and (beside := found.path.parent / "dcnet.safetensors").is_file():
         progress.note(f"{beside} belongs to another {found.path.name}: its network and what was fitted are left out")
     learn = learn or open_learn(config.data_path, config.learn_name, found, config.ftopk, cleaning, progress)
@@ -183,13 +185,16 @@ def _evaluate(
         source = FromFile(found.model, Points(learn, space), copies)
     elif learn:
         source = FittedOn(space.inside(found.centers), Points(learn, space), copies, config.ftopk, config.seed)
-    settings = make_settings(found, space, source, copies, config.backend, config.gpu)
+    with progress.stage("settings of routers"):
+        settings = make_settings(found, space, source, copies, config.backend, config.gpu)
     points, reverse = Points(data.base, space), None
     if source and len(points) > 1 and any(setting.asks for setting in settings):
-        reverse = reverse_of_base(config.save_path / "cache", points, source.asking, progress)
+        with progress.stage("neighbours of base"):
+            reverse = reverse_of_base(config.save_path / "cache", points, source.asking, progress)
     width, nprobes = min(config.ftopk, nlist), tuple(p for p in config.nprobes if p <= nlist)
     results = []
     for setting in settings:
         results += evaluate_router(setting, data, space, width, nprobes, config.valid_batch_size, progress, reverse)
-    report.write(config, data, results, found, progress)
+    with progress.stage("report"):
+        report.write(config, data, results, found, progress)
     return results

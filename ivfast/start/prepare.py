@@ -38,7 +38,8 @@ def find_kmeans(cache: Cache, nlist: int, niter: int) -> np.ndarray:
 
     def cluster() -> dict[str, np.ndarray]:
         cache.progress.note(f"k-means: clustering {len(cache.learn):,} vectors into {nlist} buckets")
-        found = train_kmeans(cache.learn, nlist, niter, cache.seed)
+        with cache.progress.stage("k-means"):
+            found = train_kmeans(cache.learn, nlist, niter, cache.seed)
         return {"centers": found.centers, "counts": np.array([found.n_iterations, found.n_points])}
 
     found, old = cached(cache.folder, "kmeans", cache.key(nlist=nlist, niter=niter), cluster)
@@ -54,7 +55,8 @@ def find_learn_neighbors(cache: Cache, ftopk: int) -> Neighbors:
     """Neighbours in learn of each training and each held-out vector."""
 
     def search() -> dict[str, np.ndarray]:
-        return find_neighbors(cache.learn, ftopk, cache.seed, cache.progress)._asdict()
+        with cache.progress.stage("neighbours of learn"):
+            return find_neighbors(cache.learn, ftopk, cache.seed, cache.progress)._asdict()
 
     rules = {"asked_for": N_ASKED, "answers": COUNTED, "kinship": [OWN_NEAREST, SURELY_KIN, HEAP, VALLEY]}
     found, old = cached(cache.folder, "neighbors", cache.key(ftopk=ftopk, **rules), search)

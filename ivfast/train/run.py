@@ -67,21 +67,26 @@ def start_run(config: Config, progress: Progress, saved: Saved | None = None) ->
     saved: the checkpoint to continue from
     raises: UserError where it is of other data
     """
-    vectors, data = admit_training(config, progress)
+    with progress.stage("checking files"):
+        vectors, data = admit_training(config, progress)
+        space = measure_space(vectors, config.metric)
     if saved is not None:
         refuse_others(saved, config, vectors.digest)
     check_disk(config, len(vectors), len(data.base))
     progress.note(advice(config))
-    points = Points(vectors, measure_space(vectors, config.metric))
+    points = Points(vectors, space)
     cache = Cache(config.save_path / "cache", points, config.seed, progress)
     kmeans = find_kmeans(cache, config.nlist, config.niter)
     learn = LearnSet(points, find_learn_neighbors(cache, config.ftopk))
-    buckets = measure_buckets(points, kmeans, config.seed)
-    setup = make_setup(config, learn, kmeans, buckets)
+    with progress.stage("measuring buckets"):
+        buckets = measure_buckets(points, kmeans, config.seed)
+        setup = make_setup(config, learn, kmeans, buckets)
     backend = load_backend(config.backend, setup, config.gpu, precision_name(config))
     held = make_held_out(learn, config.nlist, min(config.ftopk, config.nlist), config.seed)
     source = PairSource(learn, config.batch_size, config.drop_prop if config.use_drop else 0.0, config.seed)
     start = centers_router("kmeans", kmeans, config.metric, buckets.delta_floor, 1.0)
+    with progress.stage("first judgement"):
+        kmeans_curves = judge_kmeans(held, start, config.percents)
     return Run(
         config=config,
         progress=progress,
@@ -91,7 +96,7 @@ def start_run(config: Config, progress: Progress, saved: Saved | None = None) ->
         backend=backend,
         held=held,
         source=source,
-        kmeans_curves=judge_kmeans(held, start, config.percents),
+        kmeans_curves=kmeans_curves,
         data=data,
     )
 
