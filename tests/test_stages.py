@@ -60,7 +60,7 @@ def test_a_run_leaves_a_record_of_each_stage(tmp_path: Path) -> None:
     names = [name for name, _ in found]
     assert names.count("training") == names.count("judging") == 2
     assert dict.fromkeys(names) == dict.fromkeys((
-        "checking files", "k-means", "held-out answers", "kinship", "neighbours of learn", "measuring buckets",
+        "checking files", "k-means", "neighbours of learn", "held-out answers", "kinship", "measuring buckets",
         "first judgement", "training", "judging", "checkpoints", "choosing", "fitting facts", "writing the model",
         "settings of routers", "neighbours of base", "assigning base, kmeans", "searching, kmeans",
         "assigning base, centers", "searching, centers", "report",

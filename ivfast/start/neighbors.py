@@ -104,12 +104,14 @@ def find_neighbors(
     if len(learn) <= limits.exact_learn:
         x = learn.x(slice(None))
         among = np.arange(len(learn))
-        nearest = _exact(x[train], x[train], train, train, most, learn.metric, progress).astype(np.int32)
+        with progress.stage("neighbours of learn"):
+            nearest = _exact(x[train], x[train], train, train, most, learn.metric, progress).astype(np.int32)
         with progress.stage("held-out answers"):
             answers = _exact(x[held_out], x, held_out, among, n_answers, learn.metric, progress)
     else:
-        index = _ivf(learn, train, progress, limits)
-        nearest = _search_all(index, learn, train, most, progress, limits)
+        with progress.stage("neighbours of learn"):
+            index = _ivf(learn, train, progress, limits)
+            nearest = _search_all(index, learn, train, most, progress, limits)
         with progress.stage("held-out answers"):
             answers = _answers(index, learn, held_out, n_answers, progress, limits)
     with progress.stage("kinship"):

@@ -55,8 +55,7 @@ def find_learn_neighbors(cache: Cache, ftopk: int) -> Neighbors:
     """Neighbours in learn of each training and each held-out vector."""
 
     def search() -> dict[str, np.ndarray]:
-        with cache.progress.stage("neighbours of learn"):
-            return find_neighbors(cache.learn, ftopk, cache.seed, cache.progress)._asdict()
+        return find_neighbors(cache.learn, ftopk, cache.seed, cache.progress)._asdict()
 
     rules = {"asked_for": N_ASKED, "answers": COUNTED, "kinship": [OWN_NEAREST, SURELY_KIN, HEAP, VALLEY]}
     found, old = cached(cache.folder, "neighbors", cache.key(ftopk=ftopk, **rules), search)
