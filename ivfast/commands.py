@@ -1,5 +1,6 @@
 """The two commands of run_dcnet.py, from first line to last: train and evaluate."""
 
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,10 +23,13 @@ from ivfast.runtime.progress import Progress
 from ivfast.runtime.signals import handled
 from ivfast.store.demand import reverse_of_base
 from ivfast.store.trained import TrainedModel, load
+from ivfast.train.disk import bytes_by_stage
 from ivfast.train.epochs import resume, start_point, train_epoch
 from ivfast.train.finish import export
+from ivfast.train.plan import Sizes, in_all, plan, table
 from ivfast.train.point import refuse_others
-from ivfast.train.run import start_run
+from ivfast.train.rates import measure_rates
+from ivfast.train.run import open_training, start_run
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,6 +64,10 @@ def train_centers(config: Config, progress: Progress | None = None, given: Itera
     raises: UserError on input that cannot be right, before anything but the log is written; RunError where the run
     cannot go on through no fault of its input
     """
+    if config.dry_run:
+        raise UserError(
+            "dry_run trains nothing that could be returned: use `run_dcnet --dry_run True`, or leave it out"
+        )
     config = replace(config, eval=False)
     _run_training(config, progress, given)
     return load(config.save_path, config.backend, config.gpu)
@@ -89,7 +97,7 @@ def _run_training(config: Config, progress: Progress | None, given: Iterable[str
     check(config)
     with _at_work(config, progress) as shown:
         _say_what_is_used(config, chosen, ("lr", "gpu"), shown)
-        _train(clip(config, chosen), shown)
+        (_show_plan if config.dry_run else _train)(clip(config, chosen), shown)
 
 
 def _chosen(config: Config, given: Iterable[str] | None) -> set[str]:
@@ -138,6 +146,29 @@ def _train(config: Config, progress: Progress) -> None:
     found = find_model(replace(config, eval=True, ai_center=config.save_path / "ivfast.npy"), set())
     _evaluate(config, found, progress, run.learn.points.vectors, run.data)
     progress.note(f"done in {time.monotonic() - started:.0f} s; centers: {config.save_path / 'ivfast.npy'}")
+
+
+def _show_plan(config: Config, progress: Progress) -> None:
+    """What the training would take from its start, in a table. Nothing is written but the log."""
+    check_percents(config, config.nlist)
+    _refuse_used(config)
+    learn, data = open_training(config)
+    sizes = Sizes(
+        n_learn=len(learn),
+        n_base=len(data.base),
+        n_query=len(data.query),
+        param_list=config.param_list,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        on_cpu=config.gpu < 0,
+    )
+    costs = plan(sizes, measure_rates(config, learn), bytes_by_stage(config, len(learn), len(data.base)))
+    progress.console.print(table(costs))
+    total, free = in_all(costs), shutil.disk_usage(config.save_path).free
+    progress.note(
+        f"dry run: about {total.seconds / 60:,.1f} minutes, {total.gigabytes:.1f} GB of memory and "
+        f"{total.disk / 1e9:.1f} GB on disk are expected, where {free / 1e9:.1f} GB are free"
+    )
 
 
 def _refuse_used(config: Config) -> None:

@@ -101,10 +101,10 @@ def start_run(config: Config, progress: Progress, saved: Saved | None = None) ->
     )
 
 
-def admit_training(config: Config, progress: Progress) -> tuple[Vectors, EvaluationSet]:
-    """Open and check everything that training and its evaluation will need.
+def open_training(config: Config) -> tuple[Vectors, EvaluationSet]:
+    """Open everything that training and its evaluation will need, and check all that can be told without the rows.
 
-    returns: learn and the evaluation set, both scanned
+    returns: learn and the evaluation set, neither scanned
     raises: UserError on whatever would stop the run later
     """
     assert config.learn_name is not None
@@ -114,10 +114,19 @@ def admit_training(config: Config, progress: Progress) -> tuple[Vectors, Evaluat
     four = {"learn": path} | {name: folder / f"{name}.npy" for name in ("base", "query", "gt")}
     if absent := {name: file for name, file in four.items() if not os.path.isfile(file)}:
         raise missing(absent)
-    cleaning = Cleaning(config.normalize, config.drop_bad_rows)
     learn = open_vectors(path, "learn", config.dim)
     check_learn_size(learn, config.nlist, config.ftopk, config.batch_size)
-    data = open_evaluation_set(config.data_path, config.data_name, config.dim)
+    return learn, open_evaluation_set(config.data_path, config.data_name, config.dim)
+
+
+def admit_training(config: Config, progress: Progress) -> tuple[Vectors, EvaluationSet]:
+    """Open and check everything that training and its evaluation will need.
+
+    returns: learn and the evaluation set, both scanned
+    raises: UserError on whatever would stop the run later
+    """
+    learn, data = open_training(config)
+    cleaning = Cleaning(config.normalize, config.drop_bad_rows)
     learn = scan(learn, config.metric, progress, cleaning)
     check_learn_size(learn, config.nlist, config.ftopk, config.batch_size)
     check_distinct(learn, config.nlist)
