@@ -29,6 +29,7 @@ class Watched(NamedTuple):
     peak_mb: float
     stages: list[Stage]  # in the order in which they first ended
     said: str
+    finished: bool = True  # not ended before its time
 
     @property
     def other(self) -> float:
@@ -36,20 +37,24 @@ class Watched(NamedTuple):
         return self.seconds - sum(stage.seconds for stage in self.stages)
 
 
-def watched_run(out: Path, flags: list[str]) -> Watched:
-    """Run run_dcnet.py with `--save_path out`, a folder that holds no run yet."""
+def watched_run(out: Path, flags: list[str], limit: float | None = None) -> Watched:
+    """Run run_dcnet.py with `--save_path out`, a folder that holds no run yet. limit: seconds, then it is ended"""
     command = [sys.executable, str(ROOT / "run_dcnet.py"), "--save_path", str(out), *flags]
     started = time.monotonic()
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as child:
         sampler = Sampler(child.pid, out / "metrics.jsonl")
         sampler.start()
-        said = child.communicate()[1]
+        try:
+            said, finished = child.communicate(timeout=limit)[1], True
+        except subprocess.TimeoutExpired:
+            child.kill()
+            said, finished = child.communicate()[1], False
     seconds = time.monotonic() - started
     sampler.ended.set()
     sampler.join()
-    if child.returncode:
+    if child.returncode and finished:
         raise SystemExit(f"{' '.join(command)}\n{said}")
-    return Watched(seconds, max(sampler.peaks.values(), default=0.0), stages_of(out, sampler.peaks), said)
+    return Watched(seconds, max(sampler.peaks.values(), default=0.0), stages_of(out, sampler.peaks), said, finished)
 
 
 class Sampler(threading.Thread):

@@ -1,5 +1,6 @@
 """How fast this machine is at what a run does most, measured in a few seconds before it starts."""
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,8 +18,8 @@ from ivfast.runtime.progress import silent
 from ivfast.train.plan import Rates
 
 STEPS = 2  # training steps that are timed, behind as many for compilation
-STEP_OPERATIONS = 1e11  # of a timed step on the CPU; a larger step is timed on a part of its pairs
-LEAST_PAIRS = 32
+MOST_OPERATIONS = 2e11  # of a step that is timed whole on a CPU
+PART_OF_A_STEP = (32, 96)  # pairs of a step that is not
 READ_BYTES = 64 << 20  # of learn that are read and checked
 REPEATS = 3
 
@@ -51,20 +52,30 @@ def read_rate(learn: Vectors, metric: str, cleaning: Cleaning) -> float:
 
 
 def time_steps(config: Config) -> tuple[float, float]:
-    """Seconds that the first steps take beside those of later ones, and of one step of batch_size pairs."""
-    n_weights = sum(int(np.prod(shape)) for shape in weight_shapes(config.param_list).values())
-    most = int(STEP_OPERATIONS / (12 * n_weights)) if config.gpu < 0 else config.batch_size
-    pairs = min(config.batch_size, max(LEAST_PAIRS, most))
-    started = time.perf_counter()
+    """Seconds that the first steps take beside those of later ones, and of one step of batch_size pairs.
+
+    Where a whole step would take too long, two small ones tell what weights take, and what pairs.
+    """
+    n_weights = sum(math.prod(shape) for shape in weight_shapes(config.param_list).values())
     backend = load_backend(config.backend, _random_setup(config), config.gpu, precision_name(config))
+    if config.gpu >= 0 or 12 * n_weights * config.batch_size <= MOST_OPERATIONS:
+        return _time_steps(backend, config, config.batch_size, STEPS)
+    (first, small), (_, large) = (_time_steps(backend, config, pairs, 1) for pairs in PART_OF_A_STEP)
+    a_pair = max(0.0, large - small) / (PART_OF_A_STEP[1] - PART_OF_A_STEP[0])
+    return first, small + a_pair * (config.batch_size - PART_OF_A_STEP[0])
+
+
+def _time_steps(backend: Backend, config: Config, pairs: int, steps: int) -> tuple[float, float]:
+    """The same, from chunks of so many steps and pairs."""
     use = np.full(config.nlist, 1 / config.nlist)
     state = backend.init_state(starting_weights(config.param_list, config.seed), use)
-    chunk, goal = _random_chunk(config, pairs), Goal(12.0, min(8.0, config.nlist), 10.0, 0.3)
+    chunk, goal = _random_chunk(config, steps, pairs), Goal(12.0, min(8.0, config.nlist), 10.0, 0.3)
+    started = time.perf_counter()
     state = _train(backend, state, chunk, goal)
-    loaded = time.perf_counter()
+    compiled = time.perf_counter()
     _train(backend, state, chunk, goal)
-    seconds = time.perf_counter() - loaded
-    return max(0.0, loaded - started - seconds), seconds / STEPS * config.batch_size / pairs
+    seconds = time.perf_counter() - compiled
+    return max(0.0, compiled - started - seconds), seconds / steps
 
 
 def _train(backend: Backend, state: Any, chunk: Chunk, goal: Goal) -> Any:
@@ -92,11 +103,11 @@ def _random_setup(config: Config) -> Setup:
     )
 
 
-def _random_chunk(config: Config, pairs: int) -> Chunk:
+def _random_chunk(config: Config, steps: int, pairs: int) -> Chunk:
     """Pairs of unit norm, drawn."""
-    x = np.random.default_rng(2).standard_normal((STEPS, pairs, config.dim), dtype=np.float32)
+    x = np.random.default_rng(2).standard_normal((steps, pairs, config.dim), dtype=np.float32)
     x /= np.linalg.norm(x, axis=2, keepdims=True)
-    return Chunk(x, x[:, ::-1].copy(), np.ones((STEPS, pairs), dtype=bool))
+    return Chunk(x, x[:, ::-1].copy(), np.ones((steps, pairs), dtype=bool))
 
 
 def _fastest(call: Callable[[], object], repeats: int = REPEATS) -> float:
