@@ -15,8 +15,8 @@ PAGE = Path(__file__).with_name("flags.md")
 HEAD = """# Flags of run_dcnet.py
 
 Made from `run_dcnet.py --help` by `.venv/bin/python docs/flags.py`. Names and defaults are those of the documented \
-IVFast training tool; added are `--backend`, `--amp_dtype`, `--resume`, `--checkpoint_minutes`, `--normalize` and \
-`--drop_bad_rows`. Booleans are the words `True` and `False`.
+IVFast training tool; added are `--backend`, `--amp_dtype`, `--resume`, `--checkpoint_minutes`, `--normalize`, \
+`--drop_bad_rows` and `--dry_run`. Booleans are the words `True` and `False`.
 """
 
 

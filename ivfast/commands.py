@@ -1,5 +1,6 @@
 """The two commands of run_dcnet.py, from first line to last: train and evaluate."""
 
+import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,10 +23,13 @@ from ivfast.runtime.progress import Progress
 from ivfast.runtime.signals import handled
 from ivfast.store.demand import reverse_of_base
 from ivfast.store.trained import TrainedModel, load
+from ivfast.train.disk import bytes_by_stage
 from ivfast.train.epochs import resume, start_point, train_epoch
 from ivfast.train.finish import export
+from ivfast.train.plan import Sizes, in_all, plan, table
 from ivfast.train.point import refuse_others
-from ivfast.train.run import start_run
+from ivfast.train.rates import measure_rates
+from ivfast.train.run import open_training, start_run
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,6 +64,10 @@ def train_centers(config: Config, progress: Progress | None = None, given: Itera
     raises: UserError on input that cannot be right, before anything but the log is written; RunError where the run
     cannot go on through no fault of its input
     """
+    if config.dry_run:
+        raise UserError(
+            "dry_run trains nothing that could be returned: use `run_dcnet --dry_run True`, or leave it out"
+        )
     config = replace(config, eval=False)
     _run_training(config, progress, given)
     return load(config.save_path, config.backend, config.gpu)
@@ -89,7 +97,7 @@ def _run_training(config: Config, progress: Progress | None, given: Iterable[str
     check(config)
     with _at_work(config, progress) as shown:
         _say_what_is_used(config, chosen, ("lr", "gpu"), shown)
-        _train(clip(config, chosen), shown)
+        (_show_plan if config.dry_run else _train)(clip(config, chosen), shown)
 
 
 def _chosen(config: Config, given: Iterable[str] | None) -> set[str]:
@@ -127,7 +135,8 @@ def _train(config: Config, progress: Progress) -> None:
     started = time.monotonic()
     saved = pick_up(config, progress)
     run = start_run(config, progress, saved)
-    point = start_point(run)
+    with progress.stage("first judgement"):
+        point = start_point(run)
     if saved is not None:
         point = resume(run, point, saved)
         del saved  # as large as the weights and their moments
@@ -137,6 +146,29 @@ def _train(config: Config, progress: Progress) -> None:
     found = find_model(replace(config, eval=True, ai_center=config.save_path / "ivfast.npy"), set())
     _evaluate(config, found, progress, run.learn.points.vectors, run.data)
     progress.note(f"done in {time.monotonic() - started:.0f} s; centers: {config.save_path / 'ivfast.npy'}")
+
+
+def _show_plan(config: Config, progress: Progress) -> None:
+    """What the training would take from its start, in a table. Nothing is written but the log."""
+    check_percents(config, config.nlist)
+    _refuse_used(config)
+    learn, data = open_training(config)
+    sizes = Sizes(
+        n_learn=len(learn),
+        n_base=len(data.base),
+        n_query=len(data.query),
+        param_list=config.param_list,
+        epochs=config.epochs,
+        batch_size=config.batch_size,
+        on_cpu=config.gpu < 0,
+    )
+    costs = plan(sizes, measure_rates(config, learn), bytes_by_stage(config, len(learn), len(data.base)))
+    progress.console.print(table(costs))
+    total, free = in_all(costs), shutil.disk_usage(config.save_path).free
+    progress.note(
+        f"dry run: about {total.seconds / 60:,.1f} minutes, {total.gigabytes:.1f} GB of memory and "
+        f"{total.disk / 1e9:.1f} GB on disk are expected, where {free / 1e9:.1f} GB are free"
+    )
 
 
 def _refuse_used(config: Config) -> None:
@@ -172,8 +204,9 @@ def _evaluate(
     check_percents(config, nlist)
     cleaning, copies = Cleaning(config.normalize, config.drop_bad_rows), config.percents
     if data is None:
-        data = open_evaluation_set(config.data_path, config.data_name, dim)
-        data = scan_set(data, found.metric, progress, cleaning)
+        with progress.stage("checking files"):
+            data = open_evaluation_set(config.data_path, config.data_name, dim)
+            data = scan_set(data, found.metric, progress, cleaning)
     if found.model is None and (beside := found.path.parent / "dcnet.safetensors").is_file():
         progress.note(f"{beside} belongs to another {found.path.name}: its network and what was fitted are left out")
     learn = learn or open_learn(config.data_path, config.learn_name, found, config.ftopk, cleaning, progress)
@@ -183,13 +216,16 @@ def _evaluate(
         source = FromFile(found.model, Points(learn, space), copies)
     elif learn:
         source = FittedOn(space.inside(found.centers), Points(learn, space), copies, config.ftopk, config.seed)
-    settings = make_settings(found, space, source, copies, config.backend, config.gpu)
+    with progress.stage("settings of routers"):
+        settings = make_settings(found, space, source, copies, config.backend, config.gpu)
     points, reverse = Points(data.base, space), None
     if source and len(points) > 1 and any(setting.asks for setting in settings):
-        reverse = reverse_of_base(config.save_path / "cache", points, source.asking, progress)
+        with progress.stage("neighbours of base"):
+            reverse = reverse_of_base(config.save_path / "cache", points, source.asking, progress)
     width, nprobes = min(config.ftopk, nlist), tuple(p for p in config.nprobes if p <= nlist)
     results = []
     for setting in settings:
         results += evaluate_router(setting, data, space, width, nprobes, config.valid_batch_size, progress, reverse)
-    report.write(config, data, results, found, progress)
+    with progress.stage("report"):
+        report.write(config, data, results, found, progress)
     return results

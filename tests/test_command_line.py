@@ -27,6 +27,7 @@ ADDED = {
     "resume": False,
     "normalize": False,
     "drop_bad_rows": False,
+    "dry_run": False,
     "checkpoint_minutes": 30.0,
 }
 CHOICES = {

@@ -97,7 +97,8 @@ def evaluate_router(
     """
     wanted, at, valid = right_answers(data.gt)
     router = setting.router
-    plans, lists = _store_base(setting, Points(data.base, space), width, wanted, read_rows, progress, reverse)
+    with progress.stage(f"assigning base, {router.name}"):
+        plans, lists = _store_base(setting, Points(data.base, space), width, wanted, read_rows, progress, reverse)
     queries = LogitTiles(router, Points(data.query, space), read_rows=read_rows)
     searches: list[tuple[Plan, _Fixed | _Adaptive]] = [
         (plan, _Fixed(one, router.nlist, nprobes)) for plan, one in zip(plans, lists, strict=True)
@@ -107,7 +108,8 @@ def evaluate_router(
             (plan, _Adaptive(one, setting.held_out, setting.facts.probing_t, nprobes))
             for plan, one in zip(plans, lists, strict=True)
         ]
-    with progress.bar(f"searching, {router.name}", len(data.query)) as bar:
+    title = f"searching, {router.name}"
+    with progress.stage(title), progress.bar(title, len(data.query)) as bar:
         for start, z in queries:
             block = slice(start, start + len(z))
             answers = Answers(at[block], valid[block])

@@ -202,5 +202,12 @@ def _add_run(parser: Parser) -> None:
     group = parser.add_argument_group("run")
     _flag(group, "backend", "framework that trains the network", choices=BACKENDS)
     _flag(group, "gpu", "number of the GPU, -1 is the CPU; should be specified", type=int, metavar="ID")
+    _flag(
+        group,
+        "dry_run",
+        "tell what each stage of the training will take in seconds, memory and disk, and stop",
+        type=boolean,
+        metavar="True|False",
+    )
     _flag(group, "seed", "start of all random numbers: of k-means, network, batches and choices", type=int)
     _flag(group, "log_interval", "steps between log lines", type=int, metavar="STEPS")

@@ -56,6 +56,7 @@ class Config:
     checkpoint_minutes: float = 30.0
     normalize: bool = False
     drop_bad_rows: bool = False
+    dry_run: bool = False
 
     def __post_init__(self) -> None:
         """Take paths as text, lists for tuples, and numbers written twice, as callers write them."""
@@ -101,6 +102,8 @@ def check(config: Config) -> None:
             raise UserError("--eval True needs --ai_center: the ivfast.npy to evaluate")
         if config.resume or config.start_epoch:
             raise UserError("--resume and --start_epoch continue a training: leave them out with --eval True")
+        if config.dry_run:
+            raise UserError("--dry_run tells what a training will take: leave it out with --eval True")
         return
     if config.ai_center is not None:
         raise UserError("--ai_center is only read with --eval True; add it, or leave --ai_center out")

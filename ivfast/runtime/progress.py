@@ -26,7 +26,7 @@ class Bar(Protocol):
 
 
 class Progress:
-    """`note` (one line), `metrics` (one record) and `bar` (long work), to all places at once.
+    """`note` (one line), `metrics` (one record), `stage` (its time) and `bar` (long work), to all places at once.
 
     folder: where train.log and metrics.jsonl are appended to; None: the terminal alone
     """
@@ -34,6 +34,7 @@ class Progress:
     def __init__(self, folder: Path | None = None, console: Console | None = None) -> None:
         self.console = console or _terminal()
         self.folder = folder
+        self._within = [0.0]  # of each stage under way, seconds of the finished stages in it
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -49,6 +50,24 @@ class Progress:
     def metrics(self, **record: object) -> None:
         """One record for programs: a line of metrics.jsonl."""
         self._append("metrics.jsonl", json.dumps(record))
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """A record of how many seconds a stage of the run took, once it has ended.
+
+        Stages within it have records of their own and are left out of its seconds, so that all records add up. A stage
+        that is cut short leaves none.
+        """
+        started = time.monotonic()
+        self._within.append(0.0)
+        try:
+            yield
+        except BaseException:
+            self._within.pop()
+            raise
+        seconds = time.monotonic() - started
+        self.metrics(stage=name, seconds=round(seconds - self._within.pop(), 3))
+        self._within[-1] += seconds
 
     def _append(self, name: str, line: str) -> None:
         if self.folder is None:

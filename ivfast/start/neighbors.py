@@ -104,13 +104,18 @@ def find_neighbors(
     if len(learn) <= limits.exact_learn:
         x = learn.x(slice(None))
         among = np.arange(len(learn))
-        nearest = _exact(x[train], x[train], train, train, most, learn.metric, progress).astype(np.int32)
-        answers = _exact(x[held_out], x, held_out, among, n_answers, learn.metric, progress)
+        with progress.stage("neighbours of learn"):
+            nearest = _exact(x[train], x[train], train, train, most, learn.metric, progress).astype(np.int32)
+        with progress.stage("held-out answers"):
+            answers = _exact(x[held_out], x, held_out, among, n_answers, learn.metric, progress)
     else:
-        index = _ivf(learn, train, progress, limits)
-        nearest = _search_all(index, learn, train, most, progress, limits)
-        answers = _answers(index, learn, held_out, n_answers, progress, limits)
-    return make_neighbors(train, nearest, held_out, answers, ftopk)
+        with progress.stage("neighbours of learn"):
+            index = _ivf(learn, train, progress, limits)
+            nearest = _search_all(index, learn, train, most, progress, limits)
+        with progress.stage("held-out answers"):
+            answers = _answers(index, learn, held_out, n_answers, progress, limits)
+    with progress.stage("kinship"):
+        return make_neighbors(train, nearest, held_out, answers, ftopk)
 
 
 def make_neighbors(

@@ -38,7 +38,8 @@ def find_kmeans(cache: Cache, nlist: int, niter: int) -> np.ndarray:
 
     def cluster() -> dict[str, np.ndarray]:
         cache.progress.note(f"k-means: clustering {len(cache.learn):,} vectors into {nlist} buckets")
-        found = train_kmeans(cache.learn, nlist, niter, cache.seed)
+        with cache.progress.stage("k-means"):
+            found = train_kmeans(cache.learn, nlist, niter, cache.seed)
         return {"centers": found.centers, "counts": np.array([found.n_iterations, found.n_points])}
 
     found, old = cached(cache.folder, "kmeans", cache.key(nlist=nlist, niter=niter), cluster)

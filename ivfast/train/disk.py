@@ -10,22 +10,37 @@ from ivfast.runtime.errors import RunError
 from ivfast.start.neighbors import N_ASKED, n_held_out
 
 
-def bytes_needed(config: Config, n_learn: int, n_base: int) -> int:
-    """What a run writes at most: checkpoints, the network, and the cache.
+def bytes_by_stage(config: Config, n_learn: int, n_base: int) -> dict[str, int]:
+    """What the stages of a run write at most: checkpoints, the network, and the cache.
 
     A checkpoint holds weights and two moments, and the weights of the best epochs; one more
     than are kept is on disk while it is written.
+
+    returns: bytes by the name of the stage, as metrics.jsonl has it
     """
     widths = config.param_list
     linear = widths[0] * widths[-1]
     deep = sum(a * b + 3 * b for a, b in pairwise(widths)) if config.deep else 0
     weights = 4 * (linear + deep)
     checkpoint = 4 * weights + 4 * linear
-    nearest = 4 * (n_learn + n_base) * max(config.ftopk, N_ASKED)
+    nearest = 4 * max(config.ftopk, N_ASKED)  # of one vector
     answers = 8 * n_held_out(n_learn) * COUNTED
     kinship = n_learn * config.ftopk + n_held_out(n_learn) * COUNTED
-    cache = 8 * n_learn + answers + nearest + kinship + 4 * linear
-    return (KEEP + 1) * checkpoint + 2 * weights + 12 * linear + 8 * 3 * 6 * config.nlist + cache + (1 << 20)
+    return {
+        "k-means": 4 * linear,
+        "neighbours of learn": 8 * n_learn + nearest * n_learn,
+        "held-out answers": answers,
+        "kinship": kinship,
+        "checkpoints": (KEEP + 1) * checkpoint,
+        "writing the model": 2 * weights + 12 * linear + 8 * 3 * 6 * config.nlist,
+        "neighbours of base": nearest * n_base,
+        "report": 1 << 20,
+    }
+
+
+def bytes_needed(config: Config, n_learn: int, n_base: int) -> int:
+    """By all stages together."""
+    return sum(bytes_by_stage(config, n_learn, n_base).values())
 
 
 def check_disk(config: Config, n_learn: int, n_base: int) -> None:

@@ -54,10 +54,11 @@ def train_epoch(run: Run, point: Point) -> Point:
     """
     began = time.monotonic()
     with waiting():
-        state, sums = _train_steps(run, point)
+        with run.progress.stage("training"):
+            state, sums = _train_steps(run, point)
         trained = time.monotonic()
         try:
-            with not_waiting():  # judging takes minutes where nlist is large
+            with not_waiting(), run.progress.stage("judging"):  # judging takes minutes where nlist is large
                 centers = run.backend.centers(state.params)
                 goal = refit_goal(run, centers, run.backend.use(state)["centers"])
                 judgements = judge_all(run, state.params, centers, goal.k)
@@ -120,7 +121,8 @@ def _train_steps(run: Run, point: Point) -> tuple[Any, Sums]:
 
 
 def _save(run: Run, point: Point) -> None:
-    save_checkpoint(run.config.save_path, pack(point, run.backend, run.config, run.learn.points.vectors.digest))
+    with run.progress.stage("checkpoints"):
+        save_checkpoint(run.config.save_path, pack(point, run.backend, run.config, run.learn.points.vectors.digest))
 
 
 def _warn(run: Run, epoch: int, sums: Sums, used: dict[str, int], used_by_kmeans: int) -> None:

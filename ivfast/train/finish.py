@@ -24,7 +24,8 @@ def export(run: Run, point: Point) -> None:
     """
     config, progress = run.config, run.progress
     folder, space = config.save_path, run.learn.points.space
-    verdicts = {router: _decide(run, router, point) for router in point.choices}
+    with progress.stage("choosing"):
+        verdicts = {router: _decide(run, router, point) for router in point.choices}
     for router, verdict in verdicts.items():
         progress.note(f"{router}: {verdict.text}")
     chosen = verdicts["centers"].chosen
@@ -45,10 +46,12 @@ def export(run: Run, point: Point) -> None:
         asking=run.held.asking,
         about=_about(run, verdicts),
     )
-    model = model._replace(facts=_fit_all(run, point, verdicts, model, files))
+    with progress.stage("fitting facts"):
+        model = model._replace(facts=_fit_all(run, point, verdicts, model, files))
     for name, facts in model.facts.items():
         progress.note(f"{name}: {_expectation(facts)}")
-    save_model(folder / "dcnet.safetensors", model, folder / "ivfast.npy")
+    with progress.stage("writing the model"):
+        save_model(folder / "dcnet.safetensors", model, folder / "ivfast.npy")
     names = ("ivfast.npy", "kmeans.npy", "dcnet.safetensors")
     progress.note(f"written: {', '.join(str(folder / name) for name in names)}")
 

@@ -68,22 +68,27 @@ def start_run(config: Config, progress: Progress, saved: Saved | None = None) ->
     saved: the checkpoint to continue from
     raises: UserError where it is of other data
     """
-    vectors, data = admit_training(config, progress)
+    with progress.stage("checking files"):
+        vectors, data = admit_training(config, progress)
+        space = measure_space(vectors, config.metric)
     if saved is not None:
         refuse_others(saved, config, vectors.digest)
     check_disk(config, len(vectors), len(data.base))
     progress.note(advice(config))
-    points = Points(vectors, measure_space(vectors, config.metric))
+    points = Points(vectors, space)
     cache = Cache(config.save_path / "cache", points, config.seed, progress)
     kmeans = find_kmeans(cache, config.nlist, config.niter)
     learn = LearnSet(points, find_learn_neighbors(cache, config.ftopk))
-    buckets = measure_buckets(points, kmeans, config.seed)
-    setup = make_setup(config, learn, kmeans, buckets)
+    with progress.stage("measuring buckets"):
+        buckets = measure_buckets(points, kmeans, config.seed)
+        setup = make_setup(config, learn, kmeans, buckets)
     backend = load_backend(config.backend, setup, config.gpu, precision_name(config))
     held = make_held_out(learn, config.nlist, min(config.ftopk, config.nlist), config.seed)
     source = PairSource(learn, config.batch_size, config.drop_prop if config.use_drop else 0.0, config.seed)
     ranker = load_ranker(config.backend, config.gpu)
     start = centers_router("kmeans", kmeans, config.metric, buckets.delta_floor, 1.0, ranker)
+    with progress.stage("first judgement"):
+        kmeans_curves = judge_kmeans(held, start, config.percents)
     return Run(
         config=config,
         progress=progress,
@@ -93,15 +98,15 @@ def start_run(config: Config, progress: Progress, saved: Saved | None = None) ->
         backend=backend,
         held=held,
         source=source,
-        kmeans_curves=judge_kmeans(held, start, config.percents),
+        kmeans_curves=kmeans_curves,
         data=data,
     )
 
 
-def admit_training(config: Config, progress: Progress) -> tuple[Vectors, EvaluationSet]:
-    """Open and check everything that training and its evaluation will need.
+def open_training(config: Config) -> tuple[Vectors, EvaluationSet]:
+    """Open everything that training and its evaluation will need, and check all that can be told without the rows.
 
-    returns: learn and the evaluation set, both scanned
+    returns: learn and the evaluation set, neither scanned
     raises: UserError on whatever would stop the run later
     """
     assert config.learn_name is not None
@@ -111,10 +116,19 @@ def admit_training(config: Config, progress: Progress) -> tuple[Vectors, Evaluat
     four = {"learn": path} | {name: folder / f"{name}.npy" for name in ("base", "query", "gt")}
     if absent := {name: file for name, file in four.items() if not os.path.isfile(file)}:
         raise missing(absent)
-    cleaning = Cleaning(config.normalize, config.drop_bad_rows)
     learn = open_vectors(path, "learn", config.dim)
     check_learn_size(learn, config.nlist, config.ftopk, config.batch_size)
-    data = open_evaluation_set(config.data_path, config.data_name, config.dim)
+    return learn, open_evaluation_set(config.data_path, config.data_name, config.dim)
+
+
+def admit_training(config: Config, progress: Progress) -> tuple[Vectors, EvaluationSet]:
+    """Open and check everything that training and its evaluation will need.
+
+    returns: learn and the evaluation set, both scanned
+    raises: UserError on whatever would stop the run later
+    """
+    learn, data = open_training(config)
+    cleaning = Cleaning(config.normalize, config.drop_bad_rows)
     learn = scan(learn, config.metric, progress, cleaning)
     check_learn_size(learn, config.nlist, config.ftopk, config.batch_size)
     check_distinct(learn, config.nlist)
