@@ -7,7 +7,8 @@ from ivfast.method import COUNTED
 from ivfast.runtime.checkpoint import KEEP
 from ivfast.runtime.config import Config
 from ivfast.runtime.errors import RunError
-from ivfast.start.neighbors import N_ASKED, n_held_out
+from ivfast.start.descent import SPARE
+from ivfast.start.neighbors import LIMITS, N_ASKED, n_held_out
 
 
 def bytes_needed(config: Config, n_learn: int, n_base: int) -> int:
@@ -24,7 +25,9 @@ def bytes_needed(config: Config, n_learn: int, n_base: int) -> int:
     nearest = 4 * (n_learn + n_base) * max(config.ftopk, N_ASKED)
     answers = 8 * n_held_out(n_learn) * COUNTED
     kinship = n_learn * config.ftopk + n_held_out(n_learn) * COUNTED
-    cache = 8 * n_learn + answers + nearest + kinship + 4 * linear
+    large = sum(n for n in (n_learn, n_base) if n > LIMITS.exact_learn)
+    mapped = large * 4 * (widths[0] + max(config.ftopk, N_ASKED) + SPARE + 1)  # x, and a graph beside `nearest`
+    cache = mapped + 8 * n_learn + answers + nearest + kinship + 4 * linear
     return (KEEP + 1) * checkpoint + 2 * weights + 12 * linear + 8 * 3 * 6 * config.nlist + cache + (1 << 20)
 
 
