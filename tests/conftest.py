@@ -51,10 +51,11 @@ def logit_table(table_router: Callable[[int], Router]) -> Callable[[np.ndarray],
 def descent_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """NN-descent within the tests' process: compiling it takes half a minute, once instead of for each graph."""
 
-    def run(x: Path, graph: Path, n_neighbors: int, *_: object) -> None:
+    def run(files: list[Path], n_neighbors: int, *_: object) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            descent_process.write_graph(str(x), str(graph), n_neighbors)
+            x, graph, stage = map(str, files)
+            descent_process.write_graph(x, graph, stage, n_neighbors)
 
     monkeypatch.setattr(descent, "_run", run)
 

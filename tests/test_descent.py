@@ -1,5 +1,6 @@
 """The graph of a large set: the same bytes every time, found once, and complete whatever NN-descent leaves out."""
 
+import re
 import signal
 import threading
 import time
@@ -10,18 +11,23 @@ import faiss
 import numpy as np
 import pytest
 
+from ivfast import commands
 from ivfast.data.exact import nearest_of
 from ivfast.data.mapped import map_points, remove_mapped
 from ivfast.data.vectors import Points, Vectors
+from ivfast.runtime.command_line import parse
 from ivfast.runtime.errors import RunError, StopRequestedError
 from ivfast.runtime.progress import Progress, silent
 from ivfast.runtime.signals import handled
-from ivfast.start import descent
+from ivfast.start import descent, descent_process
 from ivfast.start.descent import SPARE, Means, graph_of, pick
 from ivfast.start.neighbors import SearchLimits, find_neighbors, nearest_of_all
 from ivfast.store import demand
+from ivfast.train.disk import bytes_needed
+from run_dcnet import main
 from tests import by_hand
 from tests.conftest import points_of
+from tests.runs import flags, make_data
 from tests.test_neighbors import METRICS, check_nearest, draw, recall_of
 
 K = 20
@@ -144,9 +150,64 @@ def test_recall_is_measured_where_it_is_low_and_copies_count_as_right():
     assert descent._measured_recall(copies, near) == 1
 
 
+def test_two_stages_find_as_much_and_the_same_after_a_kill(tmp_path: Path):
+    rows = draw("L2", 20_000)
+    x, graph, stage = (str(tmp_path / f"{name}.npy") for name in ("x", "graph", "stage"))
+    np.save(x, rows)
+    found = []
+    for _ in range(2):  # the second begins with the stage of the first
+        descent_process.write_graph(x, graph, stage, K + 1, staged=1)
+        found.append(np.load(graph))
+    assert found[0].tobytes() == found[1].tobytes()
+    some, everyone = np.arange(0, 20_000, 50), np.arange(20_000)
+    near = pick(points_of(rows), everyone, found[0], everyone, K, silent())
+    assert recall_of(rows, some, everyone, near[some]) >= 0.95
+    (tmp_path / "stage.npy").unlink()
+    descent_process.write_graph(x, graph, stage, K + 1, staged=20_001)
+    assert not (tmp_path / "stage.npy").exists()
+
+
+@pytest.mark.whole_run
+@pytest.mark.usefixtures("descent_here")
+def test_run_in_sample_searches_once_maps_x_and_clears_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Everything counts as large; base is learn."""
+    limits = SearchLimits(exact_learn=100)
+    for module in ("train.run", "train.disk", "start.prepare", "store.demand"):
+        monkeypatch.setattr(f"ivfast.{module}.LIMITS", limits)
+    for function in (find_neighbors, nearest_of_all):
+        monkeypatch.setattr(function, "__defaults__", (Means(), limits))
+    runs, mapped = [], []
+    run, start = descent._run, commands.start_run
+
+    def counted(*given: Any) -> None:
+        runs.append(given)
+        run(*given)
+
+    def started(*given: Any) -> Any:
+        found = start(*given)
+        mapped.append(found.learn.points.mapped)
+        return found
+
+    monkeypatch.setattr(descent, "_run", counted)
+    monkeypatch.setattr(commands, "start_run", started)
+    data, out = make_data(tmp_path / "data"), tmp_path / "out"
+    argv = [*flags(data, out), "--learn_name", "faces/base", "--epochs", "2"]
+    n = len(np.load(data / "faces" / "base.npy"))
+    needed = bytes_needed(parse(argv)[0], n, n)
+    assert main(argv) == 0
+    assert (len(runs), mapped[0].shape) == (1, (n, 24))
+    said = (out / "train.log").read_text()
+    assert said.count(f"neighbours: NN-descent on {n:,} vectors, measured recall 0.99") == 2  # seen: 0.995
+    assert len(re.findall(r"measured recall [0-9.]+, from the cache", said)) == 1
+    kept = sorted(path.name.split(".")[0] for path in (out / "cache").iterdir())
+    assert kept == ["graph", "kmeans", "neighbors"]
+    written = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
+    assert written + mapped[0].nbytes <= needed
+
+
 def test_a_failed_descent_is_told_with_its_last_line(tmp_path: Path):
     with pytest.raises(RunError, match=r"over 10 vectors failed with exit code 1 .*No such file.*run it again"):
-        descent._run(tmp_path / "none.npy", tmp_path / "graph.npy", 5, 10, silent())
+        descent._run([tmp_path / f"{name}.npy" for name in ("none", "graph", "stage")], 5, 10, silent())
 
 
 def test_a_signal_stops_descent_at_once_and_leaves_nothing(tmp_path: Path):

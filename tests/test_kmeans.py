@@ -5,7 +5,6 @@ import threading
 import time
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 
 import faiss
 import numpy as np
@@ -121,11 +120,15 @@ def test_bar_counts_the_iterations_while_faiss_works(monkeypatch: pytest.MonkeyP
     """Each once, and none that is not done."""
     counted: list[int] = []
 
+    class Counted:
+        def advance(self, n: int) -> None:
+            counted.append(n)
+
     class Counting(Progress):
         @contextmanager
         def bar(self, title: str, total: int, unit: str = "rows"):
             assert (title, total, unit) == ("k-means", 30, "iterations at most")
-            yield SimpleNamespace(advance=counted.append)
+            yield Counted()
 
     monkeypatch.setattr("ivfast.start.kmeans.LOOKED_AT", 0.001)
     rows = np.random.default_rng(0).standard_normal((20_000, DIM)).astype(np.float32)

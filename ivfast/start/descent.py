@@ -89,21 +89,25 @@ def _mapped(points: Points, folder: Path | None, progress: Progress) -> Iterator
 def _descended(points: Points, k: int, path: Path, progress: Progress) -> np.ndarray:
     """By NN-descent; rows of which it found fewer than k are searched for exactly. path: x of the points"""
     graph = path.with_name(f".graph.{os.getpid()}.npy")
+    stage = path.with_name(f"stage.{fingerprint(x=path.name, k=k, **ALONE.rules())}.npy")
+    everyone = np.arange(len(points))
     try:
-        _run(path, graph, k + 1, len(points), progress)
-        everyone = np.arange(len(points))
-        return pick(points, everyone, np.load(graph, mmap_mode="r"), everyone, k, progress)
+        _run([path, graph, stage], k + 1, len(points), progress)
+        found = pick(points, everyone, np.load(graph, mmap_mode="r"), everyone, k, progress)
     finally:
         graph.unlink(missing_ok=True)
+    stage.unlink(missing_ok=True)
+    return found
 
 
-def _run(x: Path, graph: Path, n_neighbors: int, n: int, progress: Progress) -> None:
+def _run(files: list[Path], n_neighbors: int, n: int, progress: Progress) -> None:
     """Run `descent_process` and show its iterations; it ends with whatever ends this call.
 
+    files: x, graph and stage; n: rows of x
     raises: RunError where it fails
     """
     script = descent_process.__file__
-    command = [sys.executable, "-P", "-u", script, str(x), str(graph), str(n_neighbors)]
+    command = [sys.executable, "-P", "-u", script, *map(str, files), str(n_neighbors)]
     most = max(5, round(np.log2(n)))  # as pynndescent has it; it stops where next to nothing changes
     process = subprocess.Popen(  # noqa: S603, our own file
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
