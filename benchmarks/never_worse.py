@@ -26,6 +26,7 @@ from ivfast.route.routers import ROUTERS, Router, centers_router
 from ivfast.runtime.checkpoint import checkpoint_folder
 from ivfast.runtime.config import Config
 from ivfast.runtime.progress import silent
+from ivfast.start.descent import Means
 from ivfast.store.dcnet_file import load_model
 from ivfast.store.demand import ReverseNeighbors, reverse_of_base
 from ivfast.train.epochs import start_point, train_epoch
@@ -85,7 +86,9 @@ def one_run(config: Config) -> Found:
     run = start_run(config, silent())
     point = start_point(run)
     base, space = kmeans_share(run), run.learn.points.space
-    reverse = reverse_of_base(config.save_path / "cache", Points(run.data.base, space), run.held.asking, silent())
+    reverse = reverse_of_base(
+        Means(config.save_path / "cache"), Points(run.data.base, space), run.held.asking, silent()
+    )
     kmeans = shares(run, router_of_centers(run, run.kmeans, point.goal.k), reverse) / base
     means = [kmeans.mean()]
     while point.epoch < config.epochs:

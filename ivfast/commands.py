@@ -8,11 +8,13 @@ from dataclasses import replace
 
 from ivfast.data.cleaning import Cleaning
 from ivfast.data.intake import scan_set
+from ivfast.data.mapped import remove_mapped
 from ivfast.data.vectors import EvaluationSet, Points, Vectors, open_evaluation_set
 from ivfast.evaluate import report
 from ivfast.evaluate.folder import Found, find_model
 from ivfast.evaluate.refit import FittedOn, FromFile, Source, make_settings, open_learn, space_for
 from ivfast.evaluate.results import Result, evaluate_router
+from ivfast.network.backend import load_search
 from ivfast.runtime.checkpoint import Saved, checkpoint_folder, checkpoints_in, load_epoch, load_newest
 from ivfast.runtime.command_line import parse
 from ivfast.runtime.config import DEFAULTS, Config, check, check_percents, clip
@@ -21,6 +23,7 @@ from ivfast.runtime.files import remove_leftovers
 from ivfast.runtime.lock import locked
 from ivfast.runtime.progress import Progress
 from ivfast.runtime.signals import handled
+from ivfast.start.descent import Means
 from ivfast.store.demand import reverse_of_base
 from ivfast.store.trained import TrainedModel, load
 from ivfast.train.disk import bytes_by_stage
@@ -220,12 +223,14 @@ def _evaluate(
         settings = make_settings(found, space, source, copies, config.backend, config.gpu)
     points, reverse = Points(data.base, space), None
     if source and len(points) > 1 and any(setting.asks for setting in settings):
+        means = Means(config.save_path / "cache", load_search(config.backend, config.gpu))
         with progress.stage("neighbours of base"):
-            reverse = reverse_of_base(config.save_path / "cache", points, source.asking, progress)
+            reverse = reverse_of_base(means, points, source.asking, progress)
     width, nprobes = min(config.ftopk, nlist), tuple(p for p in config.nprobes if p <= nlist)
     results = []
     for setting in settings:
         results += evaluate_router(setting, data, space, width, nprobes, config.valid_batch_size, progress, reverse)
     with progress.stage("report"):
         report.write(config, data, results, found, progress)
+    remove_mapped(config.save_path / "cache")
     return results

@@ -1,5 +1,6 @@
 """The JAX backend: JAX, Flax and optax. Its one entry is make_backend."""
 
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -10,6 +11,7 @@ from jax import Array
 from ivfast.network.backend import Best, Chunk, Goal, Metrics, Rank, Setup, check_names
 from ivfast.runtime.errors import UserError
 from ivfast_jax.model import Constants, DCNet, centers
+from ivfast_jax.nearest import search
 from ivfast_jax.optimizer import Moments, init_moments
 from ivfast_jax.precision import LossScale, init_scale, make_policy
 from ivfast_jax.rank import best_of_centers, best_of_net
@@ -173,6 +175,14 @@ def rank_by_centers(centers: np.ndarray, metric: str, delta_floor: float, k: flo
 
 
 _best_of_centers = jax.jit(best_of_centers, static_argnames=("metric", "width"))
+
+
+def find_nearest(x: np.ndarray, blocks: Iterable[np.ndarray], k: int, metric: str, gpu: int) -> np.ndarray:
+    """The exact k nearest of x among all rows of the blocks, on the device of a --gpu number.
+
+    See search of nearest.py.
+    """
+    return search(x, blocks, k, metric, find_device(gpu))
 
 
 def find_device(gpu: int) -> Any:

@@ -1,6 +1,7 @@
 """Fixtures that several tests share: vectors in memory, written-down logits, a tiny data set on disk."""
 
 import signal
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +12,7 @@ import pytest
 from ivfast.data.vectors import Points, Space, Vectors
 from ivfast.route.routers import Router
 from ivfast.route.tiles import LogitTiles
+from ivfast.start import descent, descent_process
 
 
 @pytest.fixture
@@ -44,6 +46,19 @@ def table_router() -> Callable[[int], Router]:
 def logit_table(table_router: Callable[[int], Router]) -> Callable[[np.ndarray], LogitTiles]:
     """Tiles of written-down logits, (n, nlist)."""
     return lambda z: LogitTiles(table_router(z.shape[1]), points_of(z.astype(np.float32)))
+
+
+@pytest.fixture
+def descent_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NN-descent within the tests' process: compiling it takes half a minute, once instead of for each graph."""
+
+    def run(files: list[Path], n_neighbors: int, *_: object) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            x, graph, stage = map(str, files)
+            descent_process.write_graph(x, graph, stage, n_neighbors)
+
+    monkeypatch.setattr(descent, "_run", run)
 
 
 @pytest.fixture

@@ -1,5 +1,9 @@
 """k-means: what FAISS does with the same settings, on all vectors or a drawn part."""
 
+import signal
+import threading
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import faiss
@@ -7,7 +11,9 @@ import numpy as np
 import pytest
 
 from ivfast.data.vectors import Points, Vectors, measure_space
-from ivfast.runtime.errors import UserError
+from ivfast.runtime.errors import StopRequestedError, UserError
+from ivfast.runtime.progress import Progress, silent
+from ivfast.runtime.signals import handled
 from ivfast.start.kmeans import train_kmeans
 from tests import by_hand
 from tests.conftest import plain_space, points_of
@@ -108,3 +114,38 @@ def test_as_many_buckets_as_vectors_puts_a_center_on_each():
     learn = in_its_space(clumps(12, 12, 1.0), "L2")
     centers = train_kmeans(learn, 12, 10, 1).centers
     np.testing.assert_allclose(np.sort(centers, axis=0), np.sort(learn.x(slice(None)), axis=0), atol=1e-5)
+
+
+def test_bar_counts_the_iterations_while_faiss_works(monkeypatch: pytest.MonkeyPatch):
+    """Each once, and none that is not done."""
+    counted: list[int] = []
+
+    class Counted:
+        def advance(self, n: int) -> None:
+            counted.append(n)
+
+    class Counting(Progress):
+        @contextmanager
+        def bar(self, title: str, total: int, unit: str = "rows"):
+            assert (title, total, unit) == ("k-means", 30, "iterations at most")
+            yield Counted()
+
+    monkeypatch.setattr("ivfast.start.kmeans.LOOKED_AT", 0.001)
+    rows = np.random.default_rng(0).standard_normal((20_000, DIM)).astype(np.float32)
+    found = train_kmeans(in_its_space(rows, "L2"), 100, 30, 1, Counting(None, silent().console))
+    assert len(counted) > 2
+    assert 0 < sum(counted) <= found.n_iterations
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_kmeans_between_two_looks(number: int):
+    """FAISS asks for signals in the main thread alone."""
+    rows = np.random.default_rng(0).standard_normal((100_000, DIM)).astype(np.float32)
+    learn, main = in_its_space(rows, "L2"), threading.main_thread().ident
+    assert main is not None
+    threading.Timer(0.5, signal.pthread_kill, (main, number)).start()
+    started = time.monotonic()
+    with handled(), pytest.raises(StopRequestedError):
+        train_kmeans(learn, 2000, 10_000, 1)
+    assert time.monotonic() - started < 10
+    assert threading.active_count() <= 2  # nobody watches any more; the timer may still end

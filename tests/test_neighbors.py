@@ -5,14 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ivfast.data.vectors import BLOCK_BYTES, Points, Space
+from ivfast.data.vectors import Points, Space
 from ivfast.runtime.progress import silent
 from ivfast.start.neighbors import (
     Neighbors,
     SearchLimits,
     find_neighbors,
     n_nearest,
-    nearest_of_all,
     split,
     without_self,
 )
@@ -20,6 +19,7 @@ from tests import by_hand
 from tests.conftest import points_of
 
 METRICS = ("IP", "L2")
+pytestmark = pytest.mark.usefixtures("descent_here")
 
 
 def draw(metric: str, n: int, dim: int = 8, clumps: int = 40) -> np.ndarray:
@@ -96,9 +96,9 @@ def test_at_least_twenty_nearest_tell_who_asks(ftopk: int, n: int, expected: int
 
 @pytest.mark.parametrize("n", [5, 10, 99, 1000, 4999, 5000, 20_000, 39_999, 400_000, 1_000_000])
 def test_split_sizes_follow_the_rule(n: int):
-    """5 %; at least 1,000 or a fifth, whichever is smaller; at most 20,000."""
+    """5 %; at least 1,000 or a fifth, whichever is smaller; at most 10,000."""
     train, held_out = split(n, 1)
-    expected = min(max(0.05 * n, min(1000, n / 5)), 20_000)
+    expected = min(max(0.05 * n, min(1000, n / 5)), 10_000)
     assert abs(len(held_out) - expected) < 1
     assert len(train) + len(held_out) == n
     assert (np.diff(train) > 0).all()
@@ -125,83 +125,53 @@ def test_without_self_drops_the_own_number_or_the_last(k: int, seed: int):
     assert without_self(near, ids).tolist() == expected
 
 
-def approximate(
-    metric: str, rows: np.ndarray, ftopk: int, exact_held_out: int, pays: int = 0, block_bytes: int = BLOCK_BYTES
-) -> Neighbors:
-    """By the IVF search, however many lists it probes (pays: ivf_pays)."""
-    limits = SearchLimits(exact_learn=100, exact_held_out=exact_held_out, ivf_pays=pays, block_bytes=block_bytes)
-    return find_neighbors(points_of(rows, metric), ftopk, 1, silent(), limits)
+def of_graph(metric: str, rows: np.ndarray, ftopk: int, **sizes: int) -> Neighbors:
+    """By a graph of all, however few they are."""
+    limits = SearchLimits(exact_learn=100, **sizes)
+    return find_neighbors(points_of(rows, metric), ftopk, 1, silent(), limits=limits)
+
+
+def check_graph(metric: str, rows: np.ndarray, found: Neighbors) -> None:
+    """Held-out answers are exact; of the others all are distinct training vectors, and nearly all the nearest."""
+    everyone = np.arange(len(rows))
+    check_nearest(rows, found.held_out, everyone, found.answers)
+    assert found.train_nearest.dtype == np.int32
+    assert np.isin(found.train_nearest, found.train).all()
+    assert (found.train_nearest != found.train[:, None]).all()
+    assert all(len(set(row)) == len(row) for row in found.train_nearest.tolist())
+    some = np.arange(0, len(found.train), 3)
+    assert recall_of(rows, found.train[some], found.train, found.train_nearest[some]) >= 0.97, metric
+    d2 = by_hand.distances_of_others(rows, found.train[some], found.train)
+    place = np.searchsorted(found.train, found.train_nearest[some])
+    assert (np.diff(np.take_along_axis(d2, place, axis=1), axis=1) > -3e-6).all()  # nearest first
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("exact_held_out", [100, 10_000])
-def test_ivf_search_finds_nearly_all_neighbours(metric: str, exact_held_out: int):
+def test_graph_finds_nearly_all_neighbours(metric: str):
     rows = draw(metric, 4000)
     rows[500:530] = rows[0]
-    found = approximate(metric, rows, 10, exact_held_out)
-    everyone = np.arange(4000)
-    assert np.isin(found.train_nearest, found.train).all()  # no -1 either
-    assert np.isin(found.answers, everyone).all()
-    assert (found.train_nearest != found.train[:, None]).all()
-    assert (found.answers != found.held_out[:, None]).all()
-    some = np.arange(0, len(found.train), 3)
-    assert recall_of(rows, found.train[some], found.train, found.train_nearest[some]) >= 0.95
-    if exact_held_out == 100:
-        assert recall_of(rows, found.held_out, everyone, found.answers) >= 0.95
-    else:
-        check_nearest(rows, found.held_out, everyone, found.answers)
+    check_graph(metric, rows, of_graph(metric, rows, 10))
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("exact", [100, 10_000])
-def test_everyone_s_neighbours_are_found_either_way(metric: str, exact: int):
-    rows = draw(metric, 3000)
-    found = nearest_of_all(points_of(rows, metric), 10, silent(), SearchLimits(exact_learn=exact, ivf_pays=0))
-    everyone = np.arange(3000)
-    assert found.shape == (3000, 10)
-    assert (found != everyone[:, None]).all()
-    if exact == 100:
-        assert recall_of(rows, everyone, everyone, found) >= 0.95
-    else:
-        check_nearest(rows, everyone, everyone, found)
-
-
-@pytest.mark.parametrize("metric", METRICS)
-def test_search_is_exact_where_too_many_lists_would_be_probed(metric: str):
-    """In blocks of both sides, the last ones short."""
-    rows = draw(metric, 2000)
-    # 16 of 174 lists at least
-    found = approximate(metric, rows, 10, 10_000, pays=16, block_bytes=301 * 4 * rows.shape[1])
-    check_nearest(rows, found.train, found.train, found.train_nearest)
-    check_nearest(rows, found.held_out, np.arange(2000), found.answers)
-
-
-def test_held_out_search_goes_over_blocks_of_learn():
-    """Four blocks, the last of 297 rows."""
-    rows = draw("L2", 1200)
-    found = approximate("L2", rows, 5, 10_000, block_bytes=301 * 4 * rows.shape[1])
-    check_nearest(rows, found.held_out, np.arange(1200), found.answers)
-
-
-def test_ivf_and_exact_search_hold_out_the_same():
-    rows = draw("L2", 1200)
-    found = approximate("L2", rows, 5, 100)
-    exact = find_neighbors(points_of(rows, "L2"), 5, 1, silent())
-    np.testing.assert_array_equal(found.held_out, exact.held_out)
-    np.testing.assert_array_equal(found.train, exact.train)
-
-
-@pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("exact_held_out", [100, 10_000])
-def test_vector_whose_probed_lists_hold_too_few_still_has_neighbours(metric: str, exact_held_out: int):
-    """Where most vectors are copies of one, most lists are empty: 16 of them may hold next to nothing."""
+def test_graph_of_copies_by_the_hundred_still_gives_everyone_neighbours(metric: str):
+    """Four of five are copies of one vector, as many as make lists of nothing but copies."""
     rng = np.random.default_rng(0)
     middle = unit(rng.standard_normal((1, 8)))
     rows = middle + rng.normal(0, 0.3, (1200, 8))
     rows[rng.random(1200) < 0.8] = middle
-    rows = unit(rows)
-    found = approximate(metric, rows, 10, exact_held_out)
-    assert np.isin(found.train_nearest, found.train).all()
-    assert np.isin(found.answers, np.arange(1200)).all()
-    assert (found.train_nearest != found.train[:, None]).all()
-    assert (found.answers != found.held_out[:, None]).all()
+    check_graph(metric, unit(rows), of_graph(metric, unit(rows), 10))
+
+
+def test_graph_and_exact_search_hold_out_the_same():
+    rows = draw("L2", 1200)
+    found, exact = of_graph("L2", rows, 5), find_neighbors(points_of(rows, "L2"), 5, 1, silent())
+    np.testing.assert_array_equal(found.held_out, exact.held_out)
+    np.testing.assert_array_equal(found.train, exact.train)
+
+
+def test_held_out_search_goes_over_blocks_of_both_sides():
+    """Four blocks, the last of 297 rows."""
+    rows = draw("L2", 1200)
+    found = of_graph("L2", rows, 5, block_bytes=301 * 4 * rows.shape[1])
+    check_nearest(rows, found.held_out, np.arange(1200), found.answers)

@@ -4,7 +4,7 @@ import faiss
 import numpy as np
 
 from ivfast.data.vectors import BLOCK_BYTES, Points, rows_per_block
-from ivfast.runtime.progress import Bar
+from ivfast.runtime.progress import Bar, Progress
 
 
 def flat_index(dim: int, metric: str) -> faiss.Index:
@@ -31,3 +31,32 @@ def nearest_among(
             bar.advance(len(block))
     heap.finalize()
     return heap.D, rows[heap.I]
+
+
+def nearest_of(
+    rows: np.ndarray, points: Points, among: np.ndarray, k: int, title: str, progress: Progress,
+    block_bytes: int = BLOCK_BYTES,
+) -> np.ndarray:  # fmt: skip
+    """The exact k nearest of some points among others of them, itself left out, nearest first.
+
+    rows: (n,) numbers of points; among: (m,) those that are searched, more than k
+    returns: (n, k) int64 numbers of points
+    """
+    found = np.empty((len(rows), k), dtype=np.int64)
+    step = rows_per_block(points.dim, block_bytes)
+    with progress.bar(title, len(among) * -(-len(rows) // step), "rows compared with") as bar:
+        for start in range(0, len(rows), step):
+            own = rows[start : start + step]
+            near = nearest_among(points.x(own), points, among, k + 1, bar, block_bytes)[1]
+            found[start : start + step] = without_self(near, own)
+    return found
+
+
+def without_self(near: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Drop each row's own number, or its last entry where that is not among them.
+
+    near: (n, k + 1) numbers, nearest first; ids: (n,) the rows' own; returns (n, k)
+    """
+    own = near == ids[:, None]
+    own[~own.any(axis=1), -1] = True
+    return near[~own].reshape(len(near), near.shape[1] - 1)

@@ -38,6 +38,11 @@ class Space(NamedTuple):
         near = np.abs(norms - 1) <= UNIT_TOLERANCE
         return np.where(near, x / np.where(near, norms, 1), x)
 
+    @property
+    def facts(self) -> dict[str, object]:
+        """What tells this space from others, for a fingerprint."""
+        return {"metric": self.metric, "mean": self.mean.tolist(), "scale": float(self.scale)}
+
     def outside(self, x: np.ndarray) -> np.ndarray:
         """x, (n, dim) float32 -> rows as a user stores them."""
         return x if self.metric == "IP" else x * self.scale + self.mean
@@ -78,10 +83,14 @@ class Vectors:
 
 @dataclass(frozen=True)
 class Points:
-    """Vectors together with the coordinates in which all formulas see them."""
+    """Vectors together with the coordinates in which all formulas see them.
+
+    mapped: (n, dim) float32, x of all of them, where it was written down (see ivfast.data.mapped)
+    """
 
     vectors: Vectors
     space: Space
+    mapped: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.vectors)
@@ -97,12 +106,12 @@ class Points:
         return self.space.metric
 
     def x(self, index: np.ndarray | slice) -> np.ndarray:
-        """The points at `index`, (len(index), dim) float32."""
-        return self.space.inside(self.vectors.raw(index))
+        """The points at `index`, (len(index), dim) float32, not to be changed: a slice may be a view of a file."""
+        return self.space.inside(self.vectors.raw(index)) if self.mapped is None else self.mapped[index]
 
     def only(self, index: np.ndarray) -> "Points":
-        """Those at `index` alone."""
-        return replace(self, vectors=self.vectors.only(index))
+        """Those at `index` alone, read from their own file."""
+        return replace(self, vectors=self.vectors.only(index), mapped=None)
 
 
 def unit_rows(rows: np.ndarray, block_bytes: int = BLOCK_BYTES) -> np.ndarray:

@@ -1,6 +1,8 @@
 """What ivfast asks of a backend, and the one place that knows which backends there are."""
 
 import importlib
+from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
@@ -207,6 +209,17 @@ def check_device(name: str, gpu: int) -> None:
     raises: UserError where the backend's framework is not installed or the device is not there
     """
     _import(name).find_device(gpu)
+
+
+def load_search(name: str, gpu: int) -> Callable[[np.ndarray, Iterable[np.ndarray], int, str], np.ndarray] | None:
+    """A backend's exact search for neighbours on an accelerator (`search` of its nearest.py); None on the CPU.
+
+    raises: UserError where its framework is not installed or the device is not there
+    """
+    if gpu < 0:
+        return None
+    check_device(name, gpu)
+    return partial(_import(name).find_nearest, gpu=gpu)
 
 
 def _import(name: str) -> Any:

@@ -121,7 +121,12 @@ class _RateColumn(ProgressColumn):
         self.unit = unit
 
     def render(self, task: RichTask) -> Text:
-        return Text(f"{task.speed:,.0f} {self.unit}/s" if task.speed else "")
+        return Text(f"{_rate(task.speed)} {self.unit}/s" if task.speed else "")
+
+
+def _rate(speed: float) -> str:
+    """Units a second, in at least two digits: an iteration may take minutes."""
+    return f"{speed:,.0f}" if speed >= 10 else f"{speed:.2g}"
 
 
 class _PlainBar:
@@ -138,7 +143,7 @@ class _PlainBar:
             rate = self.done / (now - self.start)
             left = (self.total - self.done) / rate
             self.progress.note(
-                f"{self.title}: {self.done:,} of {self.total:,} {self.unit}, {rate:,.0f} a second, {left:.0f} s left"
+                f"{self.title}: {self.done:,} of {self.total:,} {self.unit}, {_rate(rate)} a second, {left:.0f} s left"
             )
 
 

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from ivfast.runtime.progress import Bar
+
 OWN_NEAREST = 20  # nearest of each vector that are compared
 SURELY_KIN = 5  # two vectors with so many nearest in common are kin, and no more so with more of them
 COMPARED = 10_240  # neighbours that are compared at once: so many lists of twenty stay in the processor's cache
@@ -37,8 +39,9 @@ def strangers_apart(counts: np.ndarray) -> bool:
 
 
 def in_common(
-    rows: np.ndarray, nearest: np.ndarray, ftopk: int, *known: tuple[np.ndarray, np.ndarray], compared: int = COMPARED
-) -> np.ndarray:
+    rows: np.ndarray, nearest: np.ndarray, ftopk: int, *known: tuple[np.ndarray, np.ndarray], compared: int = COMPARED,
+    bar: Bar | None = None,
+) -> np.ndarray:  # fmt: skip
     """Count what pairs of neighbours have in common.
 
         count(x, y) = 1 + |({x} + N(x)) & N(y)|
@@ -58,6 +61,8 @@ def in_common(
         near = nearest[start : start + step]
         own = np.concatenate([rows[start : start + step, None].astype(near.dtype), near[:, :OWN_NEAREST]], axis=1)
         found[start : start + step] = 1 + sum(_in_common(own, near[:, :ftopk], *one) for one in known)
+        if bar is not None:
+            bar.advance(len(near))
     return found
 
 

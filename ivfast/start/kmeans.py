@@ -1,5 +1,8 @@
 """Where training starts: FAISS k-means on learn, and the units of its buckets."""
 
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import faiss
@@ -10,10 +13,12 @@ from ivfast.data.vectors import Points, rows_per_block
 from ivfast.method import NEAR
 from ivfast.runtime.draws import generator
 from ivfast.runtime.errors import UserError
+from ivfast.runtime.progress import Bar, Progress, silent
 
 ALL_POINTS = 1_000_000  # up to here k-means sees every learn vector
 POINTS_PER_BUCKET = 256  # of a larger learn it sees so many a bucket, and no fewer than ALL_POINTS
 LEAST_IMPROVEMENT = 1e-4  # k-means stops once an iteration improves its objective by less than this share
+LOOKED_AT = 0.5  # seconds between two looks at how far k-means is
 LEAST_RADIUS = 1 / 50  # a bucket's radius counts as at least this share of the median one
 
 
@@ -39,8 +44,9 @@ def n_sampled(n: int, nlist: int, all_points: int = ALL_POINTS, per_bucket: int 
 
 
 def train_kmeans(
-    learn: Points, nlist: int, niter: int, seed: int, all_points: int = ALL_POINTS, per_bucket: int = POINTS_PER_BUCKET
-) -> KMeans:
+    learn: Points, nlist: int, niter: int, seed: int, progress: Progress | None = None,
+    all_points: int = ALL_POINTS, per_bucket: int = POINTS_PER_BUCKET,
+) -> KMeans:  # fmt: skip
     """Cluster learn with FAISS (spherical under IP).
 
     niter: iterations at most
@@ -60,13 +66,41 @@ def train_kmeans(
     clustering.early_stop_threshold = LEAST_IMPROVEMENT
     clustering.min_points_per_centroid = 1
     clustering.max_points_per_centroid = n_points
-    clustering.train(x, flat_index(learn.dim, learn.metric))
+    # in this thread, since FAISS looks for signals in the main one alone
+    with (progress or silent()).bar("k-means", niter, "iterations at most") as bar, _watched(clustering, bar):
+        clustering.train(x, flat_index(learn.dim, learn.metric))
     centers = faiss.vector_float_to_array(clustering.centroids).reshape(nlist, learn.dim).copy()
+    return KMeans(centers, _n_done(clustering), n_points)
+
+
+def _n_done(clustering: faiss.Clustering) -> int:
     iterations: Any = clustering.iteration_stats  # a vector of C++
-    return KMeans(centers, iterations.size(), n_points)
+    return iterations.size()
 
 
-def measure_buckets(learn: Points, centers: np.ndarray, seed: int) -> Buckets:
+@contextmanager
+def _watched(clustering: faiss.Clustering, bar: Bar) -> Iterator[None]:
+    """Inside, another thread tells the bar how many iterations are done."""
+    over = threading.Event()
+
+    def watch() -> None:
+        shown = 0
+        while not over.wait(LOOKED_AT):
+            done = _n_done(clustering)  # while the vector grows it may be anything
+            if shown < done <= clustering.niter:
+                bar.advance(done - shown)
+                shown = done
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        over.set()
+        watcher.join()
+
+
+def measure_buckets(learn: Points, centers: np.ndarray, seed: int, progress: Progress | None = None) -> Buckets:
     """Shares, radii and delta of the buckets over learn (above a million vectors: over a sample).
 
     centers: (nlist, dim) float32, inside
@@ -80,12 +114,14 @@ def measure_buckets(learn: Points, centers: np.ndarray, seed: int) -> Buckets:
     index.add(centers)
     counts, squares, deltas = np.zeros(nlist), np.zeros(nlist), 0.0
     step = rows_per_block(dim)
-    for start in range(0, n, step):
-        distances, nearest = index.search(learn.x(rows[start : start + step]), near)
-        d2 = np.maximum(2 - 2 * distances if learn.metric == "IP" else distances, 0).astype(np.float64)
-        counts += np.bincount(nearest[:, 0], minlength=nlist)
-        squares += np.bincount(nearest[:, 0], weights=d2[:, 0], minlength=nlist)
-        deltas += float(d2.mean(axis=1).sum())
+    with (progress or silent()).bar("measuring buckets", n) as bar:
+        for start in range(0, n, step):
+            distances, nearest = index.search(learn.x(rows[start : start + step]), near)
+            d2 = np.maximum(2 - 2 * distances if learn.metric == "IP" else distances, 0).astype(np.float64)
+            counts += np.bincount(nearest[:, 0], minlength=nlist)
+            squares += np.bincount(nearest[:, 0], weights=d2[:, 0], minlength=nlist)
+            deltas += float(d2.mean(axis=1).sum())
+            bar.advance(len(d2))
     radius = np.sqrt(squares / np.maximum(counts, 1) / dim)
     spread = radius[radius > 0]  # a bucket of one vector has none
     median = float(np.median(spread)) if len(spread) else 0.0

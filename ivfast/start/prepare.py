@@ -10,9 +10,10 @@ from ivfast.data.vectors import Points
 from ivfast.method import COUNTED
 from ivfast.runtime.cache import cached, fingerprint
 from ivfast.runtime.progress import Progress
+from ivfast.start.descent import ALONE, Means
 from ivfast.start.kinship import HEAP, OWN_NEAREST, SURELY_KIN, VALLEY
 from ivfast.start.kmeans import train_kmeans
-from ivfast.start.neighbors import N_ASKED, Neighbors, find_neighbors
+from ivfast.start.neighbors import LIMITS, N_ASKED, Neighbors, find_neighbors
 
 
 class Cache(NamedTuple):
@@ -22,6 +23,7 @@ class Cache(NamedTuple):
     learn: Points
     seed: int
     progress: Progress
+    means: Means = ALONE
 
     def key(self, **settings: object) -> str:
         """A name for learn and the settings that something was computed with."""
@@ -39,7 +41,7 @@ def find_kmeans(cache: Cache, nlist: int, niter: int) -> np.ndarray:
     def cluster() -> dict[str, np.ndarray]:
         cache.progress.note(f"k-means: clustering {len(cache.learn):,} vectors into {nlist} buckets")
         with cache.progress.stage("k-means"):
-            found = train_kmeans(cache.learn, nlist, niter, cache.seed)
+            found = train_kmeans(cache.learn, nlist, niter, cache.seed, cache.progress)
         return {"centers": found.centers, "counts": np.array([found.n_iterations, found.n_points])}
 
     found, old = cached(cache.folder, "kmeans", cache.key(nlist=nlist, niter=niter), cluster)
@@ -55,9 +57,12 @@ def find_learn_neighbors(cache: Cache, ftopk: int) -> Neighbors:
     """Neighbours in learn of each training and each held-out vector."""
 
     def search() -> dict[str, np.ndarray]:
-        return find_neighbors(cache.learn, ftopk, cache.seed, cache.progress)._asdict()
+        return find_neighbors(cache.learn, ftopk, cache.seed, cache.progress, cache.means)._asdict()
 
-    rules = {"asked_for": N_ASKED, "answers": COUNTED, "kinship": [OWN_NEAREST, SURELY_KIN, HEAP, VALLEY]}
+    rules: dict[str, object] = {"asked_for": N_ASKED, "answers": COUNTED}
+    rules["kinship"] = [OWN_NEAREST, SURELY_KIN, HEAP, VALLEY]
+    if len(cache.learn) > LIMITS.exact_learn:
+        rules["graph"] = cache.means.rules()
     found, old = cached(cache.folder, "neighbors", cache.key(ftopk=ftopk, **rules), search)
     neighbors = Neighbors(**found)
     cache.progress.note(

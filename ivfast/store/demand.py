@@ -1,6 +1,5 @@
 """Who will ask for a vector, and where they look: the vectors that have it among their nearest stand for queries."""
 
-from pathlib import Path
 from typing import NamedTuple
 
 import faiss
@@ -10,7 +9,8 @@ from ivfast.data.vectors import Points
 from ivfast.route.tiles import BEST_BUCKETS, Tiles
 from ivfast.runtime.cache import cached, fingerprint
 from ivfast.runtime.progress import Bar, Progress
-from ivfast.start.neighbors import Neighbors, nearest_of_all
+from ivfast.start.descent import Means
+from ivfast.start.neighbors import LIMITS, Neighbors, nearest_of_all
 
 # Training works at a softness of its own (ivfast.method) and fits its slope, since it moves the borders. At storing
 # time they stand still: softness 0.5 to 1.4 and slope 7 to 20 scanned the same within 2 % on five sets, so both are
@@ -203,24 +203,28 @@ def reverse_of(nearest: np.ndarray, weights: np.ndarray) -> ReverseNeighbors:
     return reverse_neighbors(nearest.ravel(), np.repeat(rows, k), places, rows, weights[:k])
 
 
-def reverse_of_base(cache: Path, base: Points, weights: np.ndarray, progress: Progress) -> ReverseNeighbors:
-    """Who has which vector of base among its nearest there, found or taken from the folder `cache`.
+def reverse_of_base(means: Means, base: Points, weights: np.ndarray, progress: Progress) -> ReverseNeighbors:
+    """Who has which vector of base among its nearest there, found or taken from the cache.
 
+    A large base has a graph of its own in the cache, which is learn's where base is learn.
+
+    means: with the folder of the cache
     weights: of `asking_weights`; so many nearest are searched for, where base has them
     """
-    space = base.space
-    facts = {
-        "base": base.vectors.digest, "metric": space.metric, "mean": space.mean.tolist(), "scale": float(space.scale),
-    }  # fmt: skip
-    found, old = cached(
-        cache, "base_neighbors", fingerprint(**facts, k=len(weights), faiss=faiss.__version__),
-        lambda: {"nearest": nearest_of_all(base, len(weights), progress)},
-    )  # fmt: skip
+    assert means.folder is not None
+    if len(base) > LIMITS.exact_learn:
+        nearest, old = nearest_of_all(base, len(weights), progress, means), False
+    else:
+        key = fingerprint(base=base.vectors.digest, **base.space.facts, k=len(weights), faiss=faiss.__version__)
+        found, old = cached(
+            means.folder, "base_neighbors", key, lambda: {"nearest": nearest_of_all(base, len(weights), progress)}
+        )
+        nearest = found["nearest"]
     progress.note(
-        f"neighbours: {found['nearest'].shape[1]} of each of {len(base):,} vectors of base, to tell who asks for which"
+        f"neighbours: {nearest.shape[1]} of each of {len(base):,} vectors of base, to tell who asks for which"
         f"{', from the cache' if old else ''}"
     )
-    return reverse_of(found["nearest"], weights)
+    return reverse_of(nearest, weights)
 
 
 def find_probes(tiles: Tiles, nprobe: float, bar: Bar | None = None, best_buckets: int = BEST_BUCKETS) -> Probes:

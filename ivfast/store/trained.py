@@ -10,12 +10,13 @@ import numpy as np
 from ivfast.data.centers import check_norms, open_centers
 from ivfast.data.cleaning import Advice, Cleaning, scan
 from ivfast.data.vectors import FLOATS, Points, Vectors
-from ivfast.network.backend import load_ranker
+from ivfast.network.backend import load_ranker, load_search
 from ivfast.route.distances import log_softmax, top
 from ivfast.route.routers import ROUTERS, Router, centers_router
 from ivfast.route.tiles import LogitTiles, make_tiles
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.progress import silent
+from ivfast.start.descent import Means
 from ivfast.start.neighbors import nearest_of_all
 from ivfast.store.dcnet_file import Model, load_model, model_router
 from ivfast.store.demand import Demand, find_probes, reverse_of
@@ -89,7 +90,7 @@ class TrainedModel:
         """Which buckets the vectors of a base go into, by benefit: where those who ask for them look.
 
         It first finds each vector's nearest neighbours among the others, so hand over all of base at once. Above
-        200,000 vectors that takes a copy in memory, in float32, and about 1 KB a vector beside.
+        200,000 vectors that takes a float32 copy in a temporary folder, and about 1 KB a vector in memory.
 
         base: (n, dim) float array or memory map, as searched: unit rows under IP, of any norm after a run with
         --normalize True
@@ -107,7 +108,8 @@ class TrainedModel:
         points = self._points(base)
         tiles, demand = make_tiles(self._router("centers"), points, temperatures=storing_ts(facts)), None
         if len(points) > 1:
-            reverse = reverse_of(nearest_of_all(points, len(self._model.asking), silent()), self._model.asking)
+            means = Means(search=load_search(self._backend, self._gpu))
+            reverse = reverse_of(nearest_of_all(points, len(self._model.asking), silent(), means), self._model.asking)
             demand = Demand(reverse, find_probes(tiles, facts.nprobe))
         plans = make_plans([ROUTERS["centers"].default_rule], facts.terms([copies], demand))
         buckets = place(tiles, plans, min(self._model.ftopk, self.nlist))[0].buckets

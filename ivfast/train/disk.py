@@ -7,7 +7,8 @@ from ivfast.method import COUNTED
 from ivfast.runtime.checkpoint import KEEP
 from ivfast.runtime.config import Config
 from ivfast.runtime.errors import RunError
-from ivfast.start.neighbors import N_ASKED, n_held_out
+from ivfast.start.descent import SPARE
+from ivfast.start.neighbors import LIMITS, N_ASKED, n_held_out
 
 
 def bytes_by_stage(config: Config, n_learn: int, n_base: int) -> dict[str, int]:
@@ -26,14 +27,16 @@ def bytes_by_stage(config: Config, n_learn: int, n_base: int) -> dict[str, int]:
     nearest = 4 * max(config.ftopk, N_ASKED)  # of one vector
     answers = 8 * n_held_out(n_learn) * COUNTED
     kinship = n_learn * config.ftopk + n_held_out(n_learn) * COUNTED
+    mapped = 4 * (widths[0] + max(config.ftopk, N_ASKED) + SPARE + 1)  # x, and a graph beside `nearest`
+    large_learn, large_base = (n * mapped if n > LIMITS.exact_learn else 0 for n in (n_learn, n_base))
     return {
         "k-means": 4 * linear,
-        "neighbours of learn": 8 * n_learn + nearest * n_learn,
+        "neighbours of learn": 8 * n_learn + nearest * n_learn + large_learn,
         "held-out answers": answers,
         "kinship": kinship,
         "checkpoints": (KEEP + 1) * checkpoint,
         "writing the model": 2 * weights + 12 * linear + 8 * 3 * 6 * config.nlist,
-        "neighbours of base": nearest * n_base,
+        "neighbours of base": nearest * n_base + large_base,
         "report": 1 << 20,
     }
 

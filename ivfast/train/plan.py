@@ -14,7 +14,8 @@ from ivfast.choose.facts import USE_PER_BUCKET
 from ivfast.choose.held_out import MOST_ASKING, SAMPLE_LEAST, SAMPLE_PER_BUCKET
 from ivfast.choose.verdict import WAYS
 from ivfast.method import COUNTED
-from ivfast.route.routers import CACHED_BYTES, trained_routers
+from ivfast.route.routers import trained_routers
+from ivfast.route.tiles import CACHED_BYTES
 from ivfast.start.kmeans import n_sampled
 from ivfast.start.neighbors import LIMITS, N_ASKED, n_held_out
 

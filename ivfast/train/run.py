@@ -12,6 +12,7 @@ from ivfast.choose.judgement import Curves, Judgement, judge, judge_kmeans
 from ivfast.choose.verdict import Candidate
 from ivfast.data.cleaning import Cleaning, scan
 from ivfast.data.intake import check_distinct, scan_set
+from ivfast.data.mapped import map_points
 from ivfast.data.npy import missing
 from ivfast.data.vectors import (
     EvaluationSet,
@@ -24,15 +25,25 @@ from ivfast.data.vectors import (
     open_vectors,
 )
 from ivfast.method import USE_MEMORY
-from ivfast.network.backend import Backend, Goal, Setup, check_device, load_backend, load_ranker, starting_weights
+from ivfast.network.backend import (
+    Backend,
+    Goal,
+    Setup,
+    check_device,
+    load_backend,
+    load_ranker,
+    load_search,
+    starting_weights,
+)
 from ivfast.network.precision import advice, precision_name
 from ivfast.route.routers import ROUTERS, Router, centers_router, net_router, trained_routers
 from ivfast.runtime.checkpoint import Saved
 from ivfast.runtime.config import Config
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.progress import Progress
+from ivfast.start.descent import Means
 from ivfast.start.kmeans import Buckets, measure_buckets
-from ivfast.start.neighbors import LearnSet, check_split
+from ivfast.start.neighbors import LIMITS, LearnSet, check_split
 from ivfast.start.prepare import Cache, find_kmeans, find_learn_neighbors
 from ivfast.train.disk import check_disk
 from ivfast.train.pairs import PairSource
@@ -75,12 +86,15 @@ def start_run(config: Config, progress: Progress, saved: Saved | None = None) ->
         refuse_others(saved, config, vectors.digest)
     check_disk(config, len(vectors), len(data.base))
     progress.note(advice(config))
-    points = Points(vectors, space)
-    cache = Cache(config.save_path / "cache", points, config.seed, progress)
+    points, folder = Points(vectors, space), config.save_path / "cache"
+    if len(points) > LIMITS.exact_learn:
+        points = map_points(points, folder, progress)
+    means = Means(folder, load_search(config.backend, config.gpu))
+    cache = Cache(folder, points, config.seed, progress, means)
     kmeans = find_kmeans(cache, config.nlist, config.niter)
     learn = LearnSet(points, find_learn_neighbors(cache, config.ftopk))
     with progress.stage("measuring buckets"):
-        buckets = measure_buckets(points, kmeans, config.seed)
+        buckets = measure_buckets(points, kmeans, config.seed, progress)
         setup = make_setup(config, learn, kmeans, buckets)
     backend = load_backend(config.backend, setup, config.gpu, precision_name(config))
     held = make_held_out(learn, config.nlist, min(config.ftopk, config.nlist), config.seed)

@@ -1,0 +1,182 @@
+"""Who is near whom in a large set: one graph, nearly all of it right, by NN-descent or on an accelerator exactly.
+
+NN-descent (Dong, Charikar and Li, WWW 2011) looks among the neighbours of neighbours. The graph is a fact of the points
+alone, so that learn's serves base where they are the same.
+"""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import numpy as np
+
+from ivfast.data.exact import nearest_among, nearest_of, without_self
+from ivfast.data.mapped import map_points, x_path
+from ivfast.data.vectors import BLOCK_BYTES, Points, rows_per_block
+from ivfast.runtime.cache import cached, fingerprint
+from ivfast.runtime.errors import RunError
+from ivfast.runtime.progress import Progress
+from ivfast.start import descent_process
+
+SPARE = 2  # nearest beyond those asked for: some are held out, which one vector in twenty is at most
+SAMPLE = 1000  # rows on which recall is measured
+AS_NEAR = 1e-5  # squared distances, of about unit size, within which two float32 products agree
+PICKED = 65_536  # rows that `pick` looks at at once
+
+# x (n, dim) float32, blocks of others (m, dim), k, metric -> (n, k) int32 numbers in the order of the blocks
+Search = Callable[[np.ndarray, Iterable[np.ndarray], int, str], np.ndarray]
+
+
+class Means(NamedTuple):
+    """What a search through a large set may use."""
+
+    folder: Path | None = None  # where graph and x are kept; None: x in a temporary folder, the graph not at all
+    search: Search | None = None  # an accelerator's exact search
+
+    def rules(self) -> dict[str, object]:
+        """What a graph depends on beside its points."""
+        if self.search is not None:
+            return {"exact": True}
+        threads, seed = descent_process.N_THREADS, descent_process.SEED
+        return {"pynndescent": version("pynndescent"), "threads": threads, "seed": seed}
+
+
+ALONE = Means()
+
+
+def graph_of(points: Points, k: int, progress: Progress, means: Means = ALONE) -> np.ndarray:
+    """The nearest of every point among the others, (n, k + 2) int32, nearest first; all, where they are fewer."""
+    k = min(k + SPARE, len(points) - 1)
+
+    def find() -> dict[str, np.ndarray]:
+        with _mapped(points, means.folder, progress) as (mapped, path):
+            if means.search:
+                nearest = _searched(mapped, k, means.search, progress)
+            else:
+                nearest = _descended(mapped, k, path, progress)
+            return {"nearest": nearest, "recall": np.array(_measured_recall(mapped, nearest))}
+
+    if means.folder is None:
+        found, old = find(), False
+    else:
+        facts = points.space.facts | means.rules()
+        key = fingerprint(points=points.vectors.digest, n=len(points), k=k, **facts)
+        found, old = cached(means.folder, "graph", key, find)
+    progress.note(
+        f"neighbours: {'exact search' if means.search else 'NN-descent'} on {len(points):,} vectors, "
+        f"measured recall {float(found['recall']):.3f}{', from the cache' if old else ''}"
+    )
+    return found["nearest"]
+
+
+@contextmanager
+def _mapped(points: Points, folder: Path | None, progress: Progress) -> Iterator[tuple[Points, Path]]:
+    """Points whose x is read from a file, and that file."""
+    if folder is not None:
+        yield map_points(points, folder, progress), x_path(points, folder)
+        return
+    with TemporaryDirectory() as temporary:
+        yield map_points(points, Path(temporary), progress), x_path(points, Path(temporary))
+
+
+def _descended(points: Points, k: int, path: Path, progress: Progress) -> np.ndarray:
+    """By NN-descent; rows of which it found fewer than k are searched for exactly. path: x of the points"""
+    graph = path.with_name(f".graph.{os.getpid()}.npy")
+    stage = path.with_name(f"stage.{fingerprint(x=path.name, k=k, **ALONE.rules())}.npy")
+    everyone = np.arange(len(points))
+    try:
+        _run([path, graph, stage], k + 1, len(points), progress)
+        found = pick(points, everyone, np.load(graph, mmap_mode="r"), everyone, k, progress)
+    finally:
+        graph.unlink(missing_ok=True)
+    stage.unlink(missing_ok=True)
+    return found
+
+
+def _run(files: list[Path], n_neighbors: int, n: int, progress: Progress) -> None:
+    """Run `descent_process` and show its iterations; it ends with whatever ends this call.
+
+    files: x, graph and stage; n: rows of x
+    raises: RunError where it fails
+    """
+    script = descent_process.__file__
+    command = [sys.executable, "-P", "-u", script, *map(str, files), str(n_neighbors)]
+    most = max(5, round(np.log2(n)))  # as pynndescent has it; it stops where next to nothing changes
+    process = subprocess.Popen(  # noqa: S603, our own file
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    )
+    said = ""
+    try:
+        assert process.stdout is not None
+        with process.stdout as lines, progress.bar("NN-descent", most, "iterations at most") as bar:
+            for line in lines:
+                said = line.strip() or said
+                if re.fullmatch(r"[0-9]+ +/ +[0-9]+", line.strip()):
+                    bar.advance(1)
+        process.wait()
+    finally:
+        process.kill()
+        process.wait()
+    if process.returncode:
+        raise RunError(
+            f"NN-descent over {n:,} vectors failed with exit code {process.returncode} ({said}); run it again"
+        )
+
+
+def _searched(points: Points, k: int, search: Search, progress: Progress) -> np.ndarray:
+    """Exactly, on an accelerator."""
+    found = np.empty((len(points), k), dtype=np.int32)
+    step = rows_per_block(points.dim, BLOCK_BYTES)
+    with progress.bar("neighbours", len(points)) as bar:
+        for start in range(0, len(points), step):
+            x = points.x(slice(start, start + step))
+            blocks = (points.x(slice(at, at + step)) for at in range(0, len(points), step))
+            near = search(x, blocks, k + 1, points.metric)
+            found[start : start + step] = without_self(near, np.arange(start, start + len(x)))
+            bar.advance(len(x))
+    return found
+
+
+def pick(
+    points: Points, rows: np.ndarray, near: np.ndarray, among: np.ndarray, k: int, progress: Progress
+) -> np.ndarray:
+    """Of lists of near points the first k each that lie in `among`; where fewer do, an exact search's.
+
+    rows: (n,) int64, whose lists these are; near: (n, k or more) int32 numbers, nearest first, -1: none
+    among: (m,) int64, more than k
+    returns: (n, k) int32, never the row itself
+    """
+    allowed = np.zeros(len(points) + 1, dtype=bool)  # the last stands for -1
+    allowed[among] = True
+    found = np.empty((len(rows), k), dtype=np.int32)
+    short = [np.empty(0, dtype=np.int64)]
+    for start in range(0, len(rows), PICKED):
+        block = np.asarray(near[start : start + PICKED])
+        good = allowed[block] & (block != rows[start : start + PICKED, None])
+        first = np.argsort(~good, axis=1, kind="stable")[:, :k]
+        found[start : start + PICKED] = np.take_along_axis(block, first, axis=1)
+        short.append(start + np.flatnonzero(good.sum(axis=1) < k))
+    few = np.concatenate(short)
+    if len(few):
+        found[few] = nearest_of(rows[few], points, among, k, "neighbours of the rest", progress)
+    return found
+
+
+def _measured_recall(points: Points, nearest: np.ndarray) -> float:
+    """The share of neighbours on a sample that are as near as those of an exact search: copies are as good."""
+    n, k = nearest.shape
+    rows = np.arange(0, n, max(1, n // SAMPLE))[:SAMPLE]
+    x = points.x(rows)
+    worst = nearest_among(x, points, np.arange(n), k + 1)[0][:, k, None]  # itself comes first
+    theirs = points.x(nearest[rows].ravel()).reshape(len(rows), k, -1)
+    if points.metric == "IP":
+        return float((np.einsum("nd,nkd->nk", x, theirs) >= worst - AS_NEAR).mean())
+    d2 = np.square(x[:, None] - theirs).sum(axis=2)
+    return float((d2 <= worst * (1 + AS_NEAR) + AS_NEAR).mean())
