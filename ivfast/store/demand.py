@@ -54,9 +54,10 @@ class Demand:
 
     def askers(self, start: int, n: int) -> "TileAskers":
         """Those of the n vectors from start on."""
-        if self._last is None or self._last[:2] != (start, n):
-            self._last = (start, n, self._askers(start, n))
-        return self._last[2]
+        last = self._last  # threads may be at other tiles
+        if last is None or last[:2] != (start, n):
+            self._last = last = (start, n, self._askers(start, n))
+        return last[2]
 
     def _askers(self, start: int, n: int) -> "TileAskers":
         first = self.reverse.first[start : start + n + 1]

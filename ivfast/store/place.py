@@ -6,8 +6,9 @@ from typing import NamedTuple
 import numpy as np
 
 from ivfast.route.search import Lists
-from ivfast.route.tiles import Tiles
+from ivfast.route.tiles import Tile, Tiles
 from ivfast.runtime.progress import Bar
+from ivfast.runtime.threads import in_order
 from ivfast.store.rules import RULES
 from ivfast.store.rules.rule import Rule, Terms
 
@@ -87,11 +88,13 @@ class _Ranks:
         if again and self.fits:
             yield from self.cached
             return
-        for tile in self.source.tiles():
-            found = {id(rule): rule.rank(tile, self.width) for rule in self.rules}
+        for start, found in in_order(self._rank, self.source.tiles()):
             if self.fits:
-                self.cached.append((tile.start, found))
-            yield tile.start, found
+                self.cached.append((start, found))
+            yield start, found
+
+    def _rank(self, tile: Tile) -> tuple[int, RankedTile]:
+        return tile.start, {id(rule): rule.rank(tile, self.width) for rule in self.rules}
 
 
 class _Ledger:
