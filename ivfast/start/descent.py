@@ -61,7 +61,7 @@ def graph_of(points: Points, k: int, progress: Progress, means: Means = ALONE) -
                 nearest = _searched(mapped, k, means.search, progress)
             else:
                 nearest = _descended(mapped, k, path, progress)
-            return {"nearest": nearest, "recall": np.array(_measured_recall(mapped, nearest))}
+            return {"nearest": nearest, "recall": np.array(_measured_recall(mapped, nearest, progress))}
 
     if means.folder is None:
         found, old = find(), False
@@ -157,24 +157,27 @@ def pick(
     allowed[among] = True
     found = np.empty((len(rows), k), dtype=np.int32)
     short = [np.empty(0, dtype=np.int64)]
-    for start in range(0, len(rows), ROWS):
-        block = np.asarray(near[start : start + ROWS])
-        good = allowed[block] & (block != rows[start : start + ROWS, None])
-        first = np.argsort(~good, axis=1, kind="stable")[:, :k]
-        found[start : start + ROWS] = np.take_along_axis(block, first, axis=1)
-        short.append(start + np.flatnonzero(good.sum(axis=1) < k))
+    with progress.bar("sorting neighbours", len(rows)) as bar:
+        for start in range(0, len(rows), ROWS):
+            block = np.asarray(near[start : start + ROWS])
+            good = allowed[block] & (block != rows[start : start + ROWS, None])
+            first = np.argsort(~good, axis=1, kind="stable")[:, :k]
+            found[start : start + ROWS] = np.take_along_axis(block, first, axis=1)
+            short.append(start + np.flatnonzero(good.sum(axis=1) < k))
+            bar.advance(len(block))
     few = np.concatenate(short)
     if len(few):
         found[few] = nearest_of(rows[few], points, among, k, "neighbours of the rest", progress)
     return found
 
 
-def _measured_recall(points: Points, nearest: np.ndarray) -> float:
+def _measured_recall(points: Points, nearest: np.ndarray, progress: Progress) -> float:
     """The share of neighbours on a sample that are as near as those of an exact search: copies are as good."""
     n, k = nearest.shape
     rows = np.arange(0, n, max(1, n // SAMPLE))[:SAMPLE]
     x = points.x(rows)
-    worst = nearest_among(x, points, np.arange(n), k + 1)[0][:, k, None]  # itself comes first
+    with progress.bar("measuring recall", n) as bar:
+        worst = nearest_among(x, points, np.arange(n), k + 1, bar)[0][:, k, None]  # itself comes first
     theirs = points.x(nearest[rows].ravel()).reshape(len(rows), k, -1)
     if points.metric == "IP":
         return float((np.einsum("nd,nkd->nk", x, theirs) >= worst - AS_NEAR).mean())
