@@ -143,11 +143,11 @@ def test_recall_is_measured_where_it_is_low_and_copies_count_as_right():
     rows = draw("L2", 400)
     points, everyone = points_of(rows), np.arange(400)
     near = nearest_of(everyone, points, everyone, 10, "", silent())
-    assert descent._measured_recall(points, near) == 1
+    assert descent._measured_recall(points, near, silent()) == 1
     near[:, 8:] = np.argsort(-by_hand.distances_of_others(rows, everyone, everyone), axis=1)[:, 1:3]
-    assert descent._measured_recall(points, near) == pytest.approx(0.8)
+    assert descent._measured_recall(points, near, silent()) == pytest.approx(0.8)
     copies = points_of(np.ones((400, 8), np.float32))
-    assert descent._measured_recall(copies, near) == 1
+    assert descent._measured_recall(copies, near, silent()) == 1
 
 
 def test_two_stages_find_as_much_and_the_same_after_a_kill(tmp_path: Path):

@@ -32,7 +32,7 @@ def map_points(points: Points, folder: Path, progress: Progress) -> Points:
 
 
 def remove_mapped(folder: Path) -> None:
-    """Remove what `map_points` has written there; who still reads it keeps what was mapped."""
+    """Remove what `map_points` has written there. Who still reads it keeps what was mapped."""
     for path in folder.glob("x.*.npy"):
         path.unlink(missing_ok=True)
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from ivfast.data.exact import nearest_among, nearest_of, without_self
 from ivfast.data.mapped import map_points, x_path
-from ivfast.data.vectors import BLOCK_BYTES, Points, rows_per_block
+from ivfast.data.vectors import Points, rows_per_block
 from ivfast.runtime.cache import cached, fingerprint
 from ivfast.runtime.errors import RunError
 from ivfast.runtime.progress import Progress
@@ -28,7 +28,7 @@ from ivfast.start import descent_process
 SPARE = 2  # nearest beyond those asked for: some are held out, which one vector in twenty is at most
 SAMPLE = 1000  # rows on which recall is measured
 AS_NEAR = 1e-5  # squared distances, of about unit size, within which two float32 products agree
-PICKED = 65_536  # rows that `pick` looks at at once
+ROWS = 65_536  # looked at at once
 
 # x (n, dim) float32, blocks of others (m, dim), k, metric -> (n, k) int32 numbers in the order of the blocks
 Search = Callable[[np.ndarray, Iterable[np.ndarray], int, str], np.ndarray]
@@ -61,7 +61,7 @@ def graph_of(points: Points, k: int, progress: Progress, means: Means = ALONE) -
                 nearest = _searched(mapped, k, means.search, progress)
             else:
                 nearest = _descended(mapped, k, path, progress)
-            return {"nearest": nearest, "recall": np.array(_measured_recall(mapped, nearest))}
+            return {"nearest": nearest, "recall": np.array(_measured_recall(mapped, nearest, progress))}
 
     if means.folder is None:
         found, old = find(), False
@@ -133,7 +133,7 @@ def _run(files: list[Path], n_neighbors: int, n: int, progress: Progress) -> Non
 def _searched(points: Points, k: int, search: Search, progress: Progress) -> np.ndarray:
     """Exactly, on an accelerator."""
     found = np.empty((len(points), k), dtype=np.int32)
-    step = rows_per_block(points.dim, BLOCK_BYTES)
+    step = min(ROWS, rows_per_block(points.dim))
     with progress.bar("neighbours", len(points)) as bar:
         for start in range(0, len(points), step):
             x = points.x(slice(start, start + step))
@@ -157,24 +157,27 @@ def pick(
     allowed[among] = True
     found = np.empty((len(rows), k), dtype=np.int32)
     short = [np.empty(0, dtype=np.int64)]
-    for start in range(0, len(rows), PICKED):
-        block = np.asarray(near[start : start + PICKED])
-        good = allowed[block] & (block != rows[start : start + PICKED, None])
-        first = np.argsort(~good, axis=1, kind="stable")[:, :k]
-        found[start : start + PICKED] = np.take_along_axis(block, first, axis=1)
-        short.append(start + np.flatnonzero(good.sum(axis=1) < k))
+    with progress.bar("sorting neighbours", len(rows)) as bar:
+        for start in range(0, len(rows), ROWS):
+            block = np.asarray(near[start : start + ROWS])
+            good = allowed[block] & (block != rows[start : start + ROWS, None])
+            first = np.argsort(~good, axis=1, kind="stable")[:, :k]
+            found[start : start + ROWS] = np.take_along_axis(block, first, axis=1)
+            short.append(start + np.flatnonzero(good.sum(axis=1) < k))
+            bar.advance(len(block))
     few = np.concatenate(short)
     if len(few):
         found[few] = nearest_of(rows[few], points, among, k, "neighbours of the rest", progress)
     return found
 
 
-def _measured_recall(points: Points, nearest: np.ndarray) -> float:
+def _measured_recall(points: Points, nearest: np.ndarray, progress: Progress) -> float:
     """The share of neighbours on a sample that are as near as those of an exact search: copies are as good."""
     n, k = nearest.shape
     rows = np.arange(0, n, max(1, n // SAMPLE))[:SAMPLE]
     x = points.x(rows)
-    worst = nearest_among(x, points, np.arange(n), k + 1)[0][:, k, None]  # itself comes first
+    with progress.bar("measuring recall", n) as bar:
+        worst = nearest_among(x, points, np.arange(n), k + 1, bar)[0][:, k, None]  # itself comes first
     theirs = points.x(nearest[rows].ravel()).reshape(len(rows), k, -1)
     if points.metric == "IP":
         return float((np.einsum("nd,nkd->nk", x, theirs) >= worst - AS_NEAR).mean())
