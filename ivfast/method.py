@@ -15,6 +15,13 @@ SOFTNESS = 0.7  # width of the border between probed and not, in logits: a hard 
 HALVINGS = 20  # bisection steps that find that border; with 12 the two backends ended 4e-5 apart
 RECALL = 0.9  # that routers are trained for and judged by
 
+# Blocks of a step, see docs/how-it-works.md
+LEAST_NLIST_OF_BLOCKS = 2048  # from here on steps go in blocks: below, all buckets cost little more than those seen
+BLOCK_PAIRS = 32  # pairs of a block: more would be less alike, fewer make products thin
+SEEN = 512  # buckets that a block sees: a vector's other buckets of 4,096 have 1.3 % of its membership
+LISTED = 64  # buckets that a vector votes for, those nearest to its k-means center
+LISTS_LAST = 1024  # steps before these are found anew: nlist^2 products, for centers that move little
+
 # What an evaluation reports
 LEVELS = (0.80, 0.90, 0.95, 0.99)  # levels of recall
 COUNTED = 10  # columns of gt that count as right answers

@@ -33,7 +33,7 @@ def numbers(side: np.ndarray) -> list[int]:
 
 def steps_of(chunks: list[Chunk]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """All steps that have a valid row."""
-    steps = [step for chunk in chunks for step in zip(*chunk, strict=True)]
+    steps = [step for chunk in chunks for step in zip(chunk.x, chunk.x_pair, chunk.valid, strict=True)]
     return [step for step in steps if step[2].any()]
 
 

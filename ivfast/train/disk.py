@@ -3,7 +3,7 @@
 import shutil
 from itertools import pairwise
 
-from ivfast.method import COUNTED
+from ivfast.method import COUNTED, LISTED
 from ivfast.runtime.checkpoint import KEEP
 from ivfast.runtime.config import Config
 from ivfast.runtime.errors import RunError
@@ -20,11 +20,12 @@ def bytes_needed(config: Config, n_learn: int, n_base: int) -> int:
     linear = widths[0] * widths[-1]
     deep = sum(a * b + 3 * b for a, b in pairwise(widths)) if config.deep else 0
     weights = 4 * (linear + deep)
-    checkpoint = 4 * weights + 4 * linear
+    checkpoint = 4 * weights + 4 * linear + 4 * LISTED * config.nlist
     nearest = 4 * (n_learn + n_base) * max(config.ftopk, N_ASKED)
     answers = 8 * n_held_out(n_learn) * COUNTED
     kinship = n_learn * config.ftopk + n_held_out(n_learn) * COUNTED
-    cache = 8 * n_learn + answers + nearest + kinship + 4 * linear
+    cells = 4 * (n_learn + config.nlist)
+    cache = 8 * n_learn + answers + nearest + kinship + cells + 4 * linear
     return (KEEP + 1) * checkpoint + 2 * weights + 12 * linear + 8 * 3 * 6 * config.nlist + cache + (1 << 20)
 
 

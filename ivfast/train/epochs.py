@@ -11,7 +11,7 @@ from ivfast.runtime.errors import StopRequestedError
 from ivfast.runtime.signals import not_waiting, pending, stop_if_pending, waiting
 from ivfast.store.rules.rule import mean_membership
 from ivfast.train.health import collapse
-from ivfast.train.pairs import chunk_steps, epoch_chunks
+from ivfast.train.pairs import ahead, chunk_steps, epoch_chunks
 from ivfast.train.point import Point, best_params, pack, state_arrays
 from ivfast.train.run import Run, judge_all, judge_router, params_of, refit_goal, router_of_centers, weights_of
 from ivfast.train.steps import Sums, TooManySkipsError, run_chunks
@@ -98,7 +98,7 @@ def _report(run: Run, point: Point, sums: Sums, seconds: tuple[float, float]) ->
 def _train_steps(run: Run, point: Point) -> tuple[Any, Sums]:
     epoch, source = point.epoch + 1, run.source
     steps = chunk_steps(source.n_steps, source.batch_size, source.learn.points.dim)
-    chunks = epoch_chunks(source, epoch, steps, point.step)
+    chunks = ahead(epoch_chunks(source, epoch, steps, point.step))
     saved_at = time.monotonic()
 
     def after_chunk(state: Any, done: int) -> None:

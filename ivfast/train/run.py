@@ -23,7 +23,7 @@ from ivfast.data.vectors import (
     open_vectors,
 )
 from ivfast.method import USE_MEMORY
-from ivfast.network.backend import Backend, Goal, Setup, check_device, load_backend, starting_weights
+from ivfast.network.backend import Backend, Goal, Setup, blocks_of, check_device, load_backend, starting_weights
 from ivfast.network.precision import advice, precision_name
 from ivfast.route.routers import ROUTERS, Router, centers_router, net_router, trained_routers
 from ivfast.runtime.checkpoint import Saved
@@ -32,7 +32,7 @@ from ivfast.runtime.errors import UserError
 from ivfast.runtime.progress import Progress
 from ivfast.start.kmeans import Buckets, measure_buckets
 from ivfast.start.neighbors import LearnSet, check_split
-from ivfast.start.prepare import Cache, find_kmeans, find_learn_neighbors
+from ivfast.start.prepare import Cache, find_kmeans, find_learn_cells, find_learn_neighbors
 from ivfast.train.disk import check_disk
 from ivfast.train.pairs import PairSource
 from ivfast.train.point import refuse_others
@@ -81,6 +81,9 @@ def start_run(config: Config, progress: Progress, saved: Saved | None = None) ->
     backend = load_backend(config.backend, setup, config.gpu, precision_name(config))
     held = make_held_out(learn, config.nlist, min(config.ftopk, config.nlist), config.seed)
     source = PairSource(learn, config.batch_size, config.drop_prop if config.use_drop else 0.0, config.seed)
+    if setup.blocks is not None:
+        cells = find_learn_cells(cache, kmeans, config.niter)
+        source = source._replace(cells=cells, block_pairs=setup.blocks.pairs)
     start = centers_router("kmeans", kmeans, config.metric, buckets.delta_floor, 1.0)
     return Run(
         config=config,
@@ -162,6 +165,7 @@ def make_setup(config: Config, learn: LearnSet, kmeans: np.ndarray, buckets: Buc
         learning_rates=learning_rates(config.lr, config.epochs, config.warmup, n_steps),
         use_rate=min(1.0, config.batch_size / (USE_MEMORY * config.nlist)),
         loss_scale=config.scale,
+        blocks=blocks_of(config.nlist),
     )
 
 
