@@ -16,6 +16,8 @@ from ivfast.train.point import Point, best_params, pack, state_arrays
 from ivfast.train.run import Run, judge_all, judge_router, params_of, refit_goal, router_of_centers, weights_of
 from ivfast.train.steps import Sums, TooManySkipsError, run_chunks
 
+SLOW_READING = 0.05  # share of an epoch's training that waits for vectors to be read, from which on it is said
+
 
 def start_point(run: Run) -> Point:
     """Training starts at k-means: k is fitted with its shares as m, then m is the mean membership at that k."""
@@ -91,6 +93,7 @@ def _report(run: Run, point: Point, sums: Sums, seconds: tuple[float, float]) ->
         f"k {goal.k:.2f}, nprobe {goal.nprobe:.0f}; "
         f"held-out scanned over k-means stored alike: {shown} "
         f"({seconds[0]:.1f} s training, {seconds[1]:.1f} s judging)"
+        + (f"; training waited for learn in {sums.waited:.0%} of its time" if sums.waited > SLOW_READING else "")
     )
     run.progress.metrics(epoch=point.epoch, **goal._asdict(), held_out=values)
 
