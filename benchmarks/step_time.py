@@ -3,6 +3,7 @@
     python -m benchmarks.step_time --param_list 256 512 1024 2048 --steps 8
     python -m benchmarks.step_time --steps 1 --repeats 1 --precisions float32 O2-bfloat16   # the default param_list
     python -m benchmarks.step_time --steps 20 --gpu 0         # on a GPU
+    python -m benchmarks.step_time --param_list 256 16384 --precisions float32 --blocks   # all buckets, and in blocks
 
 Printed beside each other: the machine's own rate for a large product in each type and framework,
 and each step's time, rate and ratio to JAX in float32. A step is both sides of 2,048 pairs,
@@ -12,7 +13,7 @@ forward and backward: 6 x 4,096 x (weights of both paths) operations. Compile ti
 import argparse
 import time
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import jax
@@ -21,7 +22,7 @@ import numpy as np
 import torch
 
 from benchmarks.runs import print_table
-from ivfast.network.backend import Chunk, Goal, Setup, load_backend, starting_weights
+from ivfast.network.backend import Chunk, Goal, Setup, blocks_of, load_backend, starting_weights
 
 DEFAULT_WIDTHS = [256, 512, 1024, 2048, 8192, 16384]
 PRECISIONS = ("float32", "O1-float16", "O2-float16", "O1-bfloat16", "O2-bfloat16")
@@ -78,27 +79,27 @@ def product_rates(size: int, gpu: int) -> dict[tuple[str, str], float]:
     return rates
 
 
-def make_setup(param_list: tuple[int, ...]) -> Setup:
-    """Random centers of unit norm."""
+def make_setup(param_list: tuple[int, ...], *, blocks: bool = False) -> Setup:
+    """Random centers of unit norm. blocks: whether steps go in blocks, where nlist is large enough"""
     rng = np.random.default_rng(0)
     start = rng.standard_normal((param_list[-1], param_list[0])).astype(np.float32)
     start /= np.linalg.norm(start, axis=1, keepdims=True)
     dim, nlist = param_list[0], param_list[-1]
     return Setup(
         param_list, "IP", start, np.full(nlist, 0.05, np.float32), np.zeros(dim, np.float32), np.float32(0.06),
-        1e-6, np.full(1000, 1e-4), 0.01, 1024.0,
+        1e-6, np.full(1000, 1e-4), 0.01, 1024.0, blocks_of(nlist) if blocks else None,
     )  # fmt: skip
 
 
-def step_seconds(
-    backend_name: str, precision: str, param_list: tuple[int, ...], steps: int, repeats: int, gpu: int
-) -> list[float]:
+def step_seconds(backend_name: str, precision: str, setup: Setup, steps: int, repeats: int, gpu: int) -> list[float]:
     """Seconds of the first chunk (with compilation) and of one step after it."""
+    param_list = setup.param_list
     rng = np.random.default_rng(1)
     x = rng.standard_normal((steps, BATCH, param_list[0])).astype(np.float32)
     x /= np.linalg.norm(x, axis=2, keepdims=True)
-    chunk = Chunk(x, x[:, ::-1].copy(), np.ones((steps, BATCH), dtype=bool))
-    backend = load_backend(backend_name, make_setup(param_list), gpu, precision)
+    cells = np.sort(rng.integers(0, param_list[-1], (steps, BATCH, 2), dtype=np.int32), axis=1)
+    chunk = Chunk(x, x[:, ::-1].copy(), np.ones((steps, BATCH), dtype=bool), cells if setup.blocks else None)
+    backend = load_backend(backend_name, setup, gpu, precision)
     state = backend.init_state(starting_weights(param_list, 1), np.full(param_list[-1], 1 / param_list[-1]))
     times = []
     for _ in range(1 + repeats):
@@ -119,6 +120,7 @@ def main() -> None:
     parser.add_argument("--gpu", type=int, default=-1)
     parser.add_argument("--backends", nargs="+", default=["jax", "torch"])
     parser.add_argument("--precisions", nargs="+", default=list(PRECISIONS))
+    parser.add_argument("--blocks", action="store_true", help="time steps in blocks beside those of all buckets")
     options = parser.parse_args()
     rates = product_rates(options.size, options.gpu)
     rows = [[framework, name, f"{rate / 1e9:.0f}"] for (framework, name), rate in rates.items()]
@@ -126,18 +128,17 @@ def main() -> None:
     param_list = tuple(options.param_list)
     weights = sum(a * b for a, b in pairwise(param_list)) + param_list[0] * param_list[-1]
     work = 6 * 2 * BATCH * weights
+    setups = [make_setup(param_list)] + [make_setup(param_list, blocks=True)] * options.blocks
     rows, base = [], None
-    for backend in options.backends:
-        for precision in options.precisions:
-            first, seconds = step_seconds(backend, precision, param_list, options.steps, options.repeats, options.gpu)
-            base = base or seconds
-            half = precision.partition("-")[2] or precision
-            rate = rates.get((backend, half))  # torch on the CPU has none in float16
-            share = "" if rate is None else f"{100 * work / seconds / rate:.0f} %"
-            rows.append(
-                [backend, precision, f"{first:.1f}", f"{1e3 * seconds:.0f}", f"{work / seconds / 1e9:.0f}",
-                 share, f"{base / seconds:.2f}"]
-            )  # fmt: skip
+    for backend, precision, setup in product(options.backends, options.precisions, setups):
+        first, seconds = step_seconds(backend, precision, setup, options.steps, options.repeats, options.gpu)
+        base = base or seconds
+        half = precision.partition("-")[2] or precision
+        rate = rates.get((backend, half))  # torch on the CPU has none in float16
+        share = "" if rate is None else f"{100 * work / seconds / rate:.0f} %"
+        done = ["", ""] if setup.blocks else [f"{work / seconds / 1e9:.0f}", share]  # of all buckets
+        name = f"{precision}, blocks" if setup.blocks else precision
+        rows.append([backend, name, f"{first:.1f}", f"{1e3 * seconds:.0f}", *done, f"{base / seconds:.2f}"])
     print()
     head = [
         "backend",

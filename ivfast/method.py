@@ -18,6 +18,12 @@ RECALL = 0.9  # that routers are trained for and judged by
 # From so many buckets on, what looks at all of them for every vector is too slow and too large
 MANY_BUCKETS = 2048
 
+# Blocks of a step, where there are many buckets, see docs/how-it-works.md
+BLOCK_PAIRS = 32  # pairs of a block: more would be less alike, fewer make products thin
+SEEN = 512  # buckets that a block sees: a vector's other buckets of 4,096 have 1.3 % of its membership
+LISTED = 64  # buckets that a vector votes for, those nearest to its k-means center
+LISTS_LAST = 128  # steps before these are found anew: nlist^2 products
+
 # What an evaluation reports
 LEVELS = (0.80, 0.90, 0.95, 0.99)  # levels of recall
 COUNTED = 10  # columns of gt that count as right answers

@@ -46,7 +46,7 @@ def product(x: Array, weight: Array, policy: Policy, result: DTypeLike) -> Array
     The same holds for both products of the backward pass, whose results are of x's type and of
     the weight's.
 
-    x: (rows, inner), weight: (inner, columns); returns (rows, columns) result
+    x: (..., rows, inner), weight: (..., inner, columns); returns (..., rows, columns) result
     """
     if policy.product == policy.stat:
         return _multiply(x, weight, policy, result)
@@ -72,8 +72,8 @@ def _half_backward(
     del result
     x, weight, like_x, like_weight = saved
     half = gradient.astype(policy.product)
-    to_x = _multiply(half, weight.T, policy, like_x.dtype)
-    return to_x, _multiply(x.T, half, policy, like_weight.dtype)
+    to_x = _multiply(half, weight.mT, policy, like_x.dtype)
+    return to_x, _multiply(x.mT, half, policy, like_weight.dtype)
 
 
 _half_product.defvjp(_half_forward, _half_backward)
@@ -82,7 +82,7 @@ _half_product.defvjp(_half_forward, _half_backward)
 def _multiply(left: Array, right: Array, policy: Policy, result: DTypeLike) -> Array:
     """A product of matrices of one type, accumulated in policy.stat and rounded once."""
     exact = lax.Precision.HIGHEST
-    return lax.dot(left, right, precision=exact, preferred_element_type=policy.stat).astype(result)
+    return jnp.matmul(left, right, precision=exact, preferred_element_type=policy.stat).astype(result)
 
 
 def rounded(x: Array, policy: Policy) -> Array:

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from ivfast.method import NET_WEIGHT
-from ivfast.network.backend import Goal, Metrics
+from ivfast.network.backend import Blocks, Goal, Metrics
+from ivfast_jax.blocks import Seen, in_blocks, vote
 from ivfast_jax.loss import mean_use, meet, next_use, search_cost
 from ivfast_jax.model import Constants, DCNet, log_membership, net_logits
 from ivfast_jax.optimizer import Moments, adam_step
@@ -23,6 +24,7 @@ class TrainState(NamedTuple):
     use: dict[str, Array]  # m of centers and, with a deep path, net; (nlist,), sums to 1
     step: Array  # () int32, finite steps so far
     loss_scale: LossScale  # changed by every step
+    lists: Any = None  # (nlist, listed) int32, as nearest_buckets; None without blocks
 
 
 class Losses(NamedTuple):
@@ -33,34 +35,36 @@ class Losses(NamedTuple):
     mean_p: dict[str, Array]  # mean membership by router, (nlist,)
 
 
-def forward(network: DCNet, params: dict[str, Array], x: Array, constants: Constants, k: Array) -> dict[str, Array]:
-    """Logits at sharpness k, by router. x: (n, dim) policy.stat; returns (n, nlist) each"""
-    both: Any = network.apply({"params": params}, x, constants)
+def forward(
+    network: DCNet, params: dict[str, Array], x: Array, constants: Constants, k: Array, seen: Seen | None = None
+) -> dict[str, Array]:
+    """Logits at sharpness k, by router. x: (n, dim) policy.stat; returns (n, nlist) each. seen: as DCNet"""
+    both: Any = network.apply({"params": params}, x, constants, seen)
     z_centers, z_net = net_logits(both[0], both[1], k)
     return {"centers": z_centers} if z_net is None else {"centers": z_centers, "net": z_net}
 
 
 def batch_loss(
     params: dict[str, Array], loss_scale: Array, use: dict[str, Array], x: Array, x_pair: Array, valid: Array,
-    goal: Goal, network: DCNet, constants: Constants,
+    goal: Goal, network: DCNet, constants: Constants, seen: Seen | None = None,
 ) -> tuple[Array, Losses]:  # fmt: skip
     """loss(z_centers) + 0.3 loss(z_net), mean over the valid pairs, times the loss scale.
 
         loss = meet(x, x') + weight (search_cost(x, x') + search_cost(x', x)) / 2
 
-    x, x_pair: (batch, dim); valid: (batch,) bool
+    x, x_pair: (batch, dim); valid: (batch,) bool; seen: in blocks, where batch is (blocks, pairs)
     """
-    z = forward(network, params, jnp.concatenate([x, x_pair]), constants, goal.k)
+    z = forward(network, params, jnp.concatenate([x, x_pair], axis=-2), constants, goal.k, seen)
     sums, totals = {}, {}
     mean_p = {}
     for router, logits in z.items():
-        log_p, log_q = jnp.split(log_membership(logits), 2)
-        z_x, z_pair = jnp.split(logits, 2)
-        rest = use[router], valid, goal.nprobe, goal.slope
-        sums[router] = meet(log_p, log_q, use[router], valid)
+        log_p, log_q = jnp.split(log_membership(logits), 2, axis=-2)
+        z_x, z_pair = jnp.split(logits, 2, axis=-2)
+        rest = use[router], valid, goal.nprobe, goal.slope, seen
+        sums[router] = meet(log_p, log_q, use[router], valid, seen)
         both = search_cost(z_x, log_q, *rest) + search_cost(z_pair, log_p, *rest)
         totals[router] = sums[router] + goal.weight * both / 2
-        mean_p[router] = mean_use(lax.stop_gradient(log_p), lax.stop_gradient(log_q), valid)
+        mean_p[router] = mean_use(lax.stop_gradient(log_p), lax.stop_gradient(log_q), valid, seen)
     none = jnp.zeros_like(sums["centers"])
     total = (totals["centers"] + NET_WEIGHT * totals.get("net", none)) / jnp.clip(valid.sum(), min=1)
     centers, net = (lax.stop_gradient(part) for part in (sums["centers"], sums.get("net", none)))
@@ -79,13 +83,18 @@ def keep_if(finite: Array, move: Callable[[], Any], old: Any) -> Any:
 
 
 def train_step(
-    state: TrainState, x: Array, x_pair: Array, valid: Array, goal: Goal, network: DCNet, constants: Constants
-) -> tuple[TrainState, Metrics]:
+    state: TrainState, x: Array, x_pair: Array, valid: Array, goal: Goal, network: DCNet, constants: Constants,
+    cells: Any = None, blocks: Blocks | None = None,
+) -> tuple[TrainState, Metrics]:  # fmt: skip
     """One step; a non-finite gradient leaves everything untouched and is counted.
 
-    x, x_pair: (batch, dim); valid: (batch,) bool, at least one True
+    x, x_pair: (batch, dim); valid: (batch,) bool, at least one True; cells: (batch, 2) int32, with blocks
     """
-    rest = state.use, x, x_pair, valid, goal, network, constants
+    seen = None
+    if blocks is not None:
+        x, x_pair, valid, cells = (in_blocks(rows, blocks.pairs) for rows in (x, x_pair, valid, cells))
+        seen = vote(state.lists, cells, valid, blocks.seen)
+    rest = state.use, x, x_pair, valid, goal, network, constants, seen
     gradients, losses = gradients_of(state.params, state.loss_scale.value, *rest)
     finite = all_finite(list(gradients.values()))
     loss_scale = next_scale(state.loss_scale, finite, network.policy)
@@ -96,7 +105,7 @@ def train_step(
         params, moments = adam_step(state.params, gradients, state.moments, state.step, lr)
         use = {router: next_use(m, losses.mean_p[router], constants.use_rate) for router, m in state.use.items()}
         metrics = Metrics(losses.centers, losses.net, valid.sum(dtype=jnp.int32), zero, loss_scale.n_in_a_row)
-        return TrainState(params, moments, use, state.step + 1, state.loss_scale), metrics
+        return TrainState(params, moments, use, state.step + 1, state.loss_scale, state.lists), metrics
 
     skipped = Metrics(none, none, zero, zero + 1, loss_scale.n_in_a_row)
     state, metrics = keep_if(finite, move, (state, skipped))
@@ -104,21 +113,23 @@ def train_step(
 
 
 def train_chunk(
-    state: TrainState, x: Array, x_pair: Array, valid: Array, goal: Goal, network: DCNet, constants: Constants
-) -> tuple[TrainState, Metrics]:
+    state: TrainState, x: Array, x_pair: Array, valid: Array, goal: Goal, network: DCNet, constants: Constants,
+    cells: Any = None, blocks: Blocks | None = None,
+) -> tuple[TrainState, Metrics]:  # fmt: skip
     """Consecutive steps; those without a valid pair do nothing.
 
-    x, x_pair: (steps, batch, dim); valid: (steps, batch) bool; returns sums over the steps
+    x, x_pair: (steps, batch, dim); valid: (steps, batch) bool; cells: (steps, batch, 2) int32, with blocks
+    returns: sums over the steps
     """
     zero, count = jnp.zeros_like(state.loss_scale.value), jnp.zeros_like(state.loss_scale.n_skipped)
     idle = Metrics(zero, zero, count, count, count)
 
-    def one(state: TrainState, batch: tuple[Array, Array, Array]) -> tuple[TrainState, Metrics]:
+    def one(state: TrainState, batch: tuple[Array, Array, Array, Any]) -> tuple[TrainState, Metrics]:
         def step() -> tuple[TrainState, Metrics]:
-            return train_step(state, *batch, goal, network, constants)
+            return train_step(state, *batch[:3], goal, network, constants, batch[3], blocks)
 
         return lax.cond(batch[2].any(), step, lambda: (state, idle))
 
-    state, metrics = lax.scan(one, state, (x, x_pair, valid))
+    state, metrics = lax.scan(one, state, (x, x_pair, valid, cells))
     sums = jax.tree.map(lambda values: values.sum(axis=0, dtype=values.dtype), metrics)
     return state, sums._replace(n_in_a_row=metrics.n_in_a_row.max())

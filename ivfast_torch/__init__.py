@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ivfast.network.backend import Best, Chunk, Goal, Metrics, Rank, Setup, check_names
 from ivfast.runtime.errors import UserError
-from ivfast_torch.model import Constants, DCNet, centers
+from ivfast_torch.model import Constants, DCNet, centers, nearest_buckets
 from ivfast_torch.nearest import search
 from ivfast_torch.optimizer import Moments, init_moments
 from ivfast_torch.precision import LossScale, init_scale, make_policy
@@ -29,10 +29,12 @@ class Backend:
         self._stat = "float64" if precision == "float64" else "float32"
         judged = DCNet(setup.param_list, setup.metric, make_policy(self._stat))
         self.constants = Constants(*(self._put_stat(getattr(setup, name)) for name in Constants._fields))
-        self._chunk = partial(train_chunk, network=self.network)
+        self._chunk = partial(train_chunk, network=self.network, blocks=setup.blocks)
         self._forward = partial(forward, judged)
         self._best = partial(best_of_net, judged)
         self._centers = partial(centers, metric=setup.metric)
+        listed = setup.blocks.listed if setup.blocks else 0
+        self._lists = partial(nearest_buckets, metric=setup.metric, policy=self.policy, listed=listed)
 
     def put(self, weights: dict[str, np.ndarray]) -> dict[str, Tensor]:
         """Weights on the device, without moments. weights: as starting_weights, or some of them"""
@@ -80,13 +82,17 @@ class Backend:
             {router: self._put_stat(use) for router in routers},
             torch.tensor(0, dtype=torch.int32),
             LossScale(*(self._put(_numpy(part)) for part in init_scale(self.setup.loss_scale, self.policy))),
+            self._lists(params["u"], self.constants) if self.setup.blocks else None,
         )
 
     def train_chunk(self, state: TrainState, chunk: Chunk, goal: Goal) -> tuple[TrainState, Metrics]:
         """Run the chunk's steps. The state handed in must not be used again."""
         x, x_pair = self._put_stat(chunk.x), self._put_stat(chunk.x_pair)
         goal = Goal(*map(self._put_stat, goal))
-        return self._chunk(state, x, x_pair, self._put(chunk.valid), goal, constants=self.constants)
+        if chunk.new_lists:
+            state = state._replace(lists=self._lists(state.params["u"], self.constants))
+        cells = None if chunk.cells is None else self._put(chunk.cells)
+        return self._chunk(state, x, x_pair, self._put(chunk.valid), goal, constants=self.constants, cells=cells)
 
     def use(self, state: TrainState) -> dict[str, np.ndarray]:
         """Mean use m by router, (nlist,) float64 each."""
@@ -104,6 +110,7 @@ class Backend:
             "second": state.moments.second,
             "use": state.use,
             "scale": state.loss_scale._asdict(),
+            "blocks": {} if state.lists is None else {"lists": state.lists},
         }
         arrays = {
             f"{group}/{name}": np.array(_numpy(value))
@@ -114,7 +121,8 @@ class Backend:
 
     def from_state_dict(self, arrays: dict[str, np.ndarray]) -> TrainState:
         """The inverse of state_dict; raises KeyError on absent or unknown names."""
-        groups: dict[str, dict[str, Tensor]] = {"params": {}, "first": {}, "second": {}, "use": {}, "scale": {}}
+        names = ("params", "first", "second", "use", "scale", "blocks")
+        groups: dict[str, dict[str, Tensor]] = {name: {} for name in names}
         for name, value in arrays.items():
             if name != "step":
                 group, _, key = name.partition("/")
@@ -129,6 +137,7 @@ class Backend:
             groups["use"],
             torch.tensor(arrays["step"], dtype=torch.int32),
             loss_scale,
+            groups["blocks"].get("lists"),
         )
 
     def _put_stat(self, value: np.ndarray | float) -> Tensor:

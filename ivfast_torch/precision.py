@@ -43,7 +43,7 @@ def product(x: Tensor, weight: Tensor, policy: Policy, result: torch.dtype) -> T
     The same holds for both products of the backward pass, whose results are of x's type and of
     the weight's.
 
-    x: (rows, inner), weight: (inner, columns); returns (rows, columns) result
+    x: (..., rows, inner), weight: (..., inner, columns); returns (..., rows, columns) result
     """
     if policy.product == policy.stat:
         return _multiply(x, weight, policy, result)
@@ -63,8 +63,8 @@ class _HalfProduct(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         policy, (of_x, of_weight) = ctx.policy, ctx.types
         half = gradients[0].to(policy.product)
-        to_x = _multiply(half, weight.T, policy, of_x) if ctx.needs_input_grad[0] else None
-        return to_x, _multiply(x.T, half, policy, of_weight), None, None
+        to_x = _multiply(half, weight.mT, policy, of_x) if ctx.needs_input_grad[0] else None
+        return to_x, _multiply(x.mT, half, policy, of_weight), None, None
 
 
 def _multiply(left: Tensor, right: Tensor, policy: Policy, result: torch.dtype) -> Tensor:
@@ -72,9 +72,10 @@ def _multiply(left: Tensor, right: Tensor, policy: Policy, result: torch.dtype) 
     if left.dtype == policy.stat:
         return (left @ right).to(result)
     if left.is_cuda:
-        return torch.mm(left, right, out_dtype=torch.float32).to(result)
+        multiply = torch.mm if left.ndim == 2 else torch.bmm
+        return multiply(left, right, out_dtype=torch.float32).to(result)
     if left.dtype == result == torch.bfloat16:
-        return torch.mm(left, right)  # oneDNN: accumulates in float32, rounds once
+        return torch.matmul(left, right)  # oneDNN: accumulates in float32, rounds once
     # float16 has no usable product on the CPU, and bfloat16 none that gives float32
     return (left.to(torch.float32) @ right.to(torch.float32)).to(result)
 

@@ -115,7 +115,7 @@ def gradients_by_numpy(problem: Problem, twin: Twin, tolerance: float) -> float:
 def step_by_numpy(problem: Problem, twin: Twin, tolerance: float) -> float:
     """The state after one step on the short batch, against NumPy along the same gradients."""
     batch = short_batch(problem)
-    chunk = Chunk(*(_first_of_chunk(side) for side in batch))
+    chunk = Chunk(_first_of_chunk(batch.x), _first_of_chunk(batch.x_pair), _first_of_chunk(batch.valid))
     found = after_chunks(twin, problem, [chunk], PRECISION)[0]
     along = loss_and_gradients(twin, problem, batch, PRECISION)[1]
     return compare("state", found, reference.after_step(problem, batch, along), tolerance)

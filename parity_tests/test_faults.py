@@ -50,9 +50,9 @@ def early_use(twin: Twin, constant: Callable[[Any], Any], patch: pytest.MonkeyPa
     """The loss of a step looks at m from after it."""
     step, meet, rate = twin.step, twin.step.meet, make_problem(CASE).setup.use_rate
 
-    def meet_later(log_p: Any, log_q: Any, m: Any, valid: Any) -> Any:
-        mean_p = step.mean_use(constant(log_p), constant(log_q), valid)
-        return meet(log_p, log_q, step.next_use(m, mean_p, rate), valid)
+    def meet_later(log_p: Any, log_q: Any, m: Any, valid: Any, seen: Any = None) -> Any:
+        mean_p = step.mean_use(constant(log_p), constant(log_q), valid, seen)
+        return meet(log_p, log_q, step.next_use(m, mean_p, rate), valid, seen)
 
     patch.setattr(step, "meet", meet_later)
 
@@ -74,7 +74,11 @@ def gradient_through_delta(patch: pytest.MonkeyPatch) -> None:
 
 def one_sided_use(patch: pytest.MonkeyPatch) -> None:
     both = ivfast_torch.step.mean_use
-    patch.setattr(ivfast_torch.step, "mean_use", lambda log_p, log_q, valid: both(log_p, log_p, valid))  # noqa: ARG005
+
+    def of_one(log_p: Any, _: Any, valid: Any, seen: Any = None) -> Any:
+        return both(log_p, log_p, valid, seen)
+
+    patch.setattr(ivfast_torch.step, "mean_use", of_one)
 
 
 def constant(module: Any, name: str, value: Any) -> Plant:

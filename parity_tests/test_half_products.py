@@ -77,6 +77,25 @@ def test_products_round_what_enters_and_accumulate_in_float32(mode: str, entered
 
 @each_twin
 @pytest.mark.parametrize("mode", MODES)
+def test_products_of_blocks_are_one_product_a_block(mode: str, twin: Twin) -> None:
+    policy = twin.precision.make_policy(mode)
+    half = HALF[mode.split("-")[1]]
+    rng = np.random.default_rng(4)
+    drawn = [rng.standard_normal(shape).astype(np.float32) for shape in ((3, 64, 256), (3, 256, 40), (3, 64, 40))]
+    x, weight = (given(twin, value, policy.stat) for value in drawn[:2])
+    gradient = given(twin, drawn[2], policy.activation)
+    y, to_x, to_weight = products(twin, x, weight, gradient, policy, policy.activation)
+    assert y.dtype == {"O1": np.float32, "O2": half}[mode[:2]]
+    assert to_x.dtype == to_weight.dtype == np.float32
+    for at in range(3):
+        wide = [value[at].astype(half).astype(np.float64) for value in drawn]
+        check_product(y[at], wide[0], wide[1])
+        check_product(to_x[at], wide[2], wide[1].T)
+        check_product(to_weight[at], wide[0].T, wide[2])
+
+
+@each_twin
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("metric", ["IP", "L2"])
 def test_distances_are_those_of_the_rounded_vectors(metric: str, mode: str, twin: Twin) -> None:
     """Compiled as the backends compile: a compiler may not leave a rounding out. Else whole buckets move."""

@@ -1,5 +1,8 @@
 """Training pairs: what each epoch sees, whatever the chunks."""
 
+import threading
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,8 +10,9 @@ from hypothesis import strategies as st
 
 from ivfast.data.vectors import Points, Space
 from ivfast.network.backend import Chunk
+from ivfast.start.cells import Cells
 from ivfast.start.neighbors import LearnSet, make_neighbors
-from ivfast.train.pairs import CHUNK_BYTES, PairSource, chunk_steps, drop_mask, epoch_chunks, epoch_pairs
+from ivfast.train.pairs import CHUNK_BYTES, PairSource, ahead, chunk_steps, drop_mask, epoch_chunks, epoch_pairs
 from tests.conftest import points_of
 
 N, FTOPK, DIM = 130, 3, 4
@@ -33,7 +37,7 @@ def numbers(side: np.ndarray) -> list[int]:
 
 def steps_of(chunks: list[Chunk]) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """All steps that have a valid row."""
-    steps = [step for chunk in chunks for step in zip(*chunk, strict=True)]
+    steps = [step for chunk in chunks for step in zip(chunk.x, chunk.x_pair, chunk.valid, strict=True)]
     return [step for step in steps if step[2].any()]
 
 
@@ -166,3 +170,75 @@ def test_rows_come_through_the_space():
     left, right = epoch_pairs(source, 1)
     np.testing.assert_array_equal(chunk.x[chunk.valid][:, 0], (left + 1 - 3) / 2)
     np.testing.assert_array_equal(chunk.x_pair[chunk.valid][:, 0], (right + 1 - 3) / 2)
+
+
+def in_cells(source: PairSource, block_pairs: int) -> PairSource:
+    """The same in blocks: row i is in a drawn cell of nine, and the line of cells is drawn, too."""
+    rng = np.random.default_rng(3)
+    cells = Cells(rng.integers(0, 9, N).astype(np.int32), rng.permutation(9).astype(np.int32))
+    return source._replace(cells=cells, block_pairs=block_pairs)
+
+
+@pytest.mark.parametrize(("batch_size", "padded"), [(16, 16), (27, 28), (500, 500), (501, 504)])
+def test_a_step_in_blocks_has_the_same_pairs_in_the_order_of_the_line(batch_size: int, padded: int):
+    plain = make_source(batch_size)
+    source = in_cells(plain, 4)
+    assert source.cells is not None
+    for chunk, other in zip(epoch_chunks(source, 1, 3), epoch_chunks(plain, 1, 3), strict=True):
+        assert chunk.cells is not None
+        assert other.cells is None
+        assert chunk.x.shape == (3, padded, DIM)
+        assert (chunk.valid.shape, chunk.cells.shape, chunk.cells.dtype) == ((3, padded), (3, padded, 2), np.int32)
+        assert not chunk.x[~chunk.valid].any()
+        for i in range(3):
+            left, right = (numbers(side[i][chunk.valid[i]]) for side in (chunk.x, chunk.x_pair))
+            unsorted = (numbers(side[i][other.valid[i]]) for side in (other.x, other.x_pair))
+            assert sorted(zip(left, right, strict=True)) == sorted(zip(*unsorted, strict=True))
+            cells = source.cells.nearest[np.array([left, right], dtype=np.int64).T]
+            assert chunk.cells[i][chunk.valid[i]].tolist() == cells.tolist()
+            places = source.cells.place[cells[:, 0]]
+            assert (np.diff(places) >= 0).all()
+            assert chunk.valid[i].tolist() == sorted(chunk.valid[i], reverse=True)
+
+
+def test_lists_are_made_anew_at_an_epoch_s_begin_and_every_so_many_steps(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("ivfast.train.pairs.LISTS_LAST", 10)
+    source = in_cells(make_source(2), 2)  # 54 steps
+    anew = [chunk.new_lists for chunk in epoch_chunks(source, 2, 4)]
+    firsts = [i * 4 for i, new in enumerate(anew) if new]
+    assert firsts == [0, 12, 20, 32, 40, 52]
+    assert [chunk.new_lists for chunk in epoch_chunks(source, 2, 4, 8)] == anew[2:]
+    assert not any(chunk.new_lists for chunk in epoch_chunks(make_source(2), 2, 4))
+
+
+def test_the_next_chunk_is_read_while_one_is_used():
+    read = [threading.Event() for _ in range(3)]
+
+    def chunks() -> Iterator[Chunk]:
+        for event, chunk in zip(read, epoch_chunks(make_source(), 1, 3), strict=False):
+            event.set()
+            yield chunk
+
+    found = ahead(chunks())
+    first = next(found)
+    assert read[1].wait(20)
+    rest = list(found)
+    for one, two in zip([first, *rest], epoch_chunks(make_source(), 1, 3), strict=True):
+        assert one.x.tobytes() == two.x.tobytes()
+
+
+def test_an_error_in_reading_passes_through_and_who_stops_early_ends_the_thread():
+    def broken() -> Iterator[Chunk]:
+        yield next(epoch_chunks(make_source(), 1, 3))
+        raise OSError("no such disk")
+
+    found = ahead(broken())
+    next(found)
+    with pytest.raises(OSError, match="no such disk"):
+        next(found)
+    before = threading.active_count()
+    stopped = ahead(epoch_chunks(make_source(), 1, 1))
+    next(stopped)
+    assert threading.active_count() == before + 1
+    stopped.close()  # pyright: ignore[reportAttributeAccessIssue]
+    assert threading.active_count() == before

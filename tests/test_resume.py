@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from ivfast.network.backend import Chunk
 from ivfast.runtime.checkpoint import checkpoints_in
@@ -82,6 +82,40 @@ def test_resumed_run_equals_unbroken_run_to_the_bit(
     assert len(checkpoints_in(tmp_path)) == 2
     assert main(flags(data, tmp_path, *more, "--resume", "True")) == 0
     assert outputs(tmp_path) == outputs(whole(*more))
+
+
+@pytest.fixture
+def in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small runs go in blocks as large ones do, and lists are made anew within an epoch."""
+    for name, value in {"MANY_BUCKETS": 32, "BLOCK_PAIRS": 4, "SEEN": 8, "LISTED": 5}.items():
+        monkeypatch.setattr(f"ivfast.network.backend.{name}", value)
+    monkeypatch.setattr("ivfast.train.pairs.LISTS_LAST", 48)
+
+
+@pytest.mark.usefixtures("in_blocks")
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_resumed_run_in_blocks_equals_unbroken_run_to_the_bit(
+    backend: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped where lists are older than the centers: they come from the checkpoint."""
+    more, whole, broken = ("--backend", backend), tmp_path / "whole", tmp_path / "broken"
+    assert main(flags(data, whole, *more)) == 0
+    with monkeypatch.context() as patch:
+        stop_in(patch, 3, 1)
+        assert main(flags(data, broken, *more)) == 143
+    newest = load_file(checkpoints_in(broken)[0])
+    assert newest["blocks/lists"].shape == (32, 5)
+    assert newest["step"] % 64 in (16, 32)  # lists are made anew before steps 0 and 48 of an epoch
+    assert main(flags(data, broken, *more, "--resume", "True")) == 0
+    assert outputs(broken) == outputs(whole)
+
+
+def test_a_checkpoint_without_blocks_is_not_continued_in_blocks(
+    data: Path, stopped: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ivfast.network.backend.MANY_BUCKETS", 32)
+    assert main(flags(data, stopped, "--resume", "True")) == 2
+    assert "another version of ivfast" in capsys.readouterr().err
 
 
 def signal_in(monkeypatch: pytest.MonkeyPatch, name: str, call: int, number: int) -> None:

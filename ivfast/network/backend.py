@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from ivfast.method import BLOCK_PAIRS, LISTED, MANY_BUCKETS, SEEN
 from ivfast.runtime.draws import generator
 from ivfast.runtime.errors import UserError
 
@@ -20,6 +21,16 @@ class Chunk(NamedTuple):
     x: np.ndarray  # (steps, batch, dim) float32
     x_pair: np.ndarray  # (steps, batch, dim) float32
     valid: np.ndarray  # (steps, batch) bool, False where a row is padding
+    cells: np.ndarray | None = None  # (steps, batch, 2) int32, k-means buckets of x and x_pair; None without blocks
+    new_lists: bool = False  # whether the lists of blocks are made anew before the first step
+
+
+class Blocks(NamedTuple):
+    """How a step goes in blocks of near pairs, each of which sees the buckets near it alone."""
+
+    pairs: int  # of a block; batches are a multiple of it
+    seen: int  # buckets that a block sees
+    listed: int  # buckets that each vector votes for
 
 
 class Setup(NamedTuple):
@@ -35,6 +46,7 @@ class Setup(NamedTuple):
     learning_rates: np.ndarray  # (epochs S,) float64, by finite step
     use_rate: float  # a = min(1, batch / (20 nlist))
     loss_scale: float = 1.0  # at the start
+    blocks: Blocks | None = None  # None: every pair sees all buckets
 
     @property
     def deep(self) -> bool:
@@ -169,15 +181,22 @@ def weight_shapes(param_list: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def blocks_of(nlist: int) -> Blocks | None:
+    """How a run of so many buckets goes in blocks, None where it does not."""
+    return None if nlist < MANY_BUCKETS else Blocks(BLOCK_PAIRS, SEEN, LISTED)
+
+
 def check_names(groups: dict[str, dict[str, Any]], setup: Setup) -> None:
     """Whether a state holds what a network has, and nothing else.
 
-    groups: params, first, second and use, by name
+    groups: params, first, second, use and blocks, by name
     raises: KeyError
     """
     weights = weight_shapes(setup.param_list).keys()
     routers = {"centers", "net"} if setup.deep else {"centers"}
-    for group, expected in {"params": weights, "first": weights, "second": weights, "use": routers}.items():
+    lists = {"lists"} if setup.blocks else set()
+    every = {"params": weights, "first": weights, "second": weights, "use": routers, "blocks": lists}
+    for group, expected in every.items():
         if wrong := expected ^ groups[group].keys():
             raise KeyError(f"absent or unknown: {', '.join(f'{group}/{name}' for name in sorted(wrong))}")
 

@@ -10,6 +10,7 @@ from ivfast.data.vectors import Points
 from ivfast.method import COUNTED
 from ivfast.runtime.cache import cached, fingerprint
 from ivfast.runtime.progress import Progress
+from ivfast.start.cells import POWER_STEPS, Cells, find_cells
 from ivfast.start.descent import ALONE, Means
 from ivfast.start.kinship import HEAP, OWN_NEAREST, SURELY_KIN, VALLEY
 from ivfast.start.kmeans import train_kmeans
@@ -75,3 +76,13 @@ def find_learn_neighbors(cache: Cache, ftopk: int) -> Neighbors:
             "neighbours: kin and strangers stand apart among them: pairs count by what they have in common"
         )
     return neighbors
+
+
+def find_learn_cells(cache: Cache, kmeans: np.ndarray, niter: int) -> Cells:
+    """Which bucket of k-means each learn vector lies in. kmeans: (nlist, dim) float32, of niter iterations at most"""
+
+    def search() -> dict[str, np.ndarray]:
+        return find_cells(cache.learn, kmeans, cache.progress)._asdict()
+
+    key = cache.key(nlist=len(kmeans), niter=niter, power_steps=POWER_STEPS)
+    return Cells(**cached(cache.folder, "cells", key, search)[0])

@@ -3,7 +3,7 @@
 import shutil
 from itertools import pairwise
 
-from ivfast.method import COUNTED
+from ivfast.method import COUNTED, LISTED
 from ivfast.runtime.checkpoint import KEEP
 from ivfast.runtime.config import Config
 from ivfast.runtime.errors import RunError
@@ -23,14 +23,14 @@ def bytes_by_stage(config: Config, n_learn: int, n_base: int) -> dict[str, int]:
     linear = widths[0] * widths[-1]
     deep = sum(a * b + 3 * b for a, b in pairwise(widths)) if config.deep else 0
     weights = 4 * (linear + deep)
-    checkpoint = 4 * weights + 4 * linear
+    checkpoint = 4 * weights + 4 * linear + 4 * LISTED * config.nlist
     nearest = 4 * max(config.ftopk, N_ASKED)  # of one vector
     answers = 8 * n_held_out(n_learn) * COUNTED
     kinship = n_learn * config.ftopk + n_held_out(n_learn) * COUNTED
     mapped = 4 * (widths[0] + max(config.ftopk, N_ASKED) + SPARE + 1)  # x, and a graph beside `nearest`
     large_learn, large_base = (n * mapped if n > LIMITS.exact_learn else 0 for n in (n_learn, n_base))
     return {
-        "k-means": 4 * linear,
+        "k-means": 4 * linear + 4 * (n_learn + config.nlist),  # and the bucket of each vector
         "neighbours of learn": 8 * n_learn + nearest * n_learn + large_learn,
         "held-out answers": answers,
         "kinship": kinship,

@@ -10,10 +10,12 @@ from ivfast.runtime.checkpoint import Saved, checkpoint_folder, save_checkpoint,
 from ivfast.runtime.errors import StopRequestedError
 from ivfast.runtime.signals import not_waiting, pending, stop_if_pending, waiting
 from ivfast.train.health import collapse
-from ivfast.train.pairs import chunk_steps, epoch_chunks
+from ivfast.train.pairs import ahead, chunk_steps, epoch_chunks
 from ivfast.train.point import Point, best_params, pack, state_arrays
 from ivfast.train.run import Run, judge_all, judge_router, params_of, refit_goal, router_of_centers, weights_of
 from ivfast.train.steps import Sums, TooManySkipsError, run_chunks
+
+SLOW_READING = 0.05  # share of an epoch's training that waits for vectors to be read, from which on it is said
 
 
 def start_point(run: Run) -> Point:
@@ -90,6 +92,7 @@ def _report(run: Run, point: Point, sums: Sums, seconds: tuple[float, float]) ->
         f"k {goal.k:.2f}, nprobe {goal.nprobe:.0f}; "
         f"held-out scanned over k-means stored alike: {shown} "
         f"({seconds[0]:.1f} s training, {seconds[1]:.1f} s judging)"
+        + (f"; training waited for learn in {sums.waited:.0%} of its time" if sums.waited > SLOW_READING else "")
     )
     run.progress.metrics(epoch=point.epoch, **goal._asdict(), held_out=values)
 
@@ -97,7 +100,7 @@ def _report(run: Run, point: Point, sums: Sums, seconds: tuple[float, float]) ->
 def _train_steps(run: Run, point: Point) -> tuple[Any, Sums]:
     epoch, source = point.epoch + 1, run.source
     steps = chunk_steps(source.n_steps, source.batch_size, source.learn.points.dim)
-    chunks = epoch_chunks(source, epoch, steps, point.step)
+    chunks = ahead(epoch_chunks(source, epoch, steps, point.step))
     saved_at = time.monotonic()
 
     def after_chunk(state: Any, done: int) -> None:

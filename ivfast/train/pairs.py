@@ -1,12 +1,15 @@
 """Which pairs each training step sees: drawn once here, so both backends see the same."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 
+from ivfast.method import LISTS_LAST
 from ivfast.network.backend import Chunk
 from ivfast.runtime.draws import generator
+from ivfast.start.cells import Cells
 from ivfast.start.neighbors import LearnSet
 
 CHUNK_BYTES = 128 << 20  # a chunk's pairs take at most this: a small part of a GPU's memory
@@ -20,6 +23,8 @@ class PairSource(NamedTuple):
     batch_size: int
     drop_prop: float  # 0 without --use_drop
     seed: int
+    cells: Cells | None = None  # a step's pairs stand in their order; None without blocks
+    block_pairs: int = 1  # batches are padded to a multiple of it
 
     @property
     def n_steps(self) -> int:
@@ -68,19 +73,35 @@ def epoch_chunks(source: PairSource, epoch: int, steps: int, start: int = 0) -> 
 
 
 def _chunk(source: PairSource, epoch: int, left: np.ndarray, right: np.ndarray, first: int, steps: int) -> Chunk:
-    batch, points = source.batch_size, source.learn.points
-    x = np.zeros((steps, batch, points.dim), dtype=np.float32)
+    batch, points, cells = source.batch_size, source.learn.points, source.cells
+    rows = -(-batch // source.block_pairs) * source.block_pairs
+    x = np.zeros((steps, rows, points.dim), dtype=np.float32)
     x_pair = np.zeros_like(x)
-    valid = np.zeros((steps, batch), dtype=bool)
+    valid = np.zeros((steps, rows), dtype=bool)
+    of_rows = None if cells is None else np.zeros((steps, rows, 2), dtype=np.int32)
     for i in range(min(steps, source.n_steps - first)):
         at = slice((first + i) * batch, (first + i + 1) * batch)
-        n = len(left[at])
-        x[i, :n] = points.x(left[at])
-        x_pair[i, :n] = points.x(right[at])
+        pairs = np.stack([left[at], right[at]], axis=1)
+        n = len(pairs)
+        if cells is not None and of_rows is not None:
+            pairs = pairs[np.argsort(cells.place[cells.nearest[pairs[:, 0]]], kind="stable")]
+            of_rows[i, :n] = cells.nearest[pairs]
+        x[i, :n] = points.x(pairs[:, 0])
+        x_pair[i, :n] = points.x(pairs[:, 1])
         valid[i, :n] = True
         if source.drop_prop:
             x[i, :n] *= drop_mask(source.seed, epoch, first + i, (batch, points.dim), source.drop_prop)[:n]
-    return Chunk(x, x_pair, valid)
+    new_lists = cells is not None and first // LISTS_LAST != (first - steps) // LISTS_LAST
+    return Chunk(x, x_pair, valid, of_rows, new_lists)
+
+
+def ahead(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    """The same chunks, each read by a thread while whoever asked for the one before is at work on it."""
+    with ThreadPoolExecutor(1, thread_name_prefix="pairs") as reader:
+        coming = reader.submit(next, chunks, None)
+        while (chunk := coming.result()) is not None:
+            coming = reader.submit(next, chunks, None)
+            yield chunk
 
 
 def drop_mask(seed: int, epoch: int, step: int, shape: tuple[int, int], drop_prop: float) -> np.ndarray:

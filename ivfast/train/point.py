@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ivfast.choose.verdict import Choice
-from ivfast.network.backend import Backend, Goal
+from ivfast.network.backend import Backend, Goal, blocks_of
 from ivfast.runtime.checkpoint import Saved
 from ivfast.runtime.config import Config
 from ivfast.runtime.errors import UserError
@@ -53,6 +53,8 @@ def pack(point: Point, backend: Backend, config: Config, learn_digest: str) -> S
         "settings": settings_that_bind(config),
         "learn": learn_digest,
     }
+    if backend.setup.blocks is not None:
+        about["blocks"] = _plain(backend.setup.blocks)
     return Saved(point.epoch, point.step, arrays, about)
 
 
@@ -61,7 +63,8 @@ def refuse_others(saved: Saved, config: Config, learn_digest: str | None) -> Non
 
     learn_digest: None where learn is not read yet: settings alone
     """
-    if saved.about.get("rules") != JUDGING_VERSION:
+    blocks = _plain(blocks_of(config.nlist))
+    if saved.about.get("rules") != JUDGING_VERSION or saved.about.get("blocks") != blocks:
         raise UserError(
             "the checkpoint is of another version of ivfast, which drew pairs or judged epochs in another way: "
             "continue it with that version, or start anew elsewhere"

@@ -29,6 +29,7 @@ from ivfast.network.backend import (
     Backend,
     Goal,
     Setup,
+    blocks_of,
     check_device,
     load_backend,
     load_ranker,
@@ -44,7 +45,7 @@ from ivfast.runtime.progress import Progress
 from ivfast.start.descent import Means
 from ivfast.start.kmeans import Buckets, measure_buckets
 from ivfast.start.neighbors import LIMITS, LearnSet, check_split
-from ivfast.start.prepare import Cache, find_kmeans, find_learn_neighbors
+from ivfast.start.prepare import Cache, find_kmeans, find_learn_cells, find_learn_neighbors
 from ivfast.train.disk import check_disk
 from ivfast.train.pairs import PairSource
 from ivfast.train.point import refuse_others
@@ -99,6 +100,10 @@ def start_run(config: Config, progress: Progress, saved: Saved | None = None) ->
     backend = load_backend(config.backend, setup, config.gpu, precision_name(config))
     held = make_held_out(learn, config.nlist, min(config.ftopk, config.nlist), config.seed)
     source = PairSource(learn, config.batch_size, config.drop_prop if config.use_drop else 0.0, config.seed)
+    if setup.blocks is not None:
+        with progress.stage("buckets of learn"):
+            cells = find_learn_cells(cache, kmeans, config.niter)
+        source = source._replace(cells=cells, block_pairs=setup.blocks.pairs)
     ranker = load_ranker(config.backend, config.gpu)
     start = centers_router("kmeans", kmeans, config.metric, buckets.delta_floor, 1.0, ranker)
     with progress.stage("first judgement"):
@@ -192,6 +197,7 @@ def make_setup(config: Config, learn: LearnSet, kmeans: np.ndarray, buckets: Buc
         learning_rates=learning_rates(config.lr, config.epochs, config.warmup, n_steps),
         use_rate=min(1.0, config.batch_size / (USE_MEMORY * config.nlist)),
         loss_scale=config.scale,
+        blocks=blocks_of(config.nlist),
     )
 
 

@@ -1,6 +1,7 @@
 """One pass over the pairs: chunks handed to the backend, sums read back a chunk later."""
 
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from ivfast.network.backend import Backend, Chunk, Goal, Metrics
@@ -16,6 +17,7 @@ class Sums(NamedTuple):
     loss_net: float = 0.0
     n_pairs: int = 0
     n_skipped: int = 0
+    waited: float = 0.0  # share of an epoch's time in which training waited for its pairs to be read
 
     def plus(self, metrics: Metrics) -> "Sums":
         """With one more chunk; waits for the device."""
@@ -24,6 +26,7 @@ class Sums(NamedTuple):
             self.loss_net + float(metrics.loss_net),
             self.n_pairs + int(metrics.n_pairs),
             self.n_skipped + int(metrics.n_skipped),
+            self.waited,
         )
 
     def losses(self, *, deep: bool) -> dict[str, float]:
@@ -69,9 +72,10 @@ def run_chunks(
     deep = backend.setup.deep
     totals, since, first = Sums(), Sums(), done
     waiting: Metrics | None = None
+    began, waits = time.monotonic(), []
     with progress.bar(title, n_steps, "steps") as bar:
         bar.advance(done)
-        for chunk in chunks:
+        for chunk in _timed(chunks, waits):
             state, metrics = backend.train_chunk(state, chunk, goal)
             if waiting is not None:  # read while the next chunk is under way
                 since = _read(backend, state, waiting, since)
@@ -86,12 +90,25 @@ def run_chunks(
             after_chunk(state, done)
         if waiting is not None:
             since = _read(backend, state, waiting, since)
-    totals = _add(totals, since)
+    totals = _add(totals, since)._replace(waited=sum(waits) / (time.monotonic() - began))
     if done > first:
+        scale, waited = backend.loss_scale(state), round(totals.waited, 4)
         progress.metrics(
-            title=title, step=n_steps, k=goal.k, loss_scale=backend.loss_scale(state), **totals.losses(deep=deep)
+            title=title, step=n_steps, k=goal.k, loss_scale=scale, waited=waited, **totals.losses(deep=deep)
         )
     return state, totals
+
+
+def _timed(chunks: Iterable[Chunk], waits: list[float]) -> Iterator[Chunk]:
+    """The same chunks. waits: grows by the seconds that each took to come"""
+    coming = iter(chunks)
+    while True:
+        asked = time.monotonic()
+        chunk = next(coming, None)
+        waits.append(time.monotonic() - asked)
+        if chunk is None:
+            return
+        yield chunk
 
 
 def _read(backend: Backend, state: Any, metrics: Metrics, sums: Sums) -> Sums:

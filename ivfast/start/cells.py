@@ -1,0 +1,59 @@
+"""Where learn lies among k-means' buckets, and a line of these along which near buckets lie near each other."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from ivfast.data.exact import flat_index
+from ivfast.data.vectors import Points, rows_per_block
+from ivfast.runtime.progress import Progress
+
+POWER_STEPS = 8  # of the power method: a rough principal direction halves buckets as well as the exact one
+
+
+class Cells(NamedTuple):
+    """What near pairs of a step are told by, fixed for a run."""
+
+    nearest: np.ndarray  # (n,) int32, each learn vector's k-means bucket
+    place: np.ndarray  # (nlist,) int32, where a bucket stands in the line
+
+
+def find_cells(learn: Points, centers: np.ndarray, progress: Progress) -> Cells:
+    """Each vector's nearest center, exact, over all of learn. centers: (nlist, dim) float32, inside"""
+    index = flat_index(learn.dim, learn.metric)
+    index.add(centers)
+    nearest = np.empty(len(learn), dtype=np.int32)
+    step = rows_per_block(learn.dim)
+    with progress.bar("buckets of learn", len(learn)) as bar:
+        for start in range(0, len(learn), step):
+            found = index.search(learn.x(slice(start, start + step)), 1)[1][:, 0]
+            nearest[start : start + step] = found
+            bar.advance(len(found))
+    return Cells(nearest, place_in_line(centers))
+
+
+def place_in_line(centers: np.ndarray) -> np.ndarray:
+    """Halve the buckets along their principal direction, then each half, and so on.
+
+    centers: (nlist, dim) float32; returns (nlist,) int32, a permutation
+    """
+    place, waiting = np.empty(len(centers), dtype=np.int32), [(0, np.arange(len(centers)))]
+    while waiting:
+        first, buckets = waiting.pop()
+        if len(buckets) <= 2:
+            place[buckets] = np.arange(first, first + len(buckets))
+            continue
+        along = centers[buckets] @ _principal_direction(centers[buckets])
+        buckets, half = buckets[np.argsort(along, kind="stable")], len(buckets) // 2
+        waiting += [(first, buckets[:half]), (first + half, buckets[half:])]
+    return place
+
+
+def _principal_direction(x: np.ndarray) -> np.ndarray:
+    """Roughly the direction of largest variance, (dim,), by the power method from the row farthest out."""
+    away = x - x.mean(axis=0)
+    direction = away[np.square(away).sum(axis=1).argmax()]
+    for _ in range(POWER_STEPS):
+        direction = (away @ direction) @ away
+        direction = direction / max(np.linalg.norm(direction), np.finfo(x.dtype).tiny)
+    return direction
