@@ -32,7 +32,7 @@ from ivfast.train.finish import export
 from ivfast.train.plan import Sizes, in_all, plan, table
 from ivfast.train.point import refuse_others
 from ivfast.train.rates import measure_rates
-from ivfast.train.run import open_training, start_run
+from ivfast.train.run import open_training, start_run, with_epochs
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -143,6 +143,7 @@ def _train(config: Config, progress: Progress) -> None:
     if saved is not None:
         point = resume(run, point, saved)
         del saved  # as large as the weights and their moments
+    config = run.config
     while point.epoch < config.epochs:
         point = train_epoch(run, point)
     export(run, point)
@@ -156,6 +157,7 @@ def _show_plan(config: Config, progress: Progress) -> None:
     check_percents(config, config.nlist)
     _refuse_used(config)
     learn, data = open_training(config)
+    config = with_epochs(config, len(learn), progress)
     sizes = Sizes(
         n_learn=len(learn),
         n_base=len(data.base),

@@ -9,7 +9,7 @@ from ivfast.choose.goal import n_pairs
 from ivfast.route.routers import Router
 from ivfast.route.search import Answers
 from ivfast.route.tiles import LogitTiles, Tiles, make_tiles
-from ivfast.runtime.draws import generator
+from ivfast.runtime.draws import generator, spread
 from ivfast.start.neighbors import LearnSet
 from ivfast.store.demand import Demand, asking_weights, find_probes, reverse_neighbors
 
@@ -70,6 +70,19 @@ def make_held_out(
         seed=seed,
         asking=asking_weights(neighbors),
         sampled=sampled,
+    )
+
+
+def fewer(learn: LearnSet, most: int) -> LearnSet:
+    """The same learn with at most so many of its held-out vectors, evenly over all."""
+    neighbors = learn.neighbors
+    chosen = spread(len(neighbors.held_out), most)
+    return learn._replace(
+        neighbors=neighbors._replace(
+            held_out=neighbors.held_out[chosen],
+            answers=neighbors.answers[chosen],
+            answers_kinship=neighbors.answers_kinship[chosen],
+        )
     )
 
 

@@ -26,6 +26,16 @@ def boolean(word: str) -> bool:
     return word == "True"
 
 
+def epochs(word: str) -> int | str:
+    """A number or auto."""
+    if word == "auto":
+        return word
+    try:
+        return int(word)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{word!r}: expected a whole number or auto") from None
+
+
 def make_parser() -> Parser:
     """The parser of run_dcnet.py; every default comes from Config."""
     parser = Parser(
@@ -122,7 +132,7 @@ def _add_data(parser: Parser) -> None:
 def _add_training(parser: Parser) -> None:
     group = parser.add_argument_group("training")
     _flag(group, "warmup", "epochs during which the learning rate rises", type=int, metavar="EPOCHS")
-    _flag(group, "epochs", "passes over learn", type=int, metavar="N")
+    _flag(group, "epochs", "passes over learn; auto: as many as its size asks for", type=epochs, metavar="N|auto")
     _flag(group, "batch_size", "training pairs a step", type=int, metavar="PAIRS")
     _flag(
         group,

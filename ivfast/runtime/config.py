@@ -14,6 +14,7 @@ LARGEST_INT = 2**31 - 1  # what FAISS counts and seeds with
 LARGEST_LR = 1000  # far above any use; from about 1e30 on float32 overflows
 LARGEST_EPOCHS = 99_999  # names of checkpoints have five digits
 BACKENDS = ("jax", "torch")
+AUTO = -(2**31)  # what epochs holds for "auto", until learn is open (see ivfast.train.schedule.auto_epochs)
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,9 @@ class Config:
     dry_run: bool = False
 
     def __post_init__(self) -> None:
-        """Take paths as text, lists for tuples, and numbers written twice, as callers write them."""
+        """Take paths as text, lists for tuples, "auto", and numbers written twice, as callers write them."""
+        if self.epochs == "auto":
+            object.__setattr__(self, "epochs", AUTO)
         for name in ("save_path", "data_path", "ai_center"):
             if (path := getattr(self, name)) is not None:
                 object.__setattr__(self, name, Path(path))
@@ -120,9 +123,9 @@ def check(config: Config) -> None:
             "the last number must be nlist"
         )
     check_normalize(config, config.metric)
-    if config.epochs and config.warmup >= config.epochs:
+    if config.epochs not in (0, AUTO) and config.warmup >= config.epochs:
         raise UserError(f"--warmup {config.warmup} must be less than --epochs {config.epochs}; lower it")
-    if config.start_epoch > config.epochs:
+    if config.epochs != AUTO and config.start_epoch > config.epochs:
         raise UserError(f"--start_epoch {config.start_epoch} is above --epochs {config.epochs}")
     if config.resume and config.start_epoch:
         raise UserError("--resume True continues from the newest checkpoint: leave --start_epoch out, or --resume")
@@ -165,7 +168,7 @@ def _check_numbers(config: Config) -> None:
         "ftopk": 1, "nlist": 1, "niter": 1, "seed": 0, "log_interval": 1, "gpu": -1, "scale": SMALLEST_SCALE,
     }  # fmt: skip
     for name, least in at_least.items():
-        if getattr(config, name) < least:
+        if getattr(config, name) < least and (name, getattr(config, name)) != ("epochs", AUTO):
             raise UserError(f"--{name} {getattr(config, name)}: expected {least} or more; correct it")
         if getattr(config, name) > LARGEST_INT:
             raise UserError(f"--{name} {getattr(config, name)}: expected at most {LARGEST_INT}; correct it")

@@ -24,7 +24,7 @@ def start_point(run: Run) -> Point:
     goal = refit_goal(run, run.kmeans, run.buckets.share)
     k = goal.k
     router = router_of_centers(run, run.kmeans, k)
-    use = make_tiles(router, run.learn.points, run.held.pool[run.held.sample], (1.0,)).use((1.0,))[1.0]
+    use = make_tiles(router, run.learn.points, run.judged.pool[run.judged.sample], (1.0,)).use((1.0,))[1.0]
     state = run.backend.init_state(starting_weights(config.param_list, config.seed), use)
     choices = {
         name: first_choice(Candidate(0, k, judgement, {}))

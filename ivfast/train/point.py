@@ -7,7 +7,7 @@ import numpy as np
 from ivfast.choose.verdict import Choice
 from ivfast.network.backend import Backend, Goal, blocks_of
 from ivfast.runtime.checkpoint import Saved
-from ivfast.runtime.config import Config
+from ivfast.runtime.config import AUTO, Config
 from ivfast.runtime.errors import UserError
 
 WHERE = (  # settings that say where and how fast, not what
@@ -71,6 +71,8 @@ def refuse_others(saved: Saved, config: Config, learn_digest: str | None) -> Non
         )
     now = settings_that_bind(config)
     then = saved.about["settings"]
+    if config.epochs == AUTO:  # found anew from the same sizes
+        now |= {"epochs": then["epochs"], "warmup": then["warmup"]}
     differing = [
         f"--{name} {now.get(name)} (was {then.get(name)})"
         for name in sorted({*now, *then})

@@ -1,13 +1,14 @@
 """What a run is made of: checked input, prepared data, a loaded backend; and how its states are judged."""
 
 import os
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ivfast.choose.goal import fit_goal, pair_logits
-from ivfast.choose.held_out import HeldOut, make_held_out
+from ivfast.choose.held_out import HeldOut, fewer, make_held_out
 from ivfast.choose.judgement import Curves, Judgement, judge, judge_kmeans
 from ivfast.choose.verdict import Candidate
 from ivfast.data.cleaning import Cleaning, scan
@@ -39,18 +40,19 @@ from ivfast.network.backend import (
 from ivfast.network.precision import advice, precision_name
 from ivfast.route.routers import ROUTERS, Router, centers_router, net_router, trained_routers
 from ivfast.runtime.checkpoint import Saved
-from ivfast.runtime.config import Config
+from ivfast.runtime.config import AUTO, Config
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.progress import Progress
 from ivfast.start.descent import Means
 from ivfast.start.kmeans import Buckets, measure_buckets
-from ivfast.start.neighbors import LIMITS, LearnSet, check_split
+from ivfast.start.neighbors import LIMITS, LearnSet, check_split, n_held_out
 from ivfast.start.prepare import Cache, find_kmeans, find_learn_cells, find_learn_neighbors
 from ivfast.train.disk import check_disk
 from ivfast.train.pairs import PairSource
 from ivfast.train.point import refuse_others
-from ivfast.train.schedule import learning_rates
+from ivfast.train.schedule import auto_epochs, auto_warmup, learning_rates
 
+JUDGED = 4000  # held-out vectors by which states are judged: their standard error is below one in a hundred
 RECOMMENDED = 39  # learn vectors a bucket; FAISS warns below so many
 
 
@@ -63,7 +65,8 @@ class Run(NamedTuple):
     kmeans: np.ndarray  # (nlist, dim) float32, where training starts
     buckets: Buckets  # of k-means
     backend: Backend
-    held: HeldOut
+    held: HeldOut  # all held-out vectors, on which facts are fitted
+    judged: HeldOut  # those among them that states are judged by
     source: PairSource
     kmeans_curves: list[Curves]  # k-means under its own rule, which values are relative to
     data: EvaluationSet
@@ -83,6 +86,7 @@ def start_run(config: Config, progress: Progress, saved: Saved | None = None) ->
     with progress.stage("checking files"):
         vectors, data = admit_training(config, progress)
         space = measure_space(vectors, config.metric)
+    config = with_epochs(config, len(vectors), progress)
     if saved is not None:
         refuse_others(saved, config, vectors.digest)
     check_disk(config, len(vectors), len(data.base))
@@ -98,7 +102,9 @@ def start_run(config: Config, progress: Progress, saved: Saved | None = None) ->
         buckets = measure_buckets(points, kmeans, config.seed, progress)
         setup = make_setup(config, learn, kmeans, buckets)
     backend = load_backend(config.backend, setup, config.gpu, precision_name(config))
-    held = make_held_out(learn, config.nlist, min(config.ftopk, config.nlist), config.seed)
+    width = min(config.ftopk, config.nlist)
+    held = make_held_out(learn, config.nlist, width, config.seed)
+    judged = held if len(held.rows) <= JUDGED else make_held_out(fewer(learn, JUDGED), config.nlist, width, config.seed)
     source = PairSource(learn, config.batch_size, config.drop_prop if config.use_drop else 0.0, config.seed)
     if setup.blocks is not None:
         with progress.stage("buckets of learn"):
@@ -107,7 +113,7 @@ def start_run(config: Config, progress: Progress, saved: Saved | None = None) ->
     ranker = load_ranker(config.backend, config.gpu)
     start = centers_router("kmeans", kmeans, config.metric, buckets.delta_floor, 1.0, ranker)
     with progress.stage("first judgement"):
-        kmeans_curves = judge_kmeans(held, start, config.percents)
+        kmeans_curves = judge_kmeans(judged, start, config.percents)
     return Run(
         config=config,
         progress=progress,
@@ -116,10 +122,23 @@ def start_run(config: Config, progress: Progress, saved: Saved | None = None) ->
         buckets=buckets,
         backend=backend,
         held=held,
+        judged=judged,
         source=source,
         kmeans_curves=kmeans_curves,
         data=data,
     )
+
+
+def with_epochs(config: Config, n_learn: int, progress: Progress) -> Config:
+    """The same settings, with a number of epochs where it was left to the sizes."""
+    if config.epochs != AUTO:
+        return config
+    epochs = auto_epochs(n_learn - n_held_out(n_learn), config.batch_size, config.nlist)
+    warmup = auto_warmup(config.warmup, epochs)
+    progress.note(
+        f"--epochs auto: {epochs} epochs, {warmup} of warmup, for {n_learn:,} vectors and {config.nlist} buckets"
+    )
+    return replace(config, epochs=epochs, warmup=warmup)
 
 
 def open_training(config: Config) -> tuple[Vectors, EvaluationSet]:
@@ -209,18 +228,20 @@ def router_of_centers(run: Run, centers: np.ndarray, k: float) -> Router:
 
 def refit_goal(run: Run, centers: np.ndarray, m: np.ndarray) -> Goal:
     """k, nprobe and slope on the held-out pairs, m held as it is. m: (nlist,) use of the buckets"""
-    x, x_pair = run.held.pair_points()
+    x, x_pair = run.judged.pair_points()
     return fit_goal(pair_logits(x, x_pair, centers, run.config.metric, run.buckets.delta_floor), m)
 
 
 def judge_all(run: Run, params: Any, centers: np.ndarray, k: float) -> dict[str, Judgement]:
     """Every trained router with weights on the device, by its name. centers: those of the weights"""
-    return {name: judge(run.held, _router(run, name, params, centers, k), run.config.percents) for name in run.routers}
+    return {
+        name: judge(run.judged, _router(run, name, params, centers, k), run.config.percents) for name in run.routers
+    }
 
 
 def judge_router(run: Run, name: str, params: Any, k: float) -> Judgement:
     """One router with weights on the device, on held-out vectors."""
-    return judge(run.held, _router(run, name, params, run.backend.centers(params), k), run.config.percents)
+    return judge(run.judged, _router(run, name, params, run.backend.centers(params), k), run.config.percents)
 
 
 def _router(run: Run, name: str, params: Any, centers: np.ndarray, k: float) -> Router:
