@@ -99,7 +99,8 @@ def test_every_product_of_the_compiled_step_is_half_and_nothing_else_computes_in
     backend = JAX.backend(problem, mode)
     state = backend.from_state_dict(problem.state)
     chunk = problem.chunks(2)[0]
-    jaxpr = backend._chunk.trace(state, *chunk, Goal(*map(np.float32, GOAL)), constants=backend.constants).jaxpr
+    rows, goal = (chunk.x, chunk.x_pair, chunk.valid), Goal(*map(np.float32, GOAL))
+    jaxpr = backend._chunk.trace(state, *rows, goal, constants=backend.constants).jaxpr
     half = np.dtype(HALF.get(mode.split("-")[-1], np.float32))
     n_products = 0
     for equation in equations(jaxpr):
