@@ -22,6 +22,7 @@ import numpy as np
 import torch
 
 from benchmarks.runs import print_table
+from ivfast.method import CELLS
 from ivfast.network.backend import Chunk, Goal, Setup, blocks_of, load_backend, starting_weights
 
 DEFAULT_WIDTHS = [256, 512, 1024, 2048, 8192, 16384]
@@ -97,7 +98,7 @@ def step_seconds(backend_name: str, precision: str, setup: Setup, steps: int, re
     rng = np.random.default_rng(1)
     x = rng.standard_normal((steps, BATCH, param_list[0])).astype(np.float32)
     x /= np.linalg.norm(x, axis=2, keepdims=True)
-    cells = np.sort(rng.integers(0, param_list[-1], (steps, BATCH, 2), dtype=np.int32), axis=1)
+    cells = np.sort(rng.integers(0, param_list[-1], (steps, BATCH, 2, CELLS), dtype=np.int32), axis=1)
     chunk = Chunk(x, x[:, ::-1].copy(), np.ones((steps, BATCH), dtype=bool), cells if setup.blocks else None)
     backend = load_backend(backend_name, setup, gpu, precision)
     state = backend.init_state(starting_weights(param_list, 1), np.full(param_list[-1], 1 / param_list[-1]))

@@ -21,7 +21,9 @@ MANY_BUCKETS = 2048
 # Blocks of a step, where there are many buckets, see docs/how-it-works.md
 BLOCK_PAIRS = 32  # pairs of a block: more would be less alike, fewer make products thin
 SEEN = 512  # buckets that a block sees: a vector's other buckets of 4,096 have 1.3 % of its membership
-LISTED = 64  # buckets that a vector votes for, those nearest to its k-means center
+CELLS = 16  # k-means buckets near a vector: with its own alone, a vector far from all centers votes for the wrong ones
+LISTED = 4  # buckets that it votes for in each of these, those whose centers are nearest now
+MOST_VOTES = 4096  # for the first bucket of the first cell
 LISTS_LAST = 128  # steps before these are found anew: nlist^2 products
 
 # What an evaluation reports

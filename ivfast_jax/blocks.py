@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
+from ivfast.method import MOST_VOTES
+
 
 class Seen(NamedTuple):
     """What each block sees."""
@@ -23,17 +25,19 @@ def in_blocks(rows: Array, pairs: int) -> Array:
 def vote(lists: Array, cells: Array, valid: Array, n_seen: int) -> Seen:
     """The buckets for which a block's vectors vote most, ties to the smaller bucket.
 
-    A vector gives as many votes as its cell's list is long to the list's first bucket, one less to each further one.
+    To bucket s of the list of its r-th cell, both from 1 on, a vector gives 4096 / (r s) votes, rounded down.
 
-    lists: (nlist, listed) int32, nearest first; cells: (blocks, pairs, 2) int32; valid: (blocks, pairs) bool
+    lists: (nlist, listed) int32, nearest first; cells: (blocks, pairs, 2, near) int32, nearest first
+    valid: (blocks, pairs) bool
     """
-    (nlist, listed), (n_blocks, pairs, _) = lists.shape, cells.shape
-    given = jnp.flip(jnp.cumsum(jnp.ones_like(lists[0]), axis=0, dtype=jnp.int32), (0,))
-    given = given * valid[..., None, None].astype(jnp.int32)
+    (nlist, listed), (n_blocks, pairs, _, near) = lists.shape, cells.shape
+    first, second = (jnp.cumsum(jnp.ones_like(row), axis=0, dtype=jnp.int32) for row in (cells[0, 0, 0], lists[0]))
+    votes_of_one = MOST_VOTES // (first[:, None] * second)
+    given = votes_of_one * valid[..., None, None, None].astype(jnp.int32)
     given = jnp.broadcast_to(given, (*cells.shape, listed)).reshape(n_blocks, -1)
     to = lists[cells].reshape(n_blocks, -1)
     votes = jnp.zeros((n_blocks, nlist), dtype=jnp.int32).at[jnp.arange(n_blocks)[:, None], to].add(given)
-    return Seen(most(votes, n_seen, 2 * pairs * listed), nlist)
+    return Seen(most(votes, n_seen, 2 * pairs * near * listed * MOST_VOTES), nlist)
 
 
 def most(votes: Array, n: int, bound: int) -> Array:

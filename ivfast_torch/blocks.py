@@ -5,6 +5,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ivfast.method import MOST_VOTES
+
 
 class Seen(NamedTuple):
     """What each block sees."""
@@ -21,17 +23,19 @@ def in_blocks(rows: Tensor, pairs: int) -> Tensor:
 def vote(lists: Tensor, cells: Tensor, valid: Tensor, n_seen: int) -> Seen:
     """The buckets for which a block's vectors vote most, ties to the smaller bucket.
 
-    A vector gives as many votes as its cell's list is long to the list's first bucket, one less to each further one.
+    To bucket s of the list of its r-th cell, both from 1 on, a vector gives 4096 / (r s) votes, rounded down.
 
-    lists: (nlist, listed) int32, nearest first; cells: (blocks, pairs, 2) int32; valid: (blocks, pairs) bool
+    lists: (nlist, listed) int32, nearest first; cells: (blocks, pairs, 2, near) int32, nearest first
+    valid: (blocks, pairs) bool
     """
-    (nlist, listed), (n_blocks, pairs, _) = lists.shape, cells.shape
-    given = torch.flip(torch.cumsum(torch.ones_like(lists[0]), dim=0, dtype=torch.int32), (0,))
-    given = given * valid[..., None, None].to(torch.int32)
+    (nlist, listed), (n_blocks, pairs, _, near) = lists.shape, cells.shape
+    first, second = (torch.cumsum(torch.ones_like(row), dim=0, dtype=torch.int32) for row in (cells[0, 0, 0], lists[0]))
+    votes_of_one = MOST_VOTES // (first[:, None] * second)
+    given = votes_of_one * valid[..., None, None, None].to(torch.int32)
     given = torch.broadcast_to(given, (*cells.shape, listed)).reshape(n_blocks, -1)
     to = lists[cells].reshape(n_blocks, -1)
     votes = lists.new_zeros((n_blocks, nlist)).scatter_add(1, to.to(torch.int64), given)
-    return Seen(most(votes, n_seen, 2 * pairs * listed), nlist)
+    return Seen(most(votes, n_seen, 2 * pairs * near * listed * MOST_VOTES), nlist)
 
 
 def most(votes: Tensor, n: int, bound: int) -> Tensor:

@@ -92,7 +92,7 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:  # fmt: skip
     """One step; a non-finite gradient leaves everything untouched and is counted.
 
-    x, x_pair: (batch, dim); valid: (batch,) bool, at least one True; cells: (batch, 2) int32, with blocks
+    x, x_pair: (batch, dim); valid: (batch,) bool, at least one True; cells: (batch, 2, near) int32, in blocks
     """
     seen = None
     if blocks is not None:
@@ -122,7 +122,7 @@ def train_chunk(
 ) -> tuple[TrainState, Metrics]:  # fmt: skip
     """Consecutive steps; those without a valid pair do nothing.
 
-    x, x_pair: (steps, batch, dim); valid: (steps, batch) bool; cells: (steps, batch, 2) int32, with blocks
+    x, x_pair: (steps, batch, dim); valid: (steps, batch) bool; cells: (steps, batch, 2, near) int32, in blocks
     returns: sums over the steps
     """
     zero, count = torch.zeros_like(state.loss_scale.value), torch.zeros_like(state.loss_scale.n_skipped)

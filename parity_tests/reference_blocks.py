@@ -17,13 +17,14 @@ def nearest_buckets(problem: Problem, listed: int) -> np.ndarray:
 
 
 def seen_by(problem: Problem, cells: np.ndarray, valid: np.ndarray) -> list[int]:
-    """What one block sees. cells: (pairs, 2); valid: (pairs,)"""
+    """What one block sees. cells: (pairs, 2, near); valid: (pairs,)"""
     blocks, lists = problem.setup.blocks, problem.state["blocks/lists"]
     assert blocks is not None
     votes = [0] * len(lists)
-    for cell in cells[valid].ravel():
-        for rank, bucket in enumerate(lists[cell]):
-            votes[bucket] += blocks.listed - rank
+    for near in cells[valid].reshape(-1, cells.shape[-1]):
+        for place, cell in enumerate(near, 1):
+            for rank, bucket in enumerate(lists[cell], 1):
+                votes[bucket] += 4096 // (place * rank)
     return sorted(sorted(range(len(lists)), key=lambda bucket: (-votes[bucket], bucket))[: blocks.seen])
 
 

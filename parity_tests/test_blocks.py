@@ -27,7 +27,7 @@ def make_blocks(case: Case, blocks: Blocks = BLOCKS, batch: int = BATCH - 3) -> 
     """A problem whose steps go in blocks. Batches are no multiple of a block."""
     problem = make_problem(case)
     start, rows = problem.setup.start, problem.source.learn.points.x(slice(None))
-    nearest = np.square(rows[:, None] - start).sum(axis=2).argmin(axis=1).astype(np.int32)
+    nearest = np.square(rows[:, None] - start).sum(axis=2).argsort(axis=1)[:, :3].astype(np.int32)
     source = problem.source._replace(
         batch_size=batch, cells=Cells(nearest, place_in_line(start)), block_pairs=blocks.pairs
     )

@@ -175,7 +175,7 @@ def test_rows_come_through_the_space():
 def in_cells(source: PairSource, block_pairs: int) -> PairSource:
     """The same in blocks: row i is in a drawn cell of nine, and the line of cells is drawn, too."""
     rng = np.random.default_rng(3)
-    cells = Cells(rng.integers(0, 9, N).astype(np.int32), rng.permutation(9).astype(np.int32))
+    cells = Cells(rng.integers(0, 9, (N, 3)).astype(np.int32), rng.permutation(9).astype(np.int32))
     return source._replace(cells=cells, block_pairs=block_pairs)
 
 
@@ -188,7 +188,7 @@ def test_a_step_in_blocks_has_the_same_pairs_in_the_order_of_the_line(batch_size
         assert chunk.cells is not None
         assert other.cells is None
         assert chunk.x.shape == (3, padded, DIM)
-        assert (chunk.valid.shape, chunk.cells.shape, chunk.cells.dtype) == ((3, padded), (3, padded, 2), np.int32)
+        assert (chunk.valid.shape, chunk.cells.shape, chunk.cells.dtype) == ((3, padded), (3, padded, 2, 3), np.int32)
         assert not chunk.x[~chunk.valid].any()
         for i in range(3):
             left, right = (numbers(side[i][chunk.valid[i]]) for side in (chunk.x, chunk.x_pair))
@@ -196,7 +196,7 @@ def test_a_step_in_blocks_has_the_same_pairs_in_the_order_of_the_line(batch_size
             assert sorted(zip(left, right, strict=True)) == sorted(zip(*unsorted, strict=True))
             cells = source.cells.nearest[np.array([left, right], dtype=np.int64).T]
             assert chunk.cells[i][chunk.valid[i]].tolist() == cells.tolist()
-            places = source.cells.place[cells[:, 0]]
+            places = source.cells.place[cells[:, 0, 0]]
             assert (np.diff(places) >= 0).all()
             assert chunk.valid[i].tolist() == sorted(chunk.valid[i], reverse=True)
 

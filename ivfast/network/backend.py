@@ -21,7 +21,9 @@ class Chunk(NamedTuple):
     x: np.ndarray  # (steps, batch, dim) float32
     x_pair: np.ndarray  # (steps, batch, dim) float32
     valid: np.ndarray  # (steps, batch) bool, False where a row is padding
-    cells: np.ndarray | None = None  # (steps, batch, 2) int32, k-means buckets of x and x_pair; None without blocks
+    cells: np.ndarray | None = (
+        None  # (steps, batch, 2, near) int32, k-means buckets near x and x_pair; None without blocks
+    )
     new_lists: bool = False  # whether the lists of blocks are made anew before the first step
 
 
@@ -30,7 +32,7 @@ class Blocks(NamedTuple):
 
     pairs: int  # of a block; batches are a multiple of it
     seen: int  # buckets that a block sees
-    listed: int  # buckets that each vector votes for
+    listed: int  # buckets that a vector votes for in each cell near it
 
 
 class Setup(NamedTuple):

@@ -6,6 +6,7 @@ import numpy as np
 
 from ivfast.data.exact import flat_index
 from ivfast.data.vectors import Points, rows_per_block
+from ivfast.method import CELLS
 from ivfast.runtime.progress import Progress
 
 POWER_STEPS = 8  # of the power method: a rough principal direction halves buckets as well as the exact one
@@ -14,19 +15,20 @@ POWER_STEPS = 8  # of the power method: a rough principal direction halves bucke
 class Cells(NamedTuple):
     """What near pairs of a step are told by, fixed for a run."""
 
-    nearest: np.ndarray  # (n,) int32, each learn vector's k-means bucket
+    nearest: np.ndarray  # (n, near) int32, the k-means buckets near each learn vector, its own first
     place: np.ndarray  # (nlist,) int32, where a bucket stands in the line
 
 
-def find_cells(learn: Points, centers: np.ndarray, progress: Progress) -> Cells:
-    """Each vector's nearest center, exact, over all of learn. centers: (nlist, dim) float32, inside"""
+def find_cells(learn: Points, centers: np.ndarray, progress: Progress, near: int = CELLS) -> Cells:
+    """Each vector's nearest centers, exact, over all of learn. centers: (nlist, dim) float32, inside"""
     index = flat_index(learn.dim, learn.metric)
     index.add(centers)
-    nearest = np.empty(len(learn), dtype=np.int32)
+    near = min(near, len(centers))
+    nearest = np.empty((len(learn), near), dtype=np.int32)
     step = rows_per_block(learn.dim)
     with progress.bar("buckets of learn", len(learn)) as bar:
         for start in range(0, len(learn), step):
-            found = index.search(learn.x(slice(start, start + step)), 1)[1][:, 0]
+            found = index.search(learn.x(slice(start, start + step)), near)[1]
             nearest[start : start + step] = found
             bar.advance(len(found))
     return Cells(nearest, place_in_line(centers))

@@ -7,7 +7,7 @@ import faiss
 import numpy as np
 
 from ivfast.data.vectors import Points
-from ivfast.method import COUNTED
+from ivfast.method import CELLS, COUNTED
 from ivfast.runtime.cache import cached, fingerprint
 from ivfast.runtime.progress import Progress
 from ivfast.start.cells import POWER_STEPS, Cells, find_cells
@@ -84,5 +84,5 @@ def find_learn_cells(cache: Cache, kmeans: np.ndarray, niter: int) -> Cells:
     def search() -> dict[str, np.ndarray]:
         return find_cells(cache.learn, kmeans, cache.progress)._asdict()
 
-    key = cache.key(nlist=len(kmeans), niter=niter, power_steps=POWER_STEPS)
+    key = cache.key(nlist=len(kmeans), niter=niter, power_steps=POWER_STEPS, near=CELLS)
     return Cells(**cached(cache.folder, "cells", key, search)[0])

@@ -3,7 +3,7 @@
 import shutil
 from itertools import pairwise
 
-from ivfast.method import COUNTED, LISTED
+from ivfast.method import CELLS, COUNTED, LISTED
 from ivfast.runtime.checkpoint import KEEP
 from ivfast.runtime.config import Config
 from ivfast.runtime.errors import RunError
@@ -30,7 +30,7 @@ def bytes_by_stage(config: Config, n_learn: int, n_base: int) -> dict[str, int]:
     mapped = 4 * (widths[0] + max(config.ftopk, N_ASKED) + SPARE + 1)  # x, and a graph beside `nearest`
     large_learn, large_base = (n * mapped if n > LIMITS.exact_learn else 0 for n in (n_learn, n_base))
     return {
-        "k-means": 4 * linear + 4 * (n_learn + config.nlist),  # and the bucket of each vector
+        "k-means": 4 * linear + 4 * (CELLS * n_learn + config.nlist),  # and the buckets near each vector
         "neighbours of learn": 8 * n_learn + nearest * n_learn + large_learn,
         "held-out answers": answers,
         "kinship": kinship,

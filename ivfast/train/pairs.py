@@ -78,13 +78,13 @@ def _chunk(source: PairSource, epoch: int, left: np.ndarray, right: np.ndarray, 
     x = np.zeros((steps, rows, points.dim), dtype=np.float32)
     x_pair = np.zeros_like(x)
     valid = np.zeros((steps, rows), dtype=bool)
-    of_rows = None if cells is None else np.zeros((steps, rows, 2), dtype=np.int32)
+    of_rows = None if cells is None else np.zeros((steps, rows, 2, cells.nearest.shape[1]), dtype=np.int32)
     for i in range(min(steps, source.n_steps - first)):
         at = slice((first + i) * batch, (first + i + 1) * batch)
         pairs = np.stack([left[at], right[at]], axis=1)
         n = len(pairs)
         if cells is not None and of_rows is not None:
-            pairs = pairs[np.argsort(cells.place[cells.nearest[pairs[:, 0]]], kind="stable")]
+            pairs = pairs[np.argsort(cells.place[cells.nearest[pairs[:, 0], 0]], kind="stable")]
             of_rows[i, :n] = cells.nearest[pairs]
         x[i, :n] = points.x(pairs[:, 0])
         x_pair[i, :n] = points.x(pairs[:, 1])
