@@ -18,6 +18,10 @@ RECALL = 0.9  # that routers are trained for and judged by
 # From so many buckets on, what looks at all of them for every vector is too slow and too large
 MANY_BUCKETS = 2048
 
+# In blocks nobody sees a bucket that has wandered off, so its m would fall to nothing, and meeting there would be worth
+# more than meeting anywhere else: m counts as at least this share of even use.
+LEAST_SHARE = 0.05
+
 # Blocks of a step, where there are many buckets, see docs/how-it-works.md
 BLOCK_PAIRS = 32  # pairs of a block: more would be less alike, fewer make products thin
 SEEN = 512  # buckets that a block sees: a vector's other buckets of 4,096 have 1.3 % of its membership

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from ivfast.method import HALVINGS, LEAST_USE, SOFTNESS
+from ivfast.method import HALVINGS, LEAST_SHARE, LEAST_USE, SOFTNESS
 from ivfast_jax.blocks import Seen, over_rows, seen_of
 
 
@@ -14,10 +14,12 @@ def meet(log_p: Array, log_q: Array, m: Array, valid: Array, seen: Seen | None =
         meet = - sum over valid pairs of logsumexp_b(log p_b + log p'_b - log(nlist max(m_b, 1e-9)))
 
     log_p, log_q: (batch, nlist) log membership of x and x'; m: (nlist,); valid: (batch,) bool
-    seen: in blocks, where rows are (blocks, pairs) and log_p and log_q of the buckets seen
+    seen: in blocks, where rows are (blocks, pairs) and log_p and log_q of the buckets seen; there m counts as at least
+    0.05 / nlist
     returns: () sum, divide by the number of valid pairs
     """
-    log_even = jnp.log(m.shape[0] * jnp.clip(m, min=LEAST_USE))
+    least = LEAST_USE if seen is None else LEAST_SHARE / m.shape[0]
+    log_even = jnp.log(m.shape[0] * jnp.clip(m, min=least))
     met = jax.nn.logsumexp(log_p + log_q - seen_of(log_even, seen), axis=-1)
     return -jnp.where(valid, met, 0).sum()
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from ivfast.method import HALVINGS, LEAST_USE, SOFTNESS
+from ivfast.method import HALVINGS, LEAST_SHARE, LEAST_USE, SOFTNESS
 from ivfast_torch.blocks import Seen, over_rows, seen_of
 
 
@@ -13,10 +13,12 @@ def meet(log_p: Tensor, log_q: Tensor, m: Tensor, valid: Tensor, seen: Seen | No
         meet = - sum over valid pairs of logsumexp_b(log p_b + log p'_b - log(nlist max(m_b, 1e-9)))
 
     log_p, log_q: (batch, nlist) log membership of x and x'; m: (nlist,); valid: (batch,) bool
-    seen: in blocks, where rows are (blocks, pairs) and log_p and log_q of the buckets seen
+    seen: in blocks, where rows are (blocks, pairs) and log_p and log_q of the buckets seen; there m counts as at least
+    0.05 / nlist
     returns: () sum, divide by the number of valid pairs
     """
-    log_even = torch.log(m.shape[0] * torch.clip(m, min=LEAST_USE))
+    least = LEAST_USE if seen is None else LEAST_SHARE / m.shape[0]
+    log_even = torch.log(m.shape[0] * torch.clip(m, min=least))
     met = torch.logsumexp(log_p + log_q - seen_of(log_even, seen), dim=-1)
     return -torch.where(valid, met, 0).sum()
 

@@ -5,7 +5,7 @@ import numpy as np
 from ivfast.network.backend import Chunk
 from parity_tests import reference
 from parity_tests.cases import GOAL, Problem
-from parity_tests.reference import LEAST_USE, NET_WEIGHT, SOFTNESS, STEP
+from parity_tests.reference import NET_WEIGHT, SOFTNESS, STEP
 from parity_tests.twins import Arrays
 
 
@@ -74,7 +74,7 @@ def losses(problem: Problem, step: Chunk, params: Arrays | None = None, held: li
             p = np.exp(z - z.max(axis=1, keepdims=True))
             p /= p.sum(axis=1, keepdims=True)
             mine, other = np.split(p, 2)
-            met -= np.log((mine * other / (len(m) * np.maximum(m[block.seen], LEAST_USE))).sum(axis=1)).sum()
+            met -= np.log((mine * other / (len(m) * np.maximum(m[block.seen], 0.05 / len(m)))).sum(axis=1)).sum()
             p_sum[block.seen] += p.sum(axis=0)
             for side, (inside, q) in enumerate(zip(np.split(block.probed(z, router), 2), (other, mine), strict=True)):
                 scanned = inside @ m[block.seen] + q @ probed[side, block.seen]

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ivfast.method import LEAST_USE, RECALL
+from ivfast.method import LEAST_SHARE, LEAST_USE, MANY_BUCKETS, RECALL
 from ivfast.network.backend import Goal
 from ivfast.route.distances import center_logits, log_softmax
 
@@ -48,7 +48,8 @@ def meet(z: np.ndarray, z_pair: np.ndarray, m: np.ndarray, block_entries: int = 
     z, z_pair: (n_pairs, nlist) float64; m: (nlist,) use of the buckets, sums to 1
     returns: 0 at best, ln nlist where p does not depend on x
     """
-    log_even = np.log(len(m) * np.maximum(m, LEAST_USE))
+    least_m = LEAST_USE if len(m) < MANY_BUCKETS else LEAST_SHARE / len(m)  # as the loss has it
+    log_even = np.log(len(m) * np.maximum(m, least_m))
     total = 0.0
     for rows in row_blocks(len(z), len(m), block_entries):
         joint = log_softmax(z[rows]) + log_softmax(z_pair[rows]) - log_even
