@@ -105,7 +105,7 @@ def show(watched: Watched, ratios: dict[str, float]) -> None:
     rows.append(["**total**", f"{watched.seconds:.1f}", f"{watched.peak_mb:.0f}", f"{total:,.0f}"])
     print_table(["stage", "measured, s", "peak anonymous MB", "documented size, s"], rows)
     if not watched.finished:
-        print("\nThe run was ended before its time: stages are absent, and the total is too small.")
+        print("\nThe run was ended before its time: stages are absent, and nothing is said of the documented size.")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -127,7 +127,9 @@ def main(argv: list[str] | None = None) -> None:
         data, run = Path(scratch) / "data", Path(scratch) / "run"
         make_data(data, options.rows, options.param_list[0], options.seed)
         watched = watched_run(run, run_flags(options, data), options.limit_s)
-        ratios = growth(options, data, watched.said)
+        if not watched.finished:
+            print("\n".join(watched.said.splitlines()[-60:]), flush=True)
+        ratios = growth(options, data, watched.said) if watched.finished else {}
         if options.out:
             options.out.parent.mkdir(parents=True, exist_ok=True)
             stages = [stage._asdict() for stage in watched.stages]

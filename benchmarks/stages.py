@@ -1,6 +1,8 @@
 """Runs the command line in a process of its own and says what each of its stages took: seconds and memory."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -41,13 +43,14 @@ def watched_run(out: Path, flags: list[str], limit: float | None = None) -> Watc
     """Run run_dcnet.py with `--save_path out`, a folder that holds no run yet. limit: seconds, then it is ended"""
     command = [sys.executable, str(ROOT / "run_dcnet.py"), "--save_path", str(out), *flags]
     started = time.monotonic()
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as child:
+    told = os.environ | {"PYTHONFAULTHANDLER": "1"}  # ended before its time, it says where it was
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=told) as child:
         sampler = Sampler(child.pid, out / "metrics.jsonl")
         sampler.start()
         try:
             said, finished = child.communicate(timeout=limit)[1], True
         except subprocess.TimeoutExpired:
-            child.kill()
+            child.send_signal(signal.SIGABRT)
             said, finished = child.communicate()[1], False
     seconds = time.monotonic() - started
     sampler.ended.set()
