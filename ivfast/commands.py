@@ -148,7 +148,9 @@ def _train(config: Config, progress: Progress) -> None:
         point = train_epoch(run, point)
     export(run, point)
     found = find_model(replace(config, eval=True, ai_center=config.save_path / "ivfast.npy"), set())
-    _evaluate(config, found, progress, run.learn.points.vectors, run.data)
+    learn, data = run.learn.points.vectors, run.data
+    del run, point  # neighbours, and states on the device
+    _evaluate(config, found, progress, learn, data)
     progress.note(f"done in {time.monotonic() - started:.0f} s; centers: {config.save_path / 'ivfast.npy'}")
 
 

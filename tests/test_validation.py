@@ -1,7 +1,7 @@
 """The held-out judgement against searches in plain Python and float64."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -46,7 +46,7 @@ def case(request: pytest.FixtureRequest) -> Case:
     answers = np.argsort(d2[held_out], axis=1)[:, :FTOPK]
     nearest = train[np.argsort(d2[np.ix_(train, train)], axis=1)[:, :FTOPK]]
     neighbors = make_neighbors(train, nearest, held_out, answers, answers.shape[1])
-    sizes = {"per_bucket": 1, "least": 150} if request.param == "sampled" else {}
+    sizes: dict[str, Any] = {"per_bucket": 1, "least": 150} if request.param == "sampled" else {}
     held = make_held_out(LearnSet(points_of(x), neighbors), NLIST, WIDTH, 1, **sizes)
     wide = x.astype(np.float64)
     return Case(wide, neighbors, held, x[:NLIST] + np.float32(0.1), x[100 : 100 + NLIST] + np.float32(0.1))

@@ -23,7 +23,8 @@ from ivfast.store.rules import RULES
 from ivfast.store.rules.rule import Terms
 
 PROBING_TS = np.geomspace(0.25, 8, 31)  # among which probing_t is fitted
-USE_PER_BUCKET = 200  # learn vectors over which m is the mean
+USE_PER_BUCKET = 200  # learn vectors over which m is the mean, where that is no more than MOST_USE
+MOST_USE, LEAST_USE_PER_BUCKET = 400_000, 40  # so many are enough, if each bucket has forty
 PROBING_T_ROWS = 4000  # held-out vectors at most on which probing_t is fitted
 COPY_STORING_TS = (0.5, 0.7, 1.0, 1.5, 2.0, 3.0)  # among which storing_t is chosen where there are copies
 ONLY_STORING_TS = (0.001, 0.1, 0.5, 1.0, 2.0, 4.0, 8.0)  # and without: from the nearest center to askers alone
@@ -132,8 +133,8 @@ def storing_t_grid(copies: float) -> tuple[float, ...]:
 
 
 def measure_use(learn: Points, router: Router, storing_ts: Iterable[float], seed: int) -> dict[float, np.ndarray]:
-    """m at each storing_t: mean membership over 200 nlist learn vectors, or all. (nlist,) float64"""
-    n = min(len(learn), USE_PER_BUCKET * router.nlist)
+    """m at each storing_t: mean membership over 200 a bucket of learn, or 400,000, or all. (nlist,) float64"""
+    n = min(len(learn), USE_PER_BUCKET * router.nlist, max(MOST_USE, LEAST_USE_PER_BUCKET * router.nlist))
     rows = None if n == len(learn) else np.sort(generator(seed, 0, "sample", 2).choice(len(learn), n, replace=False))
     storing_ts = set(storing_ts)
     return make_tiles(router, learn, rows, storing_ts, cached_bytes=0).use(storing_ts)

@@ -10,10 +10,12 @@ from ivfast.route.routers import Router
 from ivfast.route.search import Answers
 from ivfast.route.tiles import LogitTiles, Tiles, make_tiles
 from ivfast.runtime.draws import generator, spread
+from ivfast.runtime.progress import Progress, silent
 from ivfast.start.neighbors import LearnSet
 from ivfast.store.demand import Demand, asking_weights, find_probes, reverse_neighbors
 
 SAMPLE_PER_BUCKET, SAMPLE_LEAST = 40, 20_000  # learn vectors whose buckets stand for all, see make_held_out
+MATCHED = 65_536  # rows whose nearest are looked for in the pool at once
 MOST_ASKING = 2_000_000  # training vectors at most that stand for queries of the pool
 
 
@@ -30,6 +32,7 @@ class HeldOut(NamedTuple):
     seed: int
     asking: np.ndarray  # (k,) float32, see asking_weights
     sampled: np.ndarray  # (n_pool,) bool, places that are in sample
+    progress: Progress  # shows how far long looks at it are
 
     @property
     def rows(self) -> np.ndarray:
@@ -43,8 +46,9 @@ class HeldOut(NamedTuple):
 
 
 def make_held_out(
-    learn: LearnSet, nlist: int, width: int, seed: int, per_bucket: int = SAMPLE_PER_BUCKET, least: int = SAMPLE_LEAST
-) -> HeldOut:
+    learn: LearnSet, nlist: int, width: int, seed: int, progress: Progress | None = None,
+    per_bucket: int = SAMPLE_PER_BUCKET, least: int = SAMPLE_LEAST,
+) -> HeldOut:  # fmt: skip
     """Draw the sample and number the pool.
 
     width: buckets a vector is in at most
@@ -70,6 +74,7 @@ def make_held_out(
         seed=seed,
         asking=asking_weights(neighbors),
         sampled=sampled,
+        progress=progress or silent(),
     )
 
 
@@ -132,11 +137,18 @@ def held_out_demand(held: HeldOut, router: Router, nprobe: float, most_asking: i
     reverse = reverse_neighbors(
         stored, np.searchsorted(rows, train[asker]), place, np.searchsorted(rows, pool), held.asking
     )
-    return Demand(reverse, find_probes(make_tiles(router, held.learn.points, rows), nprobe), stands_for)
+    tiles = make_tiles(router, held.learn.points, rows, cached_bytes=0)  # they are looked at once
+    with held.progress.bar("where askers look", len(rows)) as bar:
+        return Demand(reverse, find_probes(tiles, nprobe, bar), stands_for)
 
 
 def _in_pool(pool: np.ndarray, nearest: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Of all nearest, (m, k) learn rows, that are in the pool: where there, rows and columns of `nearest`."""
-    at = np.minimum(np.searchsorted(pool, nearest), len(pool) - 1)
-    row, column = np.nonzero(pool[at] == nearest)
-    return at[row, column], row, column
+    parts = []
+    for start in range(0, len(nearest), MATCHED):  # numbers of all at once would be several times as large as they are
+        block = nearest[start : start + MATCHED]
+        at = np.minimum(np.searchsorted(pool, block), len(pool) - 1)
+        row, column = np.nonzero(pool[at] == block)
+        parts.append((at[row, column], row + start, column))
+    found, rows, columns = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return found, rows, columns

@@ -44,10 +44,12 @@ def nprobe_grid(nlist: int) -> np.ndarray:
 
 def measure(held: HeldOut, tiles: HeldOutTiles, plans: list[Plan]) -> list[Curves]:
     """Store the pool under each plan and search for the held-out vectors."""
-    by_plan = place(tiles.pool, plans, held.width, sample=held.sample)
+    with held.progress.bar("storing held-out neighbours", 2 * tiles.pool.n) as bar:
+        by_plan = place(tiles.pool, plans, held.width, bar=bar, sample=held.sample)
     grid = nprobe_grid(tiles.pool.router.nlist)
     found, recall, scanned = ([[] for _ in plans] for _ in range(3))
-    for start, z in tiles.held_out:
+
+    def search(start: int, z: np.ndarray) -> None:
         block = slice(start, start + len(z))
         answers = Answers(held.answers.at[block], held.answers.valid[block])
         order, at = router_order(z)
@@ -57,6 +59,11 @@ def measure(held: HeldOut, tiles: HeldOutTiles, plans: list[Plan]) -> list[Curve
             found[i].append(reached.sum(axis=1))
             recall[i].append(np.einsum("qa,qap->qp", held.answer_weights[block], reached))
             scanned[i].append(scanned_shares(order, lists)[:, grid - 1])
+
+    with held.progress.bar("searching held-out vectors", tiles.held_out.n) as bar:
+        for start, z in tiles.held_out:
+            search(start, z)
+            bar.advance(len(z))
     return [
         Curves(np.concatenate(f), np.concatenate(r), np.concatenate(s), held.answers.at.shape[1])
         for f, r, s in zip(found, recall, scanned, strict=True)

@@ -24,7 +24,7 @@ from ivfast.store.dcnet_file import Model, model_router
 from ivfast.store.records import Facts
 
 MOST_LEARN = 60_000  # learn vectors at most on which facts are fitted where dcnet.safetensors has none
-HELD_OUT_ENTRIES = 1 << 26  # held-out logits that set thresholds at most: 256 MiB
+HELD_OUT_ENTRIES = 1 << 24  # held-out logits that set thresholds at most: 64 MiB
 
 
 def open_learn(

@@ -16,6 +16,8 @@ from ivfast.store.records import Facts
 from ivfast.train.point import WHERE, Point
 from ivfast.train.run import Run, centers_of, judge_router, params_of, weights_of
 
+LOST = 0.05  # where a part of the way is worse than all of it by so much, no shorter part is tried
+
 
 def export(run: Run, point: Point) -> None:
     """Choose among all epochs, say what was chosen, and write kmeans.npy, ivfast.npy and dcnet.safetensors.
@@ -61,12 +63,15 @@ def _decide(run: Run, router: str, point: Point) -> Verdict:
     choice = point.choices[router]
     arrays = weights_of(run, router, point.state.params)
     last = choice.start._replace(epoch=point.epoch, k=point.goal.k, arrays=arrays)
-    shorter = []
+    shorter, values = [], []
     for way in WAYS:
         candidate = part_of_the_way(last, choice.start.k, way)
         judgement = judge_router(run, router, params_of(run, candidate), candidate.k)
         shorter.append(candidate._replace(judgement=judgement))
-    values = [over_kmeans(value(c.judgement, run.kmeans_curves), choice, run.kmeans_curves) for c in shorter]
+        values.append(over_kmeans(value(judgement, run.kmeans_curves), choice, run.kmeans_curves))
+        whole = over_kmeans(choice.values[-1], choice, run.kmeans_curves) if choice.values else np.inf
+        if values[-1] > (1 + LOST) * whole:
+            break  # shorter ways lie nearer k-means still
     shown = ", ".join(f"{candidate.way:g} {found:.3f}" for candidate, found in zip(shorter, values, strict=True))
     run.progress.note(f"{router}: the same at parts of the last epoch's way from k-means: {shown}")
     return decide(choice, shorter, run.kmeans_curves, run.config.seed)

@@ -103,8 +103,10 @@ def start_run(config: Config, progress: Progress, saved: Saved | None = None) ->
         setup = make_setup(config, learn, kmeans, buckets)
     backend = load_backend(config.backend, setup, config.gpu, precision_name(config))
     width = min(config.ftopk, config.nlist)
-    held = make_held_out(learn, config.nlist, width, config.seed)
-    judged = held if len(held.rows) <= JUDGED else make_held_out(fewer(learn, JUDGED), config.nlist, width, config.seed)
+    held = make_held_out(learn, config.nlist, width, config.seed, progress)
+    judged = held
+    if len(held.rows) > JUDGED:
+        judged = make_held_out(fewer(learn, JUDGED), config.nlist, width, config.seed, progress)
     source = PairSource(learn, config.batch_size, config.drop_prop if config.use_drop else 0.0, config.seed)
     if setup.blocks is not None:
         with progress.stage("buckets of learn"):
