@@ -88,7 +88,7 @@ def make_setup(param_list: tuple[int, ...], *, blocks: bool = False) -> Setup:
     dim, nlist = param_list[0], param_list[-1]
     return Setup(
         param_list, "IP", start, np.full(nlist, 0.05, np.float32), np.zeros(dim, np.float32), np.float32(0.06),
-        1e-6, np.full(1000, 1e-4), 0.01, 1024.0, blocks_of(nlist) if blocks else None,
+        1e-6, np.full(1000, 1e-4), 0.01, 1024.0, blocks_of(nlist, BATCH) if blocks else None,
     )  # fmt: skip
 
 

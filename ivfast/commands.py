@@ -9,7 +9,7 @@ from dataclasses import replace
 from ivfast.data.cleaning import Cleaning
 from ivfast.data.intake import scan_set
 from ivfast.data.mapped import remove_mapped
-from ivfast.data.vectors import EvaluationSet, Points, Vectors, open_evaluation_set
+from ivfast.data.vectors import EvaluationSet, Points, Vectors, learn_path, open_evaluation_set
 from ivfast.evaluate import report
 from ivfast.evaluate.folder import Found, find_model
 from ivfast.evaluate.refit import FittedOn, FromFile, Source, make_settings, open_learn, space_for
@@ -168,6 +168,7 @@ def _show_plan(config: Config, progress: Progress) -> None:
         epochs=config.epochs,
         batch_size=config.batch_size,
         on_cpu=config.gpu < 0,
+        in_sample=learn_path(config.data_path, config.learn_name or "") == data.base.path,
     )
     costs = plan(sizes, measure_rates(config, learn), bytes_by_stage(config, len(learn), len(data.base)))
     progress.console.print(table(costs))

@@ -8,7 +8,7 @@ import pytest
 
 from ivfast.data.synthetic import make_faces, save_set
 from ivfast.runtime.command_line import make_parser, parse
-from ivfast.runtime.config import Config
+from ivfast.runtime.config import AUTO, Config
 from ivfast.runtime.errors import UserError
 from run_dcnet import main
 
@@ -56,6 +56,14 @@ def test_what_is_given_twice_is_meant_once() -> None:
     config, _ = parse([*REQUIRED, "--percents", "0.8", "0", "0.8", "--nprobes", "4", "1", "4"])
     assert config.percents == (0.8, 0.0)
     assert config.nprobes == (4, 1)
+
+
+def test_epochs_are_a_number_or_left_to_the_sizes() -> None:
+    required = ["--save_path", "o", "--data_path", "d", "--data_name", "n", "--percents", "0"]
+    assert parse([*required, "--epochs", "7"])[0].epochs == 7
+    assert parse([*required, "--epochs", "auto"])[0].epochs == AUTO
+    with pytest.raises(UserError, match="expected a whole number or auto"):
+        parse([*required, "--epochs", "many"])
 
 
 def test_choices_are_those_documented() -> None:

@@ -35,7 +35,7 @@ def test_commands_and_snippets_run_as_written(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     (train,), (again, evaluate) = commands(README), commands(GUIDE)
     assert again == train
-    small = " ".join(train).replace("--nlist 1024", "--nlist 32 --epochs 3")
+    small = " ".join(train).replace("--nlist 1024", "--nlist 32").replace("--epochs auto", "--epochs 3")
     assert main(small.replace("256 512 1024 1024", "16 32 32").split()) == 0
     assert main(evaluate) == 0
     plain, copies = snippets(README)

@@ -84,6 +84,20 @@ def test_resumed_run_equals_unbroken_run_to_the_bit(
     assert outputs(tmp_path) == outputs(whole(*more))
 
 
+def test_epochs_that_were_left_to_the_sizes_are_found_again_on_resume(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    auto = ("--epochs", "auto", "--batch_size", "20")
+    monkeypatch.setattr("ivfast.train.schedule.MOST_EPOCHS", 4)
+    with monkeypatch.context() as patch:
+        stop_in(patch, 3, 1)
+        assert main(flags(data, tmp_path / "broken", *auto)) == 143
+    assert main(flags(data, tmp_path / "broken", *auto, "--resume", "True")) == 0
+    assert "--epochs auto: 4 epochs, 1 of warmup" in (tmp_path / "broken" / "train.log").read_text()
+    assert main(flags(data, tmp_path / "whole", "--epochs", "4", "--batch_size", "20", "--warmup", "1")) == 0
+    assert outputs(tmp_path / "broken") == outputs(tmp_path / "whole")
+
+
 @pytest.fixture
 def in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small runs go in blocks as large ones do, and lists are made anew within an epoch."""

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from ivfast.train.schedule import learning_rates
+from ivfast.train.schedule import auto_epochs, auto_warmup, learning_rates
 
 CASES = [  # lr, epochs, warmup, steps an epoch
     (0.0005, 20, 3, 7),
@@ -55,3 +55,24 @@ def test_warmup_rises_to_the_whole_rate_at_its_end():
 
 def test_no_epochs_have_no_rates():
     assert learning_rates(0.1, 0, 0, 10).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("n_train", "batch", "nlist", "epochs"),
+    [
+        (990_000, 2048, 4096, 5),  # 484 steps an epoch, 2,400 wanted
+        (47_500, 2048, 256, 20),  # 24 steps, 600 wanted: the most
+        (190_000, 2048, 1024, 13),  # 93 steps, 1,200 wanted
+        (9_990_000, 2048, 16384, 2),  # 4,878 steps, 4,800 wanted: the fewest
+        (1000, 2048, 32, 20),
+        (990_000, 1024, 4096, 3),  # smaller steps are more
+    ],
+)
+def test_epochs_follow_the_steps_that_centers_need(n_train: int, batch: int, nlist: int, epochs: int):
+    assert auto_epochs(n_train, batch, nlist) == epochs
+
+
+def test_warmup_is_at_most_a_quarter_of_the_epochs_that_were_found():
+    assert [auto_warmup(3, epochs) for epochs in (2, 5, 8, 12, 20)] == [1, 1, 2, 3, 3]
+    assert auto_warmup(1, 20) == 1
+    assert auto_warmup(0, 5) == 0

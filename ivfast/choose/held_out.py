@@ -15,6 +15,7 @@ from ivfast.start.neighbors import LearnSet
 from ivfast.store.demand import Demand, asking_weights, find_probes, reverse_neighbors
 
 SAMPLE_PER_BUCKET, SAMPLE_LEAST = 40, 20_000  # learn vectors whose buckets stand for all, see make_held_out
+JUDGED = 4000  # held-out vectors at most by which states are judged
 MATCHED = 65_536  # rows whose nearest are looked for in the pool at once
 MOST_ASKING = 2_000_000  # training vectors at most that stand for queries of the pool
 

@@ -183,9 +183,14 @@ def weight_shapes(param_list: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def blocks_of(nlist: int) -> Blocks | None:
-    """How a run of so many buckets goes in blocks, None where it does not."""
-    return None if nlist < MANY_BUCKETS else Blocks(BLOCK_PAIRS, SEEN, LISTED)
+def blocks_of(nlist: int, batch: int) -> Blocks | None:
+    """How steps of so many pairs go in blocks, None where they do not.
+
+    A block of a batch that has few pairs a bucket spans many buckets: then it has half as many pairs.
+    """
+    if nlist < MANY_BUCKETS:
+        return None
+    return Blocks(BLOCK_PAIRS if 2 * batch >= nlist else max(1, BLOCK_PAIRS // 2), SEEN, LISTED)
 
 
 def check_names(groups: dict[str, dict[str, Any]], setup: Setup) -> None:

@@ -26,6 +26,7 @@ from ivfast.runtime.progress import Progress
 from ivfast.start import descent_process
 
 SPARE = 2  # nearest beyond those asked for: some are held out, which one vector in twenty is at most
+MOST_EXACT = 3_000_000  # points that an accelerator searches exactly: an H100 takes 7 s for half a million
 SAMPLE = 1000  # rows on which recall is measured
 AS_NEAR = 1e-5  # squared distances, of about unit size, within which two float32 products agree
 ROWS = 65_536  # looked at at once
@@ -40,9 +41,13 @@ class Means(NamedTuple):
     folder: Path | None = None  # where graph and x are kept; None: x in a temporary folder, the graph not at all
     search: Search | None = None  # an accelerator's exact search
 
-    def rules(self) -> dict[str, object]:
-        """What a graph depends on beside its points."""
-        if self.search is not None:
+    def exact(self, n: int) -> Search | None:
+        """What searches n points exactly; None where NN-descent is the faster one, since its time is not squared."""
+        return self.search if n <= MOST_EXACT else None
+
+    def rules(self, n: int) -> dict[str, object]:
+        """What a graph of n points depends on beside them."""
+        if self.exact(n) is not None:
             return {"exact": True}
         threads, seed = descent_process.N_THREADS, descent_process.SEED
         return {"pynndescent": version("pynndescent"), "threads": threads, "seed": seed}
@@ -57,8 +62,8 @@ def graph_of(points: Points, k: int, progress: Progress, means: Means = ALONE) -
 
     def find() -> dict[str, np.ndarray]:
         with _mapped(points, means.folder, progress) as (mapped, path):
-            if means.search:
-                nearest = _searched(mapped, k, means.search, progress)
+            if search := means.exact(len(points)):
+                nearest = _searched(mapped, k, search, progress)
             else:
                 nearest = _descended(mapped, k, path, progress)
             return {"nearest": nearest, "recall": np.array(_measured_recall(mapped, nearest, progress))}
@@ -66,11 +71,11 @@ def graph_of(points: Points, k: int, progress: Progress, means: Means = ALONE) -
     if means.folder is None:
         found, old = find(), False
     else:
-        facts = points.space.facts | means.rules()
+        facts = points.space.facts | means.rules(len(points))
         key = fingerprint(points=points.vectors.digest, n=len(points), k=k, **facts)
         found, old = cached(means.folder, "graph", key, find)
     progress.note(
-        f"neighbours: {'exact search' if means.search else 'NN-descent'} on {len(points):,} vectors, "
+        f"neighbours: {'exact search' if means.exact(len(points)) else 'NN-descent'} on {len(points):,} vectors, "
         f"measured recall {float(found['recall']):.3f}{', from the cache' if old else ''}"
     )
     return found["nearest"]
@@ -89,7 +94,7 @@ def _mapped(points: Points, folder: Path | None, progress: Progress) -> Iterator
 def _descended(points: Points, k: int, path: Path, progress: Progress) -> np.ndarray:
     """By NN-descent; rows of which it found fewer than k are searched for exactly. path: x of the points"""
     graph = path.with_name(f".graph.{os.getpid()}.npy")
-    stage = path.with_name(f"stage.{fingerprint(x=path.name, k=k, **ALONE.rules())}.npy")
+    stage = path.with_name(f"stage.{fingerprint(x=path.name, k=k, **ALONE.rules(0))}.npy")
     everyone = np.arange(len(points))
     try:
         _run([path, graph, stage], k + 1, len(points), progress)

@@ -118,7 +118,7 @@ def _answers(
     limits: SearchLimits,
 ) -> np.ndarray:  # fmt: skip
     """The exact nearest of held-out vectors among all others, (n, k) int64. graph: of learn"""
-    if means.search is not None:  # the graph is exact
+    if means.exact(len(learn)) is not None:  # the graph is exact
         return graph[held_out, :k].astype(np.int64)
     everyone = np.arange(len(learn))
     return nearest_of(held_out, learn, everyone, k, "held-out answers", progress, limits.block_bytes)

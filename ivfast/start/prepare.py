@@ -63,7 +63,7 @@ def find_learn_neighbors(cache: Cache, ftopk: int) -> Neighbors:
     rules: dict[str, object] = {"asked_for": N_ASKED, "answers": COUNTED}
     rules["kinship"] = [OWN_NEAREST, SURELY_KIN, HEAP, VALLEY]
     if len(cache.learn) > LIMITS.exact_learn:
-        rules["graph"] = cache.means.rules()
+        rules["graph"] = cache.means.rules(len(cache.learn))
     found, old = cached(cache.folder, "neighbors", cache.key(ftopk=ftopk, **rules), search)
     neighbors = Neighbors(**found)
     cache.progress.note(

@@ -10,35 +10,35 @@ from typing import NamedTuple
 
 from rich.table import Table
 
-from ivfast.choose.facts import USE_PER_BUCKET
+from ivfast.choose.facts import LEAST_USE_PER_BUCKET, MOST_USE, USE_PER_BUCKET
+from ivfast.choose.held_out import JUDGED as MOST_JUDGED
 from ivfast.choose.held_out import MOST_ASKING, SAMPLE_LEAST, SAMPLE_PER_BUCKET
 from ivfast.choose.verdict import WAYS
-from ivfast.method import COUNTED
+from ivfast.method import COUNTED, MANY_BUCKETS, SEEN
 from ivfast.route.routers import trained_routers
-from ivfast.route.tiles import CACHED_BYTES
+from ivfast.route.tiles import BEST_BUCKETS, CACHED_BYTES
 from ivfast.start.kmeans import n_sampled
 from ivfast.start.neighbors import LIMITS, N_ASKED, n_held_out
 
-# Measured on 2 cores of an AMD EPYC, 60,000 lines of code at nlist 512 (benchmarks/million.py). A factor says how
-# many products of rows and centers a stage takes the time of.
+# Measured on 2 cores of an AMD EPYC (benchmarks/million.py): 60,000 lines of code at nlist 512, and where buckets are
+# many a million at 4,096. A factor says how many products of rows and centers a stage takes the time of.
 START_SECONDS = 4.0  # imports, and all that is outside the stages
 KMEANS_ITERATIONS = 21  # after so many k-means has mostly ended by itself, however many --niter allows
 EXACT_SEARCH = 0.7  # of the exact neighbours, beside their product: FAISS works in cache
-NEIGHBOR_SECONDS = 90.0  # of the approximate neighbours of a million vectors of 256 entries
+NEIGHBOR_SECONDS = 77.0  # of the approximate neighbours of a million vectors of 256 entries
 KINSHIP_SECONDS = 3.0  # of a million vectors
 BUCKETS = 1.0  # of the vectors whose buckets are measured
-JUDGED = 6.0  # of the pool and the held-out vectors, at each judgement of a router
-CHOSEN = 6.0  # the same, at each part of the way
-FITTED = 8.0  # of all vectors that facts of one router are fitted on
+JUDGED, JUDGED_OF_MANY = 6.0, 3.6  # of the pool and the held-out vectors, at each judgement of a router
+FITTED, FITTED_OF_MANY = 8.0, 4.6  # of all vectors that facts of one router are fitted on
+KNOWN_SECONDS = 7.0  # of a million vectors of base, where their neighbours are learn's
 ASSIGNED = 4.0  # of base, by one router
 SEARCHED = 20.0  # of the queries, by one router
 REPORT_SECONDS = 1.0
 WRITE_RATE = 3e8  # bytes a second, hashed and written
 
 RUNTIME_BYTES = 3e8  # of the libraries and of compiled code
-KMEANS_COPIES = 2.0  # of the vectors that k-means sees
-EXACT_COPIES = 3.0  # of learn, while its neighbours are searched for exactly
-APPROXIMATE_COPIES = 2.0  # the same, approximately
+KMEANS_COPIES = 2.0  # of the vectors that k-means sees, where they are not mapped
+EXACT_COPIES = 3.0  # of learn, while its neighbours are searched for exactly; above, it is mapped
 GRAPH_BYTES = 3 * 4 * N_ASKED  # a vector, while its neighbours are searched for
 LEARN_BYTES = 8 + 4 * N_ASKED + 32  # a vector, kept through the training: its row, its neighbours, its kinship
 JUDGED_BYTES = 600  # a vector of the pool
@@ -57,6 +57,7 @@ class Sizes(NamedTuple):
     epochs: int
     batch_size: int
     on_cpu: bool = True  # where the network is trained
+    in_sample: bool = False  # base is learn
 
     @property
     def dim(self) -> int:
@@ -79,10 +80,14 @@ class Sizes(NamedTuple):
         return -(-(self.n_learn - n_held_out(self.n_learn)) // self.batch_size)
 
     @property
-    def n_pool(self) -> int:
-        """Vectors that each judgement stores, at most."""
+    def many(self) -> bool:
+        """Whether there are so many buckets that not all are looked at."""
+        return self.nlist >= MANY_BUCKETS
+
+    def n_pool(self, n_held: int) -> int:
+        """Vectors that are stored for so many held-out ones to search among, at most."""
         sample = max(SAMPLE_LEAST, SAMPLE_PER_BUCKET * self.nlist)
-        return min(self.n_learn, sample + COUNTED * n_held_out(self.n_learn))
+        return min(self.n_learn, sample + COUNTED * n_held)
 
 
 class Rates(NamedTuple):
@@ -118,9 +123,13 @@ def seconds_of_stages(sizes: Sizes, rates: Rates) -> dict[str, float]:
     """Expected seconds by stage, in order."""
     product = _product_seconds(sizes, rates)
     n, n_base, dim, trained = sizes.n_learn, sizes.n_base, sizes.dim, sizes.trained
-    judged = sizes.n_pool + n_held_out(n)
-    fitted = sizes.n_pool + min(n, MOST_ASKING) + min(n, USE_PER_BUCKET * sizes.nlist)
-    each = sum(product(judged, router) for router in trained)
+    n_held, n_judged = n_held_out(n), min(n_held_out(n), MOST_JUDGED)
+    judged = sizes.n_pool(n_judged) + n_judged
+    fitted = sizes.n_pool(n_held) + n_held + min(n, MOST_ASKING)
+    fitted += min(n, USE_PER_BUCKET * sizes.nlist, max(MOST_USE, LEAST_USE_PER_BUCKET * sizes.nlist))
+    by_judging, by_fitting = (JUDGED_OF_MANY, FITTED_OF_MANY) if sizes.many else (JUDGED, FITTED)
+    each = by_judging * sum(product(judged, router) for router in trained)
+    known = sizes.in_sample and n_base > LIMITS.exact_learn
     seconds = {
         "imports and all else": START_SECONDS,
         "checking files": 4 * dim * (n + n_base) / rates.read,
@@ -129,15 +138,16 @@ def seconds_of_stages(sizes: Sizes, rates: Rates) -> dict[str, float]:
         "held-out answers": EXACT_SEARCH * 2 * n_held_out(n) * n * dim / rates.product,
         "kinship": KINSHIP_SECONDS * n / 1e6,
         "measuring buckets": BUCKETS * product(n_sampled(n, sizes.nlist), "kmeans"),
-        "first judgement": JUDGED * (product(judged, "kmeans") + each),
+        "buckets of learn": BUCKETS * product(n, "kmeans") if sizes.many else 0.0,
+        "first judgement": by_judging * product(judged, "kmeans") + each,
         "training": sizes.epochs * sizes.n_steps * rates.step_seconds + (rates.first_seconds if sizes.epochs else 0),
-        "judging": JUDGED * sizes.epochs * each,
+        "judging": sizes.epochs * each,
         "checkpoints": 0.0,
-        "choosing": CHOSEN * len(WAYS) * each,
-        "fitting facts": FITTED * sum(product(fitted, router) for router in trained)
-        + JUDGED * product(judged, "kmeans"),
+        "choosing": len(WAYS) * each,
+        "fitting facts": by_fitting * sum(product(fitted, router) for router in trained)
+        + by_judging * product(judged, "kmeans"),
         "writing the model": 8 * math.prod(sizes.param_list[-2:]) / WRITE_RATE,
-        "neighbours of base": neighbor_seconds(n_base, dim, rates.product),
+        "neighbours of base": KNOWN_SECONDS * n_base / 1e6 if known else neighbor_seconds(n_base, dim, rates.product),
     }
     for router in ("kmeans", *trained):
         seconds[f"assigning base, {router}"] = ASSIGNED * product(n_base, router)
@@ -149,7 +159,7 @@ def neighbor_seconds(n: int, dim: int, product: float) -> float:
     """Of the nearest of n vectors among each other: exactly, where they are few.
 
         exact         2 n^2 dim operations
-        approximate   90 s a million, times log n / log 10^6, times dim / 256
+        approximate   77 s a million, times log n / log 10^6, times dim / 256
 
     product: operations a second
     """
@@ -170,19 +180,21 @@ def _product_seconds(sizes: Sizes, rates: Rates) -> Callable[[int, str], float]:
 
 def bytes_of_stages(sizes: Sizes) -> dict[str, float]:
     """Expected anonymous memory by stage, where it is more than the libraries'."""
-    vector, logits = 4 * sizes.dim, 4 * sizes.nlist * sizes.batch_size
+    vector = 4 * sizes.dim
     kept = RUNTIME_BYTES + LEARN_BYTES * sizes.n_learn
 
     def searching(n: int) -> float:
-        copies = EXACT_COPIES if n <= LIMITS.exact_learn else APPROXIMATE_COPIES
-        return n * (copies * vector + GRAPH_BYTES)
+        return n * (EXACT_COPIES * vector * (n <= LIMITS.exact_learn) + GRAPH_BYTES)
 
     weights = 4 * (math.prod(sizes.param_list[:: len(sizes.param_list) - 1]) + _deep_weights(sizes))
-    pool = sizes.n_pool + n_held_out(sizes.n_learn)
-    judged = kept + JUDGED_BYTES * pool + min(2 * CACHED_BYTES, vector * pool + 4 * sizes.nlist * pool)
-    trained = 4 * weights + (2 * LOGIT_COPIES * logits if sizes.on_cpu else 0)
+    n_held, sampled = n_held_out(sizes.n_learn), n_sampled(sizes.n_learn, sizes.nlist)
+    pool = sizes.n_pool(n_held) + n_held
+    known = 12 * BEST_BUCKETS if sizes.many else 4 * sizes.nlist  # of one vector of the pool
+    judged = kept + JUDGED_BYTES * pool + min(2 * CACHED_BYTES, vector * pool + known * pool)
+    seen = SEEN if sizes.many else sizes.nlist
+    trained = 4 * weights + (2 * LOGIT_COPIES * 4 * seen * sizes.batch_size if sizes.on_cpu else 0)
     found = {
-        "k-means": RUNTIME_BYTES + KMEANS_COPIES * vector * n_sampled(sizes.n_learn, sizes.nlist),
+        "k-means": RUNTIME_BYTES + KMEANS_COPIES * vector * sampled * (sampled <= LIMITS.exact_learn),
         "neighbours of learn": RUNTIME_BYTES + searching(sizes.n_learn),
         "held-out answers": kept + vector * n_held_out(sizes.n_learn),
         "kinship": kept + GRAPH_BYTES * sizes.n_learn,

@@ -63,12 +63,12 @@ def refuse_others(saved: Saved, config: Config, learn_digest: str | None) -> Non
 
     learn_digest: None where learn is not read yet: settings alone
     """
-    blocks = _plain(blocks_of(config.nlist))
-    if saved.about.get("rules") != JUDGING_VERSION or saved.about.get("blocks") != blocks:
-        raise UserError(
-            "the checkpoint is of another version of ivfast, which drew pairs or judged epochs in another way: "
-            "continue it with that version, or start anew elsewhere"
-        )
+    other_version = UserError(
+        "the checkpoint is of another version of ivfast, which drew pairs or judged epochs in another way: "
+        "continue it with that version, or start anew elsewhere"
+    )
+    if saved.about.get("rules") != JUDGING_VERSION:
+        raise other_version
     now = settings_that_bind(config)
     then = saved.about["settings"]
     if config.epochs == AUTO:  # found anew from the same sizes
@@ -89,6 +89,8 @@ def refuse_others(saved: Saved, config: Config, learn_digest: str | None) -> Non
         raise UserError(
             f"the checkpoint is of another configuration: {', '.join(differing)}{hint}; start anew elsewhere"
         )
+    if saved.about.get("blocks") != _plain(blocks_of(config.nlist, config.batch_size)):
+        raise other_version
 
 
 def _plain(value: Any) -> Any:

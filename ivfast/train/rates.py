@@ -10,7 +10,17 @@ import numpy as np
 
 from ivfast.data.cleaning import Cleaning, scan
 from ivfast.data.vectors import Vectors, rows_per_block
-from ivfast.network.backend import Backend, Chunk, Goal, Setup, load_backend, starting_weights, weight_shapes
+from ivfast.method import CELLS
+from ivfast.network.backend import (
+    Backend,
+    Chunk,
+    Goal,
+    Setup,
+    blocks_of,
+    load_backend,
+    starting_weights,
+    weight_shapes,
+)
 from ivfast.network.precision import precision_name
 from ivfast.route.routers import TILE
 from ivfast.runtime.config import Config
@@ -90,6 +100,7 @@ def _random_setup(config: Config) -> Setup:
     start = np.random.default_rng(1).standard_normal((config.nlist, config.dim), dtype=np.float32)
     start /= np.linalg.norm(start, axis=1, keepdims=True)
     return Setup(
+        blocks=blocks_of(config.nlist, config.batch_size),
         param_list=config.param_list,
         metric=config.metric,
         start=start,
@@ -104,10 +115,13 @@ def _random_setup(config: Config) -> Setup:
 
 
 def _random_chunk(config: Config, steps: int, pairs: int) -> Chunk:
-    """Pairs of unit norm, drawn."""
-    x = np.random.default_rng(2).standard_normal((steps, pairs, config.dim), dtype=np.float32)
+    """Pairs of unit norm, drawn, in blocks of drawn cells where there are many buckets."""
+    rng, blocks = np.random.default_rng(2), blocks_of(config.nlist, config.batch_size)
+    pairs += -pairs % (blocks.pairs if blocks else 1)
+    x = rng.standard_normal((steps, pairs, config.dim), dtype=np.float32)
     x /= np.linalg.norm(x, axis=2, keepdims=True)
-    return Chunk(x, x[:, ::-1].copy(), np.ones((steps, pairs), dtype=bool))
+    cells = rng.integers(0, config.nlist, (steps, pairs, 2, CELLS), dtype=np.int32) if blocks else None
+    return Chunk(x, x[:, ::-1].copy(), np.ones((steps, pairs), dtype=bool), cells)
 
 
 def _fastest(call: Callable[[], object], repeats: int = REPEATS) -> float:

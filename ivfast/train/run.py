@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ivfast.choose.goal import fit_goal, pair_logits
-from ivfast.choose.held_out import HeldOut, fewer, make_held_out
+from ivfast.choose.held_out import JUDGED, HeldOut, fewer, make_held_out
 from ivfast.choose.judgement import Curves, Judgement, judge, judge_kmeans
 from ivfast.choose.verdict import Candidate
 from ivfast.data.cleaning import Cleaning, scan
@@ -52,7 +52,6 @@ from ivfast.train.pairs import PairSource
 from ivfast.train.point import refuse_others
 from ivfast.train.schedule import auto_epochs, auto_warmup, learning_rates
 
-JUDGED = 4000  # held-out vectors by which states are judged: their standard error is below one in a hundred
 RECOMMENDED = 39  # learn vectors a bucket; FAISS warns below so many
 
 
@@ -218,7 +217,7 @@ def make_setup(config: Config, learn: LearnSet, kmeans: np.ndarray, buckets: Buc
         learning_rates=learning_rates(config.lr, config.epochs, config.warmup, n_steps),
         use_rate=min(1.0, config.batch_size / (USE_MEMORY * config.nlist)),
         loss_scale=config.scale,
-        blocks=blocks_of(config.nlist),
+        blocks=blocks_of(config.nlist, config.batch_size),
     )
 
 
