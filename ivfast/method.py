@@ -23,6 +23,7 @@ MANY_BUCKETS = 2048
 LEAST_SHARE = 0.05
 
 # Blocks of a step, where there are many buckets, see docs/how-it-works.md
+LEAST_BATCH = 1024  # a smaller batch has too few near pairs to put together, and looks at all buckets
 BLOCK_PAIRS = 32  # pairs of a block: more would be less alike, fewer make products thin
 SEEN = 512  # buckets that a block sees: a vector's other buckets of 4,096 have 1.3 % of its membership
 CELLS = 16  # k-means buckets near a vector: with its own alone, a vector far from all centers votes for the wrong ones

@@ -8,12 +8,12 @@ from ivfast_torch.model import Constants, DCNet, squared_distances
 from ivfast_torch.precision import make_policy
 from ivfast_torch.step import forward
 
-BestArrays = tuple[Tensor, Tensor, Tensor, Tensor]  # the fields of ivfast.network.backend.Best
+_BestArrays = tuple[Tensor, Tensor, Tensor, Tensor]  # the fields of ivfast.network.backend.Best
 
 
 def best_of_centers(
     x: Tensor, c: Tensor, k: Tensor, delta_floor: Tensor, temperatures: Tensor, counted: Tensor, metric: str, width: int
-) -> BestArrays:
+) -> _BestArrays:
     """The best buckets of rows by a matrix of centers, see ivfast.route.distances.center_logits.
 
     x: (n, dim); c: (nlist, dim); the rest as best_of_net has it
@@ -29,7 +29,7 @@ def best_of_centers(
 def best_of_net(
     network: DCNet, params: dict[str, Tensor], x: Tensor, constants: Constants, k: Tensor, temperatures: Tensor,
     counted: Tensor, width: int,
-) -> BestArrays:  # fmt: skip
+) -> _BestArrays:  # fmt: skip
     """The best buckets of rows by the whole network.
 
     x: (n, dim); k: sharpness; temperatures: (t,); counted: (n,) 1 for rows that mass counts, else 0

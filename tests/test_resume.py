@@ -87,21 +87,20 @@ def test_resumed_run_equals_unbroken_run_to_the_bit(
 def test_epochs_that_were_left_to_the_sizes_are_found_again_on_resume(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    auto = ("--epochs", "auto", "--batch_size", "20")
-    monkeypatch.setattr("ivfast.train.schedule.MOST_EPOCHS", 4)
+    auto = ("--epochs", "auto")
     with monkeypatch.context() as patch:
-        stop_in(patch, 3, 1)
+        stop_in(patch, 2, 1)
         assert main(flags(data, tmp_path / "broken", *auto)) == 143
     assert main(flags(data, tmp_path / "broken", *auto, "--resume", "True")) == 0
     assert "--epochs auto: 4 epochs, 1 of warmup" in (tmp_path / "broken" / "train.log").read_text()
-    assert main(flags(data, tmp_path / "whole", "--epochs", "4", "--batch_size", "20", "--warmup", "1")) == 0
+    assert main(flags(data, tmp_path / "whole", "--epochs", "4")) == 0
     assert outputs(tmp_path / "broken") == outputs(tmp_path / "whole")
 
 
 @pytest.fixture
 def in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small runs go in blocks as large ones do, and lists are made anew within an epoch."""
-    for name, value in {"MANY_BUCKETS": 32, "BLOCK_PAIRS": 4, "SEEN": 8, "LISTED": 5}.items():
+    for name, value in {"MANY_BUCKETS": 32, "LEAST_BATCH": 1, "BLOCK_PAIRS": 4, "SEEN": 8, "LISTED": 5}.items():
         monkeypatch.setattr(f"ivfast.network.backend.{name}", value)
     monkeypatch.setattr("ivfast.train.pairs.LISTS_LAST", 48)
 
@@ -128,6 +127,7 @@ def test_a_checkpoint_without_blocks_is_not_continued_in_blocks(
     data: Path, stopped: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("ivfast.network.backend.MANY_BUCKETS", 32)
+    monkeypatch.setattr("ivfast.network.backend.LEAST_BATCH", 1)
     assert main(flags(data, stopped, "--resume", "True")) == 2
     assert "another version of ivfast" in capsys.readouterr().err
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ivfast.method import BLOCK_PAIRS, LISTED, MANY_BUCKETS, SEEN
+from ivfast.method import BLOCK_PAIRS, LEAST_BATCH, LISTED, MANY_BUCKETS, SEEN
 from ivfast.runtime.draws import generator
 from ivfast.runtime.errors import UserError
 
@@ -184,13 +184,8 @@ def weight_shapes(param_list: tuple[int, ...]) -> dict[str, tuple[int, ...]]:
 
 
 def blocks_of(nlist: int, batch: int) -> Blocks | None:
-    """How steps of so many pairs go in blocks, None where they do not.
-
-    A block of a batch that has few pairs a bucket spans many buckets: then it has half as many pairs.
-    """
-    if nlist < MANY_BUCKETS:
-        return None
-    return Blocks(BLOCK_PAIRS if 2 * batch >= nlist else max(1, BLOCK_PAIRS // 2), SEEN, LISTED)
+    """How steps of so many pairs go in blocks, None where they do not."""
+    return Blocks(BLOCK_PAIRS, SEEN, LISTED) if nlist >= MANY_BUCKETS and batch >= LEAST_BATCH else None
 
 
 def check_names(groups: dict[str, dict[str, Any]], setup: Setup) -> None:

@@ -138,7 +138,7 @@ def seconds_of_stages(sizes: Sizes, rates: Rates) -> dict[str, float]:
         "held-out answers": EXACT_SEARCH * 2 * n_held_out(n) * n * dim / rates.product,
         "kinship": KINSHIP_SECONDS * n / 1e6,
         "measuring buckets": BUCKETS * product(n_sampled(n, sizes.nlist), "kmeans"),
-        "buckets of learn": BUCKETS * product(n, "kmeans") if sizes.many else 0.0,
+        **({"buckets of learn": BUCKETS * product(n, "kmeans")} if sizes.many else {}),
         "first judgement": by_judging * product(judged, "kmeans") + each,
         "training": sizes.epochs * sizes.n_steps * rates.step_seconds + (rates.first_seconds if sizes.epochs else 0),
         "judging": sizes.epochs * each,
