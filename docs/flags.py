@@ -49,7 +49,7 @@ def page() -> str:
         parts.append("| flag | value | default | what |\n| --- | --- | --- | --- |")
         for action in flags:
             text = (action.help or "").split(" (default ")[0].replace("|", "\\|")
-            value = value_of(action).replace("True|False", "True or False")
+            value = value_of(action).replace("|", " or ")
             parts.append(f"| `--{action.dest}` | {value} | {default_of(action)} | {text} |")
         parts.append("")
     return "\n".join(parts)

@@ -43,11 +43,11 @@ def best_of_net(
 
 
 def _sums(z: Array, highest: Array, temperatures: Array, counted: Array) -> tuple[Array, Array]:
-    """log sum exp(z / T) of each row, (t, n), and the sum over counted rows of softmax(z / T), (t, nlist)."""
+    """log sum exp((z - highest) / T) of rows, (t, n), and the sum over counted rows of softmax(z / T), (t, nlist)."""
 
     def at(temperature: Array) -> tuple[Array, Array]:
         e = jnp.exp((z - highest) / temperature)
         total = e.sum(axis=1)
-        return jnp.log(total) + highest[:, 0] / temperature, (counted / total) @ e
+        return jnp.log(total), (counted / total) @ e
 
     return lax.map(at, temperatures)

@@ -42,12 +42,12 @@ def best_of_net(
 
 
 def _sums(z: Tensor, highest: Tensor, temperatures: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
-    """log sum exp(z / T) of each row, (t, n), and the sum over counted rows of softmax(z / T), (t, nlist)."""
+    """log sum exp((z - highest) / T) of rows, (t, n), and the sum over counted rows of softmax(z / T), (t, nlist)."""
 
     def at(temperature: Tensor) -> tuple[Tensor, Tensor]:
         e = torch.exp((z - highest) / temperature)
         total = e.sum(dim=1)
-        return torch.log(total) + highest[:, 0] / temperature, (counted / total) @ e
+        return torch.log(total), (counted / total) @ e
 
     parts = [at(temperature) for temperature in temperatures]
     log_sums = torch.cat([part[0] for part in parts] or [z.new_zeros(0)]).reshape(-1, z.shape[0])

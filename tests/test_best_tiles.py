@@ -107,3 +107,13 @@ def test_probes_are_not_changed_by_being_asked_for_twice(case: Case):
     tiles = make_tiles(case.router, case.points)
     first, second = find_probes(tiles, 3), find_probes(tiles, 3)
     np.testing.assert_array_equal(first.above, second.above)
+
+
+def test_rules_may_ask_for_more_buckets_than_are_mostly_known(case: Case):
+    """With --ftopk 40, say."""
+    tiles = make_tiles(case.router, case.points, temperatures=(1.0,), width=40)
+    m = by_hand.softmax(case.z).mean(axis=0)
+    (found,) = place(tiles, make_plans(["membership"], [Terms(30.0, 1.0, m)]), 40)
+    assert found.entries == 31 * len(case.z)
+    buckets = np.where(found.buckets >= 0, found.buckets, NLIST + np.arange(40))
+    assert (np.diff(np.sort(buckets, axis=1), axis=1) > 0).all()  # nowhere twice

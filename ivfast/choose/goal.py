@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ivfast.method import LEAST_SHARE, LEAST_USE, MANY_BUCKETS, RECALL
+from ivfast.method import LEAST_USE, RECALL
 from ivfast.network.backend import Goal
 from ivfast.route.distances import center_logits, log_softmax
 
@@ -40,7 +40,9 @@ def pair_logits(
     return HeldOutLogits(z, z_pair)
 
 
-def meet(z: np.ndarray, z_pair: np.ndarray, m: np.ndarray, block_entries: int = BLOCK_ENTRIES) -> float:
+def meet(
+    z: np.ndarray, z_pair: np.ndarray, m: np.ndarray, block_entries: int = BLOCK_ENTRIES, least_m: float = LEAST_USE
+) -> float:
     """How badly pairs meet in one evenly used bucket.
 
         meet = - mean logsumexp_b(log p_b + log p'_b - log(nlist max(m_b, 1e-9)))
@@ -48,7 +50,6 @@ def meet(z: np.ndarray, z_pair: np.ndarray, m: np.ndarray, block_entries: int = 
     z, z_pair: (n_pairs, nlist) float64; m: (nlist,) use of the buckets, sums to 1
     returns: 0 at best, ln nlist where p does not depend on x
     """
-    least_m = LEAST_USE if len(m) < MANY_BUCKETS else LEAST_SHARE / len(m)  # as the loss has it
     log_even = np.log(len(m) * np.maximum(m, least_m))
     total = 0.0
     for rows in row_blocks(len(z), len(m), block_entries):
@@ -58,18 +59,18 @@ def meet(z: np.ndarray, z_pair: np.ndarray, m: np.ndarray, block_entries: int = 
     return -total / len(z)
 
 
-def fit_k(pairs: HeldOutLogits, m: np.ndarray) -> float:
-    """The sharpness at which held-out pairs meet best, m held as it is."""
-    return least(lambda k: meet(k * pairs.z, k * pairs.z_pair, m), K_GRID)
+def fit_k(pairs: HeldOutLogits, m: np.ndarray, least_m: float = LEAST_USE) -> float:
+    """The sharpness at which held-out pairs meet best, m held as it is. least_m: what m counts as at least"""
+    return least(lambda k: meet(k * pairs.z, k * pairs.z_pair, m, least_m=least_m), K_GRID)
 
 
-def fit_goal(pairs: HeldOutLogits, m: np.ndarray) -> Goal:
+def fit_goal(pairs: HeldOutLogits, m: np.ndarray, least_m: float = LEAST_USE) -> Goal:
     """k, and the nprobe at which the nearest buckets of 90 % of the pairs' other sides are probed.
 
     slope = (log nprobe(0.925) - log nprobe(0.875)) / 0.05, within 2 and 30
     weight of search_cost: 0 up to nprobe 3, where meeting in the best bucket is what a search needs; 0.3 from 9 on
     """
-    k = fit_k(pairs, m)
+    k = fit_k(pairs, m, least_m)
     at = np.take_along_axis(pairs.z, pairs.z_pair.argmax(axis=1)[:, None], axis=1)
     place = (pairs.z > at).sum(axis=1) + 1
     nprobe, low, high = np.quantile(place, [RECALL, RECALL - AROUND, RECALL + AROUND])

@@ -101,7 +101,7 @@ class HeldOutTiles(NamedTuple):
 
 def held_out_tiles(held: HeldOut, router: Router, temperatures: Iterable[float] = ()) -> HeldOutTiles:
     """Logits are computed once and kept where they are small. temperatures: at which memberships will be asked for"""
-    pool = make_tiles(router, held.learn.points, held.pool, temperatures, held.sampled)
+    pool = make_tiles(router, held.learn.points, held.pool, temperatures, held.sampled, width=held.width)
     return HeldOutTiles(pool, LogitTiles(router, held.learn.points, held.rows))
 
 

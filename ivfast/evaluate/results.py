@@ -125,7 +125,7 @@ def _store_base(
     reverse: ReverseNeighbors | None,
 ) -> tuple[list[Plan], list[Lists]]:  # fmt: skip
     """Every plan of a router, and what it stores. wanted: base rows that are answers"""
-    tiles = make_tiles(setting.router, base, temperatures=storing_ts(setting.facts), read_rows=read_rows)
+    tiles = make_tiles(setting.router, base, temperatures=storing_ts(setting.facts), read_rows=read_rows, width=width)
     asks = reverse is not None and setting.asks
     with progress.bar(f"assigning base, {setting.router.name}", (3 if asks else 2) * len(base)) as bar:
         demand = None

@@ -83,7 +83,7 @@ class Best(NamedTuple):
 
     buckets: np.ndarray  # (n, width) int32, best first
     z: np.ndarray  # (n, width) float32, their logits
-    log_sums: np.ndarray  # (t, n) float32, log of the sum over all buckets of exp(z / T), for each temperature
+    log_sums: np.ndarray  # (t, n) float32, by T: log of the sum over all buckets of exp((z - best z) / T)
     mass: np.ndarray  # (t, nlist) float32, sum over the rows that count of softmax(z / T)
 
 

@@ -20,7 +20,7 @@ class Tile:
     start: number of the first row
     z: (rows, columns) float32, logits
     buckets: (rows, columns) int32, whose logits they are, best first; None: of all buckets, in order
-    log_sums: log of the sum over all buckets of exp(z / T), (rows,) by T, where not all are known
+    log_sums: log of the sum over all buckets of exp((z - best z) / T), (rows,) by T, where not all are known
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Tile:
         """
         if keys is self.z and self.buckets is not None:  # they are in order already
             return self.buckets[:, :width], self.z[:, :width].copy()
-        columns = top(keys, width)
+        columns = top(keys, min(width, keys.shape[1]))
         found = np.take_along_axis(keys, columns, axis=1)
         return columns if self.buckets is None else np.take_along_axis(self.buckets, columns, axis=1), found
 
@@ -55,7 +55,7 @@ class Tile:
         """log softmax(z / temperature) over all buckets, of those that are known, (rows, columns) float32."""
         if self.buckets is None:
             return log_softmax(self.z, temperature)
-        return self.z / np.float32(temperature) - self._log_sums[temperature][:, None]
+        return (self.z - self.z[:, :1]) / np.float32(temperature) - self._log_sums[temperature][:, None]
 
     def of_buckets(self, values: np.ndarray) -> np.ndarray:
         """What stands for each bucket that is known. values: (nlist,); returns (nlist,) or (rows, columns)"""
@@ -65,7 +65,9 @@ class Tile:
         """Logits of buckets that are known. buckets: (rows, width); returns (rows, width) float32"""
         columns = buckets
         if self.buckets is not None:
-            columns = (self.buckets[:, None, :] == buckets[:, :, None]).argmax(axis=2)
+            known = self.buckets[:, None, :] == buckets[:, :, None]
+            assert known.any(axis=2).all()
+            columns = known.argmax(axis=2)
         return np.take_along_axis(self.z, columns, axis=1)
 
 
@@ -148,7 +150,7 @@ class BestTiles:
         self.read = max(TILE, read_rows // TILE * TILE)
         self.temperatures, self.counted = sorted(set(temperatures)), counted
         self.width = min(best_buckets, router.nlist)
-        self.cache = self.n * self.width * 8 <= cached_bytes
+        self.cache = self.n * (8 * self.width + 4 * len(self.temperatures)) <= cached_bytes
         self.cached: list[Best] = []
         self._mass: np.ndarray | None = None
 
@@ -159,14 +161,14 @@ class BestTiles:
                 yield self._tile(i * TILE, best)
             return
         self.cached.clear()
-        mass = np.zeros((len(self.temperatures), self.router.nlist))
+        mass, none = np.zeros((len(self.temperatures), self.router.nlist)), np.empty((0, self.router.nlist), np.float32)
         for start in range(0, self.n, self.read):
             x = self._x(start, min(start + self.read, self.n))
             for at in range(0, len(x), TILE):
                 best = self._rank(x[at : at + TILE], start + at)
                 mass += best.mass
                 if self.cache:
-                    self.cached.append(best._replace(mass=best.mass[:0]))
+                    self.cached.append(best._replace(mass=none))
                 yield self._tile(start + at, best)
         self._mass = mass
 
@@ -204,9 +206,13 @@ Tiles = LogitTiles | BestTiles
 
 def make_tiles(
     router: Router, points: Points, index: np.ndarray | None = None, temperatures: Iterable[float] = (),
-    counted: np.ndarray | None = None, read_rows: int = 16 * TILE, cached_bytes: int = CACHED_BYTES,
+    counted: np.ndarray | None = None, read_rows: int = 16 * TILE, cached_bytes: int = CACHED_BYTES, width: int = 0,
 ) -> Tiles:  # fmt: skip
-    """All logits where there are few buckets, else the best. Arguments are those of BestTiles."""
+    """All logits where there are few buckets, else the best.
+
+    width: buckets of a vector that rules will ask for; twice as many are known. The rest is as BestTiles has it
+    """
     if router.rank is None:
         return LogitTiles(router, points, index, read_rows, cached_bytes)
-    return BestTiles(router, points, index, temperatures, counted, read_rows, cached_bytes)
+    known = max(BEST_BUCKETS, 2 * width)
+    return BestTiles(router, points, index, temperatures, counted, read_rows, cached_bytes, known)

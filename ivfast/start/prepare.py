@@ -1,5 +1,6 @@
 """What training needs before its first step: k-means and neighbours, computed or from the cache."""
 
+import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -84,5 +85,11 @@ def find_learn_cells(cache: Cache, kmeans: np.ndarray, niter: int) -> Cells:
     def search() -> dict[str, np.ndarray]:
         return find_cells(cache.learn, kmeans, cache.progress)._asdict()
 
-    key = cache.key(nlist=len(kmeans), niter=niter, power_steps=POWER_STEPS, near=CELLS)
+    key = cache.key(
+        nlist=len(kmeans),
+        niter=niter,
+        power_steps=POWER_STEPS,
+        near=CELLS,
+        kmeans=hashlib.blake2b(kmeans.tobytes(), digest_size=8).hexdigest(),
+    )
     return Cells(**cached(cache.folder, "cells", key, search)[0])

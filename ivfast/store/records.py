@@ -55,7 +55,8 @@ class Facts(NamedTuple):
 
 def storing_ts(facts: Facts | None) -> set[float]:
     """Temperatures at which memberships are asked for where a base is stored."""
-    return {storing.storing_t or 1.0 for storing in facts.storings} if facts else set()
+    fitted = (storing.storing_t for storing in facts.storings) if facts else ()
+    return {storing_t for storing_t in fitted if storing_t is not None}
 
 
 def same_copies(one: Any, other: float) -> bool:

@@ -106,13 +106,15 @@ class TrainedModel:
                 f"copies {copies!r}: expected one of the run's --percents ({known}); choose one, or train with it"
             )
         points = self._points(base)
-        tiles, demand = make_tiles(self._router("centers"), points, temperatures=storing_ts(facts)), None
+        width = min(self._model.ftopk, self.nlist)
+        tiles = make_tiles(self._router("centers"), points, temperatures=storing_ts(facts), width=width)
+        demand = None
         if len(points) > 1:
             means = Means(search=load_search(self._backend, self._gpu))
             reverse = reverse_of(nearest_of_all(points, len(self._model.asking), silent(), means), self._model.asking)
             demand = Demand(reverse, find_probes(tiles, facts.nprobe))
         plans = make_plans([ROUTERS["centers"].default_rule], facts.terms([copies], demand))
-        buckets = place(tiles, plans, min(self._model.ftopk, self.nlist))[0].buckets
+        buckets = place(tiles, plans, width)[0].buckets
         rows, columns = np.nonzero(buckets >= 0)
         # contiguous, since FAISS takes pointers
         return Placed(np.ascontiguousarray(rows), buckets[rows, columns].astype(np.int64))

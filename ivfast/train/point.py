@@ -14,7 +14,7 @@ WHERE = (  # settings that say where and how fast, not what
     "save_path", "data_path", "log_interval", "valid_batch_size", "gpu", "resume", "start_epoch", "checkpoint_minutes",
     "dry_run",
 )  # fmt: skip
-JUDGING_VERSION = 3  # raised where pairs are drawn, or epochs judged, in another way than before
+JUDGING_VERSION = 4  # raised where pairs are drawn, or epochs judged, in another way than before
 FREE = (*WHERE, "data_name", "nprobes", "eval", "ai_center", "backend")  # may differ on resume
 
 

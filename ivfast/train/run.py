@@ -25,7 +25,7 @@ from ivfast.data.vectors import (
     open_evaluation_set,
     open_vectors,
 )
-from ivfast.method import USE_MEMORY
+from ivfast.method import LEAST_SHARE, LEAST_USE, USE_MEMORY
 from ivfast.network.backend import (
     Backend,
     Goal,
@@ -230,7 +230,8 @@ def router_of_centers(run: Run, centers: np.ndarray, k: float) -> Router:
 def refit_goal(run: Run, centers: np.ndarray, m: np.ndarray) -> Goal:
     """k, nprobe and slope on the held-out pairs, m held as it is. m: (nlist,) use of the buckets"""
     x, x_pair = run.judged.pair_points()
-    return fit_goal(pair_logits(x, x_pair, centers, run.config.metric, run.buckets.delta_floor), m)
+    least_m = LEAST_SHARE / len(m) if run.backend.setup.blocks else LEAST_USE  # as the loss has it
+    return fit_goal(pair_logits(x, x_pair, centers, run.config.metric, run.buckets.delta_floor), m, least_m)
 
 
 def judge_all(run: Run, params: Any, centers: np.ndarray, k: float) -> dict[str, Judgement]:
