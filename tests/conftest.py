@@ -3,6 +3,8 @@
 import signal
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,15 +50,25 @@ def logit_table(table_router: Callable[[int], Router]) -> Callable[[np.ndarray],
     return lambda z: LogitTiles(table_router(z.shape[1]), points_of(z.astype(np.float32)))
 
 
+WriteGraph = Callable[..., None]
+
+
+@pytest.fixture(scope="session")
+def write_graph() -> Iterator[WriteGraph]:
+    """NN-descent in one process for all tests: compiling it takes half a minute, once instead of for each graph.
+
+    Not in the tests' own process: numba sets the number of OpenMP's threads, by which torch rounds.
+    """
+    with ProcessPoolExecutor(1, get_context("spawn"), initializer=warnings.simplefilter, initargs=("ignore",)) as pool:
+        yield lambda *args, **options: pool.submit(descent_process.write_graph, *args, **options).result()
+
+
 @pytest.fixture
-def descent_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """NN-descent within the tests' process: compiling it takes half a minute, once instead of for each graph."""
+def descent_here(monkeypatch: pytest.MonkeyPatch, write_graph: WriteGraph) -> None:
+    """NN-descent in the process that has compiled it already."""
 
     def run(files: list[Path], n_neighbors: int, *_: object) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            x, graph, stage = map(str, files)
-            descent_process.write_graph(x, graph, stage, n_neighbors)
+        write_graph(*map(str, files), n_neighbors)
 
     monkeypatch.setattr(descent, "_run", run)
 

@@ -19,14 +19,14 @@ from ivfast.runtime.command_line import parse
 from ivfast.runtime.errors import RunError, StopRequestedError
 from ivfast.runtime.progress import Progress, silent
 from ivfast.runtime.signals import handled
-from ivfast.start import descent, descent_process
+from ivfast.start import descent
 from ivfast.start.descent import SPARE, Means, graph_of, pick
 from ivfast.start.neighbors import SearchLimits, find_neighbors, nearest_of_all
 from ivfast.store import demand
 from ivfast.train.disk import bytes_needed
 from run_dcnet import main
 from tests import by_hand
-from tests.conftest import points_of
+from tests.conftest import WriteGraph, points_of
 from tests.runs import flags, make_data
 from tests.test_neighbors import METRICS, check_nearest, draw, recall_of
 
@@ -150,20 +150,20 @@ def test_recall_is_measured_where_it_is_low_and_copies_count_as_right():
     assert descent._measured_recall(copies, near, silent()) == 1
 
 
-def test_two_stages_find_as_much_and_the_same_after_a_kill(tmp_path: Path):
+def test_two_stages_find_as_much_and_the_same_after_a_kill(tmp_path: Path, write_graph: WriteGraph):
     rows = draw("L2", 20_000)
     x, graph, stage = (str(tmp_path / f"{name}.npy") for name in ("x", "graph", "stage"))
     np.save(x, rows)
     found = []
     for _ in range(2):  # the second begins with the stage of the first
-        descent_process.write_graph(x, graph, stage, K + 1, staged=1)
+        write_graph(x, graph, stage, K + 1, staged=1)
         found.append(np.load(graph))
     assert found[0].tobytes() == found[1].tobytes()
     some, everyone = np.arange(0, 20_000, 50), np.arange(20_000)
     near = pick(points_of(rows), everyone, found[0], everyone, K, silent())
     assert recall_of(rows, some, everyone, near[some]) >= 0.95
     (tmp_path / "stage.npy").unlink()
-    descent_process.write_graph(x, graph, stage, K + 1, staged=20_001)
+    write_graph(x, graph, stage, K + 1, staged=20_001)
     assert not (tmp_path / "stage.npy").exists()
 
 
