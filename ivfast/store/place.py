@@ -12,6 +12,7 @@ from ivfast.runtime.threads import in_order
 from ivfast.store.rules import RULES
 from ivfast.store.rules.rule import Rule, Terms
 
+THREADED = 65_536  # vectors from which on threads rank them
 RANKED_BYTES = 1 << 30  # what rules ranked is kept for the second pass up to this size, else ranked again
 
 
@@ -88,7 +89,9 @@ class _Ranks:
         if again and self.fits:
             yield from self.cached
             return
-        for start, found in in_order(self._rank, self.source.tiles()):
+        tiles = self.source.tiles()
+        ranked = in_order(self._rank, tiles) if self.source.n > THREADED else map(self._rank, tiles)
+        for start, found in ranked:
             if self.fits:
                 self.cached.append((start, found))
             yield start, found

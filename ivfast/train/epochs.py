@@ -100,7 +100,9 @@ def _report(run: Run, point: Point, sums: Sums, seconds: tuple[float, float]) ->
 def _train_steps(run: Run, point: Point) -> tuple[Any, Sums]:
     epoch, source = point.epoch + 1, run.source
     steps = chunk_steps(source.n_steps, source.batch_size, source.learn.points.dim)
-    chunks = ahead(epoch_chunks(source, epoch, steps, point.step))
+    chunks = epoch_chunks(source, epoch, steps, point.step)
+    if source.cells is not None:  # many buckets, and mostly many vectors: others are read in no time
+        chunks = ahead(chunks)
     saved_at = time.monotonic()
 
     def after_chunk(state: Any, done: int) -> None:
