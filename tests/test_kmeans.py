@@ -143,9 +143,10 @@ def test_a_signal_stops_kmeans_between_two_looks(number: int):
     rows = np.random.default_rng(0).standard_normal((100_000, DIM)).astype(np.float32)
     learn, main = in_its_space(rows, "L2"), threading.main_thread().ident
     assert main is not None
+    before = threading.active_count()
     threading.Timer(0.5, signal.pthread_kill, (main, number)).start()
     started = time.monotonic()
     with handled(), pytest.raises(StopRequestedError):
         train_kmeans(learn, 2000, 10_000, 1)
     assert time.monotonic() - started < 10
-    assert threading.active_count() <= 2  # nobody watches any more; the timer may still end
+    assert threading.active_count() <= before + 1  # nobody watches any more; the timer may still end
