@@ -45,7 +45,7 @@ def meet(
 ) -> float:
     """How badly pairs meet in one evenly used bucket.
 
-        meet = - mean logsumexp_b(log p_b + log p'_b - log(nlist max(m_b, 1e-9)))
+        meet = - mean logsumexp_b(log p_b + log p'_b - log(nlist max(m_b, least_m)))
 
     z, z_pair: (n_pairs, nlist) float64; m: (nlist,) use of the buckets, sums to 1
     returns: 0 at best, ln nlist where p does not depend on x

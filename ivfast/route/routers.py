@@ -103,7 +103,10 @@ def net_router(logits: Callable[[np.ndarray], np.ndarray], linear: Router, rank:
 
 def tile_logits(router: Router, x: np.ndarray) -> np.ndarray:
     """Logits of up to TILE rows, computed as a whole tile. (n, dim) -> (n, nlist) float32"""
+    return router.logits(whole_tile(x))[: len(x)]
+
+
+def whole_tile(x: np.ndarray) -> np.ndarray:
+    """Up to TILE rows with rows of zeros behind them, (TILE, dim)."""
     n = len(x)
-    if n < TILE:
-        x = np.concatenate([x, np.zeros((TILE - n, x.shape[1]), dtype=x.dtype)])
-    return router.logits(x)[:n]
+    return x if n >= TILE else np.concatenate([x, np.zeros((TILE - n, x.shape[1]), dtype=x.dtype)])

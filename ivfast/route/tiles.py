@@ -8,7 +8,7 @@ import numpy as np
 from ivfast.data.vectors import Points
 from ivfast.network.backend import Best
 from ivfast.route.distances import log_softmax, top
-from ivfast.route.routers import TILE, Crossing, Router, tile_logits
+from ivfast.route.routers import TILE, Crossing, Router, tile_logits, whole_tile
 
 CACHED_BYTES = 1 << 30  # what is known of all tiles is kept for the next pass over them up to this size
 BEST_BUCKETS = 32  # of each row are looked at where there are many: rules take ten of them, and nobody probes so many
@@ -71,7 +71,27 @@ class Tile:
         return np.take_along_axis(self.z, columns, axis=1)
 
 
-class LogitTiles:
+class _Rows:
+    """The rows that a router is asked for, tile by tile."""
+
+    def __init__(self, router: Router, points: Points, index: np.ndarray | None, read_rows: int) -> None:
+        self.router, self.points, self.index = router, points, index
+        self.n = len(points) if index is None else len(index)
+        self.read = max(TILE, read_rows // TILE * TILE)
+
+    def _blocks(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Yields (number of the first row, x (up to TILE, dim)); more is read at once."""
+        for start in range(0, self.n, self.read):
+            x = self._x(start, min(start + self.read, self.n))
+            for at in range(0, len(x), TILE):
+                yield start + at, x[at : at + TILE]
+
+    def _x(self, start: int, stop: int) -> np.ndarray:
+        rows = slice(start, stop)
+        return self.points.x(rows if self.index is None else self.index[rows])
+
+
+class LogitTiles(_Rows):
     """The logits of many points, tile by tile, as often as wanted.
 
     Tiles start at multiples of TILE and are padded with zero rows. So a row's bits are the same, whatever else
@@ -86,9 +106,7 @@ class LogitTiles:
         self, router: Router, points: Points, index: np.ndarray | None = None, read_rows: int = 16 * TILE,
         cached_bytes: int = CACHED_BYTES,
     ) -> None:  # fmt: skip
-        self.router, self.points, self.index = router, points, index
-        self.n = len(points) if index is None else len(index)
-        self.read = max(TILE, read_rows // TILE * TILE)
+        super().__init__(router, points, index, read_rows)
         self.cache = self.n * router.nlist * 4 <= cached_bytes
         self.cached: list[np.ndarray] = []
 
@@ -98,22 +116,16 @@ class LogitTiles:
             yield from ((i * TILE, z) for i, z in enumerate(self.cached))
             return
         self.cached.clear()
-        for start in range(0, self.n, self.read):
-            x = self._x(start, min(start + self.read, self.n))
-            for at in range(0, len(x), TILE):
-                z = tile_logits(self.router, x[at : at + TILE])
-                if self.cache:
-                    self.cached.append(z)
-                yield start + at, z
+        for start, x in self._blocks():
+            z = tile_logits(self.router, x)
+            if self.cache:
+                self.cached.append(z)
+            yield start, z
 
     def tiles(self) -> Iterator[Tile]:
         """The same as values that know their rows."""
         for start, z in self:
             yield Tile(self.router, start, z, partial(self._x, start, start + len(z)))
-
-    def _x(self, start: int, stop: int) -> np.ndarray:
-        rows = slice(start, stop)
-        return self.points.x(rows if self.index is None else self.index[rows])
 
     def all(self) -> np.ndarray:
         """All rows at once: (n, nlist) float32."""
@@ -132,7 +144,7 @@ class LogitTiles:
         return {temperature: total / n for temperature, total in sums.items()}
 
 
-class BestTiles:
+class BestTiles(_Rows):
     """The best buckets of many points, where there are too many to look at all: one call to the device a tile.
 
     temperatures: at which memberships will be asked for
@@ -145,9 +157,7 @@ class BestTiles:
         counted: np.ndarray | None = None, read_rows: int = 16 * TILE, cached_bytes: int = CACHED_BYTES,
         best_buckets: int = BEST_BUCKETS,
     ) -> None:  # fmt: skip
-        self.router, self.points, self.index = router, points, index
-        self.n = len(points) if index is None else len(index)
-        self.read = max(TILE, read_rows // TILE * TILE)
+        super().__init__(router, points, index, read_rows)
         self.temperatures, self.counted = sorted(set(temperatures)), counted
         self.width = min(best_buckets, router.nlist)
         self.cache = self.n * (8 * self.width + 4 * len(self.temperatures)) <= cached_bytes
@@ -162,14 +172,12 @@ class BestTiles:
             return
         self.cached.clear()
         mass, none = np.zeros((len(self.temperatures), self.router.nlist)), np.empty((0, self.router.nlist), np.float32)
-        for start in range(0, self.n, self.read):
-            x = self._x(start, min(start + self.read, self.n))
-            for at in range(0, len(x), TILE):
-                best = self._rank(x[at : at + TILE], start + at)
-                mass += best.mass
-                if self.cache:
-                    self.cached.append(best._replace(mass=none))
-                yield self._tile(start + at, best)
+        for start, x in self._blocks():
+            best = self._rank(x, start)
+            mass += best.mass
+            if self.cache:
+                self.cached.append(best._replace(mass=none))
+            yield self._tile(start, best)
         self._mass = mass
 
     def use(self, temperatures: Iterable[float], counted: np.ndarray | None = None) -> dict[float, np.ndarray]:
@@ -187,18 +195,12 @@ class BestTiles:
         assert rank is not None
         counted = np.zeros(TILE, dtype=np.float32)
         counted[:n] = 1 if self.counted is None else self.counted[start : start + n]
-        if n < TILE:
-            x = np.concatenate([x, np.zeros((TILE - n, x.shape[1]), dtype=x.dtype)])
-        found = rank(x, self.width, np.array(self.temperatures, dtype=np.float32), counted)
+        found = rank(whole_tile(x), self.width, np.array(self.temperatures, dtype=np.float32), counted)
         return Best(found.buckets[:n], found.z[:n], found.log_sums[:, :n], found.mass)
 
     def _tile(self, start: int, best: Best) -> Tile:
         log_sums = dict(zip(self.temperatures, best.log_sums, strict=True))
         return Tile(self.router, start, best.z, partial(self._x, start, start + len(best.z)), best.buckets, log_sums)
-
-    def _x(self, start: int, stop: int) -> np.ndarray:
-        rows = slice(start, stop)
-        return self.points.x(rows if self.index is None else self.index[rows])
 
 
 Tiles = LogitTiles | BestTiles
