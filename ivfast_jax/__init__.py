@@ -186,7 +186,9 @@ def rank_by_centers(centers: np.ndarray, metric: str, delta_floor: float, k: flo
 _best_of_centers = jax.jit(best_of_centers, static_argnames=("metric", "width"))
 
 
-def find_nearest(x: np.ndarray, blocks: Iterable[np.ndarray], k: int, metric: str, gpu: int) -> np.ndarray:
+def find_nearest(
+    x: np.ndarray, blocks: Iterable[np.ndarray], k: int, metric: str, gpu: int
+) -> tuple[np.ndarray, np.ndarray]:
     """The exact k nearest of x among all rows of the blocks, on the device of a --gpu number.
 
     See search of nearest.py.

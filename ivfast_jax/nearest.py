@@ -54,11 +54,14 @@ def nearer(best: Best, x: Array, others: Array, start: int, n_others: int, metri
 _nearer = jax.jit(nearer, static_argnames="metric", donate_argnames="best")
 
 
-def search(x: np.ndarray, blocks: Iterable[np.ndarray], k: int, metric: str, device: Any) -> np.ndarray:
+def search(
+    x: np.ndarray, blocks: Iterable[np.ndarray], k: int, metric: str, device: Any
+) -> tuple[np.ndarray, np.ndarray]:
     """The exact k nearest of x among all rows of the blocks, in float32, not in anything shorter.
 
     x: (n, dim) float32; blocks: (m, dim) float32 each, k rows or more in all, the first no smaller than others
-    returns: (n, k) int32, nearest first: numbers of rows, counted through the blocks
+    returns: (n, k) float32, how close they are (see `closeness`), nearest first
+        (n, k) int32, numbers of rows, counted through the blocks
     """
     tiles = [_put(x[i : i + TILE], device) for i in range(0, len(x), TILE)]
     best = [_nothing(len(tile), k, device) for tile in tiles]
@@ -70,7 +73,9 @@ def search(x: np.ndarray, blocks: Iterable[np.ndarray], k: int, metric: str, dev
         others = _put(padded, device)
         best = [_nearer(one, tile, others, start, len(block), metric) for one, tile in zip(best, tiles, strict=True)]
         start += len(block)
-    return np.concatenate([_numpy(one.numbers) for one in best])
+    return np.concatenate([_numpy(one.closeness) for one in best]), np.concatenate(
+        [_numpy(one.numbers) for one in best]
+    )
 
 
 def _nothing(n: int, k: int, device: Any) -> Best:

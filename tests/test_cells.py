@@ -8,6 +8,7 @@ import pytest
 from ivfast.data.vectors import BLOCK_BYTES
 from ivfast.runtime.progress import silent
 from ivfast.start.cells import find_cells, place_in_line
+from ivfast.start.kmeans import measure_buckets
 from tests import by_hand
 from tests.conftest import points_of, unit_rows
 
@@ -20,8 +21,12 @@ def test_every_vector_has_its_nearest_buckets_however_many_blocks(
     expected = by_hand.distances(x, centers).argsort(axis=1)[:, :5]
     for block_bytes in (BLOCK_BYTES, 6 * 4 * 7):
         monkeypatch.setattr("ivfast.start.cells.rows_per_block", lambda dim, b=block_bytes: b // (4 * dim))
-        found = find_cells(points_of(x, metric), centers, silent(), near=5)
+        found, buckets = find_cells(points_of(x, metric), centers, silent(), near=5)
         assert found.nearest.tolist() == expected.tolist()
+        alone = measure_buckets(points_of(x, metric), centers, seed=1)
+        np.testing.assert_allclose(buckets.radius, alone.radius, rtol=1e-6)
+        np.testing.assert_array_equal(buckets.share, alone.share)
+        assert buckets.delta_floor == pytest.approx(alone.delta_floor, rel=1e-6)
         assert (found.nearest.dtype, found.place.dtype) == (np.int32, np.int32)
 
 

@@ -126,9 +126,10 @@ def test_an_exact_search_of_a_device_is_used_for_all_of_it(metric: str, monkeypa
     rows = draw(metric, 1000)
     measure = faiss.METRIC_INNER_PRODUCT if metric == "IP" else faiss.METRIC_L2
 
-    def search(x: np.ndarray, blocks: Any, k: int, asked: str) -> np.ndarray:
+    def search(x: np.ndarray, blocks: Any, k: int, asked: str) -> tuple[np.ndarray, np.ndarray]:
         assert asked == metric
-        return faiss.knn(x, np.concatenate(list(blocks)), k, metric=measure)[1].astype(np.int32)
+        close, numbers = faiss.knn(x, np.concatenate(list(blocks)), k, metric=measure)
+        return close, numbers.astype(np.int32)
 
     monkeypatch.setattr(descent, "rows_per_block", lambda *_: 301)
     monkeypatch.setattr(descent, "_run", None)

@@ -4,12 +4,16 @@ import signal
 import threading
 import time
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
 import pytest
 
+import ivfast_jax
+import ivfast_torch
 from ivfast.data.vectors import Points, Vectors, measure_space
 from ivfast.runtime.errors import StopRequestedError, UserError
 from ivfast.runtime.progress import Progress, silent
@@ -150,3 +154,33 @@ def test_a_signal_stops_kmeans_between_two_looks(number: int):
         train_kmeans(learn, 2000, 10_000, 1)
     assert time.monotonic() - started < 10
     assert threading.active_count() <= before + 1  # nobody watches any more; the timer may still end
+
+
+@pytest.mark.parametrize("backend", [ivfast_jax, ivfast_torch], ids=["jax", "torch"])
+def test_on_an_accelerator_by_the_same_rules(backend: Any, metric: str):
+    """Other draws than FAISS', so other centers: the same objective, as means of their buckets, nobody empty."""
+    learn = in_its_space(clumps(4000, 40, 2.0, metric), metric)
+    x = learn.x(slice(None)).astype(np.float64)
+    search = partial(backend.find_nearest, gpu=-1)
+    found = train_kmeans(learn, 40, 100, seed=5, search=search)
+    again = train_kmeans(learn, 40, 100, seed=5, search=search)
+    np.testing.assert_array_equal(found.centers, again.centers)
+    assert 3 < found.n_iterations < 100
+    d2 = by_hand.distances(x, found.centers)
+    own = d2.argmin(axis=1)
+    counts = np.bincount(own, minlength=40)
+    assert counts.min() > 0
+    means = np.stack([x[own == i].mean(axis=0) for i in range(40)])
+    if metric == "IP":
+        means /= np.linalg.norm(means, axis=1, keepdims=True)
+    assert np.square(means - found.centers).sum(axis=1).mean() < 0.01 * d2.min(axis=1).mean()
+    theirs = by_hand.distances(x, faiss_centers(x.astype(np.float32), 40, 100, 5, metric)).min(axis=1).mean()
+    assert d2.min(axis=1).mean() < 1.1 * theirs
+
+
+def test_an_empty_center_on_an_accelerator_takes_half_of_another_bucket():
+    rows = np.repeat(clumps(50, 50, 0.0), 20, axis=0)  # 50 different rows: many of 40 drawn ones are equal
+    learn = in_its_space(rows + 0.01 * clumps(1000, 1, 1.0), "L2")
+    found = train_kmeans(learn, 40, 50, seed=1, search=partial(ivfast_torch.find_nearest, gpu=-1))
+    counts = np.bincount(by_hand.distances(learn.x(slice(None)), found.centers).argmin(axis=1), minlength=40)
+    assert counts.min() > 0

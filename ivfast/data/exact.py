@@ -1,15 +1,42 @@
 """Exact nearest neighbours, block by block."""
 
+from collections.abc import Callable, Iterable
+
 import faiss
 import numpy as np
 
 from ivfast.data.vectors import BLOCK_BYTES, Points, rows_per_block
 from ivfast.runtime.progress import Bar, Progress
 
+# x (n, dim), blocks of others (m, dim), k, metric -> the k nearest: closeness (n, k) float32 and numbers (n, k) int32
+DeviceSearch = Callable[[np.ndarray, Iterable[np.ndarray], int, str], tuple[np.ndarray, np.ndarray]]
+
 
 def flat_index(dim: int, metric: str) -> faiss.Index:
     """An empty FAISS index that compares a query with everything. metric: IP or L2"""
     return faiss.IndexFlatIP(dim) if metric == "IP" else faiss.IndexFlatL2(dim)
+
+
+def searcher(
+    rows: np.ndarray, metric: str, search: DeviceSearch | None = None
+) -> Callable[[np.ndarray, int], tuple[np.ndarray, np.ndarray]]:
+    """What finds the exact k nearest of x among rows: FAISS, or an accelerator's search where there is one.
+
+    rows: (m, dim) float32, k or more
+    returns: a call (x (n, dim) float32, k) -> inner products or squared distances (n, k) float32 and numbers (n, k)
+    """
+    if search is None:
+        index = flat_index(rows.shape[1], metric)
+        index.add(rows)
+        return index.search
+
+    def on_device(x: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        closeness, numbers = search(x, [rows], k, metric)
+        if metric == "IP":
+            return closeness, numbers
+        return np.maximum(np.square(x).sum(axis=1, keepdims=True) - closeness, 0), numbers
+
+    return on_device
 
 
 def nearest_among(

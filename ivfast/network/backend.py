@@ -232,7 +232,9 @@ def check_device(name: str, gpu: int) -> None:
     _import(name).find_device(gpu)
 
 
-def load_search(name: str, gpu: int) -> Callable[[np.ndarray, Iterable[np.ndarray], int, str], np.ndarray] | None:
+def load_search(
+    name: str, gpu: int
+) -> Callable[[np.ndarray, Iterable[np.ndarray], int, str], tuple[np.ndarray, np.ndarray]] | None:
     """A backend's exact search for neighbours on an accelerator (`search` of its nearest.py); None on the CPU.
 
     raises: UserError where its framework is not installed or the device is not there

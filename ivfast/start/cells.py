@@ -4,10 +4,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ivfast.data.exact import flat_index
+from ivfast.data.exact import DeviceSearch, searcher
 from ivfast.data.vectors import Points, rows_per_block
 from ivfast.method import CELLS
 from ivfast.runtime.progress import Progress
+from ivfast.start.kmeans import Buckets, BucketSums
 
 POWER_STEPS = 8  # of the power method: a rough principal direction halves buckets as well as the exact one
 
@@ -19,19 +20,24 @@ class Cells(NamedTuple):
     place: np.ndarray  # (nlist,) int32, where a bucket stands in the line
 
 
-def find_cells(learn: Points, centers: np.ndarray, progress: Progress, near: int = CELLS) -> Cells:
-    """Each vector's nearest centers, exact, over all of learn. centers: (nlist, dim) float32, inside"""
-    index = flat_index(learn.dim, learn.metric)
-    index.add(centers)
+def find_cells(
+    learn: Points, centers: np.ndarray, progress: Progress, near: int = CELLS, search: DeviceSearch | None = None
+) -> tuple[Cells, Buckets]:
+    """Each vector's nearest centers, exact, over all of learn, and what the buckets measure.
+
+    centers: (nlist, dim) float32, inside; search: of an accelerator
+    """
+    find, sums = searcher(centers, learn.metric, search), BucketSums(len(centers), learn.metric)
     near = min(near, len(centers))
     nearest = np.empty((len(learn), near), dtype=np.int32)
     step = rows_per_block(learn.dim)
-    with progress.bar("buckets of learn", len(learn)) as bar:
+    with progress.bar("measuring buckets", len(learn)) as bar:
         for start in range(0, len(learn), step):
-            found = index.search(learn.x(slice(start, start + step)), near)[1]
+            distances, found = find(learn.x(slice(start, start + step)), near)
             nearest[start : start + step] = found
+            sums.add(distances, found)
             bar.advance(len(found))
-    return Cells(nearest, place_in_line(centers))
+    return Cells(nearest, place_in_line(centers)), sums.buckets(learn.dim)
 
 
 def place_in_line(centers: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ivfast.data.exact import nearest_among, nearest_of, without_self
+from ivfast.data.exact import DeviceSearch, nearest_among, nearest_of, without_self
 from ivfast.data.mapped import map_points, x_path
 from ivfast.data.vectors import Points, rows_per_block
 from ivfast.runtime.cache import cached, fingerprint
@@ -31,17 +31,14 @@ SAMPLE = 1000  # rows on which recall is measured
 AS_NEAR = 1e-5  # squared distances, of about unit size, within which two float32 products agree
 ROWS = 65_536  # looked at at once
 
-# x (n, dim) float32, blocks of others (m, dim), k, metric -> (n, k) int32 numbers in the order of the blocks
-Search = Callable[[np.ndarray, Iterable[np.ndarray], int, str], np.ndarray]
-
 
 class Means(NamedTuple):
     """What a search through a large set may use."""
 
     folder: Path | None = None  # where graph and x are kept; None: x in a temporary folder, the graph not at all
-    search: Search | None = None  # an accelerator's exact search
+    search: DeviceSearch | None = None  # an accelerator's exact search
 
-    def exact(self, n: int) -> Search | None:
+    def exact(self, n: int) -> DeviceSearch | None:
         """What searches n points exactly; None where NN-descent is the faster one, since its time is not squared."""
         return self.search if n <= MOST_EXACT else None
 
@@ -135,7 +132,7 @@ def _run(files: list[Path], n_neighbors: int, n: int, progress: Progress) -> Non
         )
 
 
-def _searched(points: Points, k: int, search: Search, progress: Progress) -> np.ndarray:
+def _searched(points: Points, k: int, search: DeviceSearch, progress: Progress) -> np.ndarray:
     """Exactly, on an accelerator."""
     found = np.empty((len(points), k), dtype=np.int32)
     step = min(ROWS, rows_per_block(points.dim))
@@ -143,7 +140,7 @@ def _searched(points: Points, k: int, search: Search, progress: Progress) -> np.
         for start in range(0, len(points), step):
             x = points.x(slice(start, start + step))
             blocks = (points.x(slice(at, at + step)) for at in range(0, len(points), step))
-            near = search(x, blocks, k + 1, points.metric)
+            near = search(x, blocks, k + 1, points.metric)[1]
             found[start : start + step] = without_self(near, np.arange(start, start + len(x)))
             bar.advance(len(x))
     return found

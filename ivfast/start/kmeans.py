@@ -8,12 +8,13 @@ from typing import Any, NamedTuple
 import faiss
 import numpy as np
 
-from ivfast.data.exact import flat_index
+from ivfast.data.exact import DeviceSearch, flat_index, searcher
 from ivfast.data.vectors import Points, rows_per_block
 from ivfast.method import NEAR
 from ivfast.runtime.draws import generator
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.progress import Bar, Progress, silent
+from ivfast.start.lloyd import cluster
 
 ALL_POINTS = 1_000_000  # up to here k-means sees every learn vector
 POINTS_PER_BUCKET = 256  # of a larger learn it sees so many a bucket, and no fewer than ALL_POINTS
@@ -45,11 +46,11 @@ def n_sampled(n: int, nlist: int, all_points: int = ALL_POINTS, per_bucket: int 
 
 def train_kmeans(
     learn: Points, nlist: int, niter: int, seed: int, progress: Progress | None = None,
-    all_points: int = ALL_POINTS, per_bucket: int = POINTS_PER_BUCKET,
+    all_points: int = ALL_POINTS, per_bucket: int = POINTS_PER_BUCKET, search: DeviceSearch | None = None,
 ) -> KMeans:  # fmt: skip
-    """Cluster learn with FAISS (spherical under IP).
+    """Cluster learn with FAISS (spherical under IP), or by its rules on an accelerator.
 
-    niter: iterations at most
+    niter: iterations at most; search: of an accelerator
     raises: UserError where there are fewer vectors than buckets
     """
     if len(learn) < nlist:
@@ -59,6 +60,11 @@ def train_kmeans(
         )
     n_points = n_sampled(len(learn), nlist, all_points, per_bucket)
     x = learn.x(_sample(len(learn), n_points, seed, "kmeans", 0))
+    progress = progress or silent()
+    if search is not None:
+        with progress.bar("k-means", niter, "iterations at most") as bar:
+            centers, n = cluster(x, nlist, niter, seed, learn.metric, LEAST_IMPROVEMENT, search, bar)
+        return KMeans(centers, n, n_points)
     clustering = faiss.Clustering(learn.dim, nlist)
     clustering.niter = niter
     clustering.seed = seed
@@ -67,7 +73,7 @@ def train_kmeans(
     clustering.min_points_per_centroid = 1
     clustering.max_points_per_centroid = n_points
     # in this thread, since FAISS looks for signals in the main one alone
-    with (progress or silent()).bar("k-means", niter, "iterations at most") as bar, _watched(clustering, bar):
+    with progress.bar("k-means", niter, "iterations at most") as bar, _watched(clustering, bar):
         clustering.train(x, flat_index(learn.dim, learn.metric))
     centers = faiss.vector_float_to_array(clustering.centroids).reshape(nlist, learn.dim).copy()
     return KMeans(centers, _n_done(clustering), n_points)
@@ -105,29 +111,42 @@ def measure_buckets(learn: Points, centers: np.ndarray, seed: int, progress: Pro
 
     centers: (nlist, dim) float32, inside
     """
-    nlist, dim = centers.shape
-    n = n_sampled(len(learn), nlist)
+    n = n_sampled(len(learn), len(centers))
     rows = _sample(len(learn), n, seed, "sample", 1)
     rows = np.arange(n) if isinstance(rows, slice) else rows
-    near = min(NEAR, nlist)
-    index = flat_index(dim, learn.metric)
-    index.add(centers)
-    counts, squares, deltas = np.zeros(nlist), np.zeros(nlist), 0.0
-    step = rows_per_block(dim)
+    find, sums = searcher(centers, learn.metric), BucketSums(len(centers), learn.metric)
+    step = rows_per_block(learn.dim)
     with (progress or silent()).bar("measuring buckets", n) as bar:
         for start in range(0, n, step):
-            distances, nearest = index.search(learn.x(rows[start : start + step]), near)
-            d2 = np.maximum(2 - 2 * distances if learn.metric == "IP" else distances, 0).astype(np.float64)
-            counts += np.bincount(nearest[:, 0], minlength=nlist)
-            squares += np.bincount(nearest[:, 0], weights=d2[:, 0], minlength=nlist)
-            deltas += float(d2.mean(axis=1).sum())
-            bar.advance(len(d2))
-    radius = np.sqrt(squares / np.maximum(counts, 1) / dim)
-    spread = radius[radius > 0]  # a bucket of one vector has none
-    median = float(np.median(spread)) if len(spread) else 0.0
-    radius = np.where(counts > 0, np.maximum(radius, median * LEAST_RADIUS), median)
-    floor = max(1e-6 * deltas / n, float(np.finfo(np.float32).tiny))
-    return Buckets(counts / n, radius.astype(np.float32), floor)
+            found = find(learn.x(rows[start : start + step]), min(NEAR, len(centers)))
+            sums.add(*found)
+            bar.advance(len(found[0]))
+    return sums.buckets(learn.dim)
+
+
+class BucketSums:
+    """What the measures of buckets are made from, added up block by block."""
+
+    def __init__(self, nlist: int, metric: str) -> None:
+        self._metric, self._deltas = metric, 0.0
+        self._counts, self._squares = np.zeros(nlist), np.zeros(nlist)
+
+    def add(self, distances: np.ndarray, nearest: np.ndarray) -> None:
+        """Count rows. distances, nearest: (n, NEAR or more), those of the nearest centers as FAISS gives them"""
+        d2 = np.maximum(2 - 2 * distances if self._metric == "IP" else distances, 0).astype(np.float64)
+        self._counts += np.bincount(nearest[:, 0], minlength=len(self._counts))
+        self._squares += np.bincount(nearest[:, 0], weights=d2[:, 0], minlength=len(self._counts))
+        self._deltas += float(d2[:, :NEAR].mean(axis=1).sum())
+
+    def buckets(self, dim: int) -> Buckets:
+        """The measures over all rows that were counted."""
+        counts, n = self._counts, self._counts.sum()
+        radius = np.sqrt(self._squares / np.maximum(counts, 1) / dim)
+        spread = radius[radius > 0]  # a bucket of one vector has none
+        median = float(np.median(spread)) if len(spread) else 0.0
+        radius = np.where(counts > 0, np.maximum(radius, median * LEAST_RADIUS), median)
+        floor = max(1e-6 * self._deltas / n, float(np.finfo(np.float32).tiny))
+        return Buckets(counts / n, radius.astype(np.float32), floor)
 
 
 def _sample(n: int, wanted: int, seed: int, stream: str, part: int) -> np.ndarray | slice:

@@ -7,14 +7,15 @@ from typing import NamedTuple
 import faiss
 import numpy as np
 
+from ivfast.data.exact import DeviceSearch
 from ivfast.data.vectors import Points
-from ivfast.method import CELLS, COUNTED
+from ivfast.method import CELLS, COUNTED, NEAR
 from ivfast.runtime.cache import cached, fingerprint
 from ivfast.runtime.progress import Progress
 from ivfast.start.cells import POWER_STEPS, Cells, find_cells
 from ivfast.start.descent import ALONE, Means
 from ivfast.start.kinship import HEAP, OWN_NEAREST, SURELY_KIN, VALLEY
-from ivfast.start.kmeans import train_kmeans
+from ivfast.start.kmeans import Buckets, train_kmeans
 from ivfast.start.neighbors import LIMITS, N_ASKED, Neighbors, find_neighbors
 
 
@@ -26,6 +27,18 @@ class Cache(NamedTuple):
     seed: int
     progress: Progress
     means: Means = ALONE
+
+    @property
+    def device(self) -> DeviceSearch | None:
+        """The accelerator's search, where learn is so large that it is used."""
+        return self.means.search if len(self.learn) > LIMITS.exact_learn else None
+
+    @property
+    def near_by(self) -> dict[str, object] | None:
+        """What finds near vectors in a large learn; None where the device plays no part in it."""
+        if len(self.learn) <= LIMITS.exact_learn:
+            return None
+        return self.means.rules(len(self.learn)) | {"device": self.device is not None}
 
     def key(self, **settings: object) -> str:
         """A name for learn and the settings that something was computed with."""
@@ -43,10 +56,11 @@ def find_kmeans(cache: Cache, nlist: int, niter: int) -> np.ndarray:
     def cluster() -> dict[str, np.ndarray]:
         cache.progress.note(f"k-means: clustering {len(cache.learn):,} vectors into {nlist} buckets")
         with cache.progress.stage("k-means"):
-            found = train_kmeans(cache.learn, nlist, niter, cache.seed, cache.progress)
+            found = train_kmeans(cache.learn, nlist, niter, cache.seed, cache.progress, search=cache.device)
         return {"centers": found.centers, "counts": np.array([found.n_iterations, found.n_points])}
 
-    found, old = cached(cache.folder, "kmeans", cache.key(nlist=nlist, niter=niter), cluster)
+    device: dict[str, object] = {"device": True} if cache.device else {}
+    found, old = cached(cache.folder, "kmeans", cache.key(nlist=nlist, niter=niter, **device), cluster)
     iterations, points = found["counts"].tolist()
     cache.progress.note(
         f"k-means: {nlist} centers, {iterations} iterations of at most {niter} "
@@ -79,17 +93,25 @@ def find_learn_neighbors(cache: Cache, ftopk: int) -> Neighbors:
     return neighbors
 
 
-def find_learn_cells(cache: Cache, kmeans: np.ndarray, niter: int) -> Cells:
-    """Which bucket of k-means each learn vector lies in. kmeans: (nlist, dim) float32, of niter iterations at most"""
+def find_learn_cells(cache: Cache, kmeans: np.ndarray, niter: int) -> tuple[Cells, Buckets]:
+    """Which buckets of k-means each learn vector lies near, and what the buckets measure.
+
+    kmeans: (nlist, dim) float32, of niter iterations at most
+    """
 
     def search() -> dict[str, np.ndarray]:
-        return find_cells(cache.learn, kmeans, cache.progress)._asdict()
+        cells, buckets = find_cells(cache.learn, kmeans, cache.progress, search=cache.device)
+        floor = {"delta_floor": np.array(buckets.delta_floor)}
+        return cells._asdict() | {"share": buckets.share, "radius": buckets.radius} | floor
 
     key = cache.key(
         nlist=len(kmeans),
         niter=niter,
         power_steps=POWER_STEPS,
         near=CELLS,
+        measured=NEAR,
         kmeans=hashlib.blake2b(kmeans.tobytes(), digest_size=8).hexdigest(),
     )
-    return Cells(**cached(cache.folder, "cells", key, search)[0])
+    found = cached(cache.folder, "cells", key, search)[0]
+    buckets = Buckets(found["share"], found["radius"], float(found["delta_floor"]))
+    return Cells(found["nearest"], found["place"]), buckets

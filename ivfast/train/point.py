@@ -33,8 +33,10 @@ def settings_that_bind(config: Config) -> dict[str, Any]:
     return {name: value for name, value in config.as_dict().items() if name not in FREE}
 
 
-def pack(point: Point, backend: Backend, config: Config, learn_digest: str) -> Saved:
-    """Everything that the rest of the run depends on."""
+def pack(
+    point: Point, backend: Backend, config: Config, learn_digest: str, near_by: dict[str, object] | None = None
+) -> Saved:
+    """Everything that the rest of the run depends on. near_by: how near vectors were found, where that can differ"""
     arrays = backend.state_dict(point.state)
     choices = {}
     for router, choice in point.choices.items():
@@ -52,6 +54,7 @@ def pack(point: Point, backend: Backend, config: Config, learn_digest: str) -> S
         "choices": choices,
         "settings": settings_that_bind(config),
         "learn": learn_digest,
+        "near_by": near_by,
     }
     if backend.setup.blocks is not None:
         about["blocks"] = _plain(backend.setup.blocks)
@@ -91,6 +94,20 @@ def refuse_others(saved: Saved, config: Config, learn_digest: str | None) -> Non
         )
     if saved.about.get("blocks") != _plain(blocks_of(config.nlist, config.batch_size)):
         raise other_version
+
+
+def refuse_other_search(saved: Saved, near_by: dict[str, object] | None) -> None:
+    """raises: UserError where the run found near vectors in another way: it would go on with other pairs"""
+    then = saved.about.get("near_by", near_by)
+    if then == near_by:
+        return
+    if then is not None and near_by is not None and then["device"] == near_by["device"]:
+        raise UserError(f"the checkpoint's neighbours were found by {then}, not {near_by}: install the same version")
+    sign = "0 or above, as before" if then and then["device"] else "-1, as before"
+    raise UserError(
+        "--gpu: of so many vectors a CPU and an accelerator find other neighbours, so that the rest of the run would "
+        f"see other pairs; resume with --gpu {sign}, or start anew elsewhere"
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -49,7 +49,7 @@ from ivfast.start.neighbors import LIMITS, LearnSet, check_split, n_held_out
 from ivfast.start.prepare import Cache, find_kmeans, find_learn_cells, find_learn_neighbors
 from ivfast.train.disk import check_disk
 from ivfast.train.pairs import PairSource
-from ivfast.train.point import refuse_others
+from ivfast.train.point import refuse_other_search, refuse_others
 from ivfast.train.schedule import auto_epochs, auto_warmup, learning_rates
 
 RECOMMENDED = 39  # learn vectors a bucket; FAISS warns below so many
@@ -69,6 +69,7 @@ class Run(NamedTuple):
     source: PairSource
     kmeans_curves: list[Curves]  # k-means under its own rule, which values are relative to
     data: EvaluationSet
+    near_by: dict[str, object] | None  # how near vectors were found, where that can differ (see Cache)
 
     @property
     def routers(self) -> tuple[str, ...]:
@@ -95,10 +96,16 @@ def start_run(config: Config, progress: Progress, saved: Saved | None = None) ->
         points = map_points(points, folder, progress)
     means = Means(folder, load_search(config.backend, config.gpu))
     cache = Cache(folder, points, config.seed, progress, means)
+    if saved is not None:
+        refuse_other_search(saved, cache.near_by)
     kmeans = find_kmeans(cache, config.nlist, config.niter)
     learn = LearnSet(points, find_learn_neighbors(cache, config.ftopk))
     with progress.stage("measuring buckets"):
-        buckets = measure_buckets(points, kmeans, config.seed, progress)
+        cells = None
+        if blocks_of(config.nlist, config.batch_size) is None:
+            buckets = measure_buckets(points, kmeans, config.seed, progress)
+        else:
+            cells, buckets = find_learn_cells(cache, kmeans, config.niter)
         setup = make_setup(config, learn, kmeans, buckets)
     backend = load_backend(config.backend, setup, config.gpu, precision_name(config))
     width = min(config.ftopk, config.nlist)
@@ -108,8 +115,6 @@ def start_run(config: Config, progress: Progress, saved: Saved | None = None) ->
         judged = make_held_out(fewer(learn, JUDGED), config.nlist, width, config.seed, progress)
     source = PairSource(learn, config.batch_size, config.drop_prop if config.use_drop else 0.0, config.seed)
     if setup.blocks is not None:
-        with progress.stage("buckets of learn"):
-            cells = find_learn_cells(cache, kmeans, config.niter)
         source = source._replace(cells=cells, block_pairs=setup.blocks.pairs)
     ranker = load_ranker(config.backend, config.gpu)
     start = centers_router("kmeans", kmeans, config.metric, buckets.delta_floor, 1.0, ranker)
@@ -127,6 +132,7 @@ def start_run(config: Config, progress: Progress, saved: Saved | None = None) ->
         source=source,
         kmeans_curves=kmeans_curves,
         data=data,
+        near_by=cache.near_by,
     )
 
 
