@@ -35,7 +35,7 @@ def save_hdf5(path: Path, x: np.ndarray) -> None:
 
 def save_packed(path: Path, x: np.ndarray) -> None:
     with h5py.File(path, "w") as file:
-        file.create_dataset("deep/vectors", data=x, chunks=(5, 4), compression="gzip")
+        file.create_dataset("deep/vectors", data=x, chunks=(5, x.shape[1] // 2 + 1), compression="gzip")
 
 
 def table(x: np.ndarray, lists: pa.DataType | None = None) -> pa.Table:

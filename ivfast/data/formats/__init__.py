@@ -27,20 +27,25 @@ FORMATS: dict[str, Open] = {
     ".safetensors": open_safetensors,
 }
 LANCE = ".lance"
+OF_ANSWERS = (".ivecs", ".ibin")
+NEAR = 0.7  # how alike a suffix must be to be suggested; 0.6 takes .csv for .fvecs
 WITH_COLUMNS = (".hdf5", ".h5", ".parquet", ".safetensors")  # and folders
 
 
-def open_rows(path: Path, column: str | None = None, name: str = "vectors") -> Rows:
+def open_rows(path: str | Path, column: str | None = None, name: str = "vectors") -> Rows:
     """Vectors of a file, by its suffix, or of a folder: a Lance dataset, or shards.
 
     column: which column, tensor or dataset, where there are several
     name: what messages call it
     raises: UserError where it is absent, damaged or of an unknown format, or holds what cannot be vectors
     """
+    path = Path(path)
     if os.path.isdir(path):
         return (open_lance if path.suffix.lower() == LANCE else open_folder)(path, name, column)
     if not os.path.exists(path):
         raise missing({name: path})
+    if path.suffix.lower() in OF_ANSWERS:
+        raise UserError(f"{name}: {path} holds answers (gt) by its suffix, expected vectors; name the vectors' file")
     suffix = check_suffix(path, name, FORMATS, f"a folder ending in {LANCE}, or a folder of .npy or .parquet")
     if column is not None and suffix not in WITH_COLUMNS:
         raise UserError(f"{name}: {path} has no columns to choose {column} from; leave --column out")
@@ -52,7 +57,7 @@ def check_suffix(path: Path, name: str, known: Iterable[str], also: str = "") ->
     suffix, names = path.suffix.lower(), list(known)
     if suffix in names:
         return suffix
-    near = difflib.get_close_matches(suffix, names, 1)
+    near = difflib.get_close_matches(suffix, names, 1, NEAR)
     meant = f" (did you mean {near[0]}?)" if near else ""
     raise UserError(
         f"{name}: {path} ends in {suffix or 'no suffix'}{meant}, expected {', '.join(names)}{', ' * bool(also)}{also}"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ivfast.data.formats import check_suffix
+from ivfast.data.formats import OF_ANSWERS, check_suffix
 from ivfast.data.formats.flat import Flat, flat_bin, flat_vecs
 from ivfast.data.formats.hdf5 import datasets, read_hdf5
 from ivfast.data.formats.rows import pick
@@ -13,11 +13,11 @@ from ivfast.data.npy import missing, open_array
 from ivfast.runtime.errors import UserError
 
 ANSWERS = "neighbors"  # what ann-benchmarks calls the right answers
-SUFFIXES = (".npy", ".ivecs", ".ibin", ".hdf5", ".h5")
 HDF5 = (".hdf5", ".h5")
+SUFFIXES = (".npy", *OF_ANSWERS, *HDF5)
 
 
-def open_gt(path: Path, column: str | None = None, name: str = "gt") -> np.ndarray:
+def open_gt(path: str | Path, column: str | None = None, name: str = "gt") -> np.ndarray:
     """The answers of a file, by its suffix.
 
     column: the dataset of an .hdf5 file; None: neighbors, or the only one that fits
@@ -25,6 +25,7 @@ def open_gt(path: Path, column: str | None = None, name: str = "gt") -> np.ndarr
     returns: (n, k) integers, unchecked offsets into base; of a .npy file a memory map
     raises: UserError where the file is absent, damaged or of an unknown format, or holds no integers
     """
+    path = Path(path)
     if not os.path.isfile(path):
         raise missing({name: path})
     suffix = check_suffix(path, name, SUFFIXES)

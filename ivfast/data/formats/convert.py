@@ -50,7 +50,9 @@ class Target(NamedTuple):
     row_head: int = 0
 
 
-def convert(source: Path, target: Path, column: str | None = None, progress: Progress | None = None) -> Rows:
+def convert(
+    source: str | Path, target: str | Path, column: str | None = None, progress: Progress | None = None
+) -> Rows:
     """Write the vectors of a file or folder into a file of the format that its suffix names; see write_rows.
 
     column: which column, tensor or dataset of the source, where there are several
@@ -58,6 +60,7 @@ def convert(source: Path, target: Path, column: str | None = None, progress: Pro
     returns: what was read
     raises: UserError where either cannot be right, RunError where the disk refuses
     """
+    source, target = Path(source), Path(target)
     target_of(target)  # before a large source is opened
     rows = open_rows(source, column, "source")
     if os.path.exists(target) and os.path.samefile(source, target):

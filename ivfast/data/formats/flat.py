@@ -96,8 +96,8 @@ def flat_bin(path: Path, name: str, type: str, *, distances: bool = False) -> Fl
     if n == 0 or dim == 0 or size not in (expected, expected + 4 * n * dim * distances):
         raise UserError(
             f"{name}: {path} is no readable {path.suffix} file: its header says {n} rows of {dim} columns, both "
-            f"expected above 0, which makes {expected} bytes, the file has {size}; it is truncated, or of another format than "
-            "its name says"
+            f"expected above 0, which makes {expected} bytes, the file has {size}; it is truncated, or "
+            "of another format than its name says"
         )
     return Flat(name, path, HEADER, 0, n, dim, type)
 
@@ -152,10 +152,9 @@ def open_safetensors(path: Path, name: str, column: str | None) -> Rows:
     """
     with damaged(name, path, SafetensorError, OSError), safe_open(path, framework="numpy") as file:
         slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 - it is no dict
-        tensors = {
-            key: Tensor(TENSOR_TYPES.get(x.get_dtype(), x.get_dtype()), tuple(x.get_shape()))
-            for key, x in slices.items()
-        }
+        types = {key: str(tensor.get_dtype()) for key, tensor in slices.items()}
+        shapes = {key: tuple(tensor.get_shape()) for key, tensor in slices.items()}
+    tensors = {key: Tensor(TENSOR_TYPES.get(types[key], types[key]), shapes[key]) for key in types}
     seen = {key: f"{tensor.dtype} {tensor.shape}" for key, tensor in tensors.items()}
     fit = [key for key, (dtype, shape) in tensors.items() if dtype in READ_AS and len(shape) == 2 and 0 not in shape]
     chosen = pick(seen, fit, column, name, path, f"two-dimensional tensor of {NUMBERS}")

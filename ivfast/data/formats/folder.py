@@ -39,18 +39,19 @@ def open_folder(path: Path, name: str, column: str | None) -> Rows:
 def shards_of(path: Path, name: str) -> list[Path]:
     """The shards of a folder in natural order: part-2 before part-10."""
     try:
-        entries = [Path(entry.path) for entry in os.scandir(path) if entry.is_file() and entry.name[0] != "."]
+        entries = [entry for entry in os.scandir(path) if entry.name[0] != "."]
     except OSError as problem:
         raise UserError(f"{name}: {path} cannot be listed ({problem.strerror}); check its permissions") from None
-    found = [entry for entry in entries if entry.suffix.lower() in SHARDS]
-    kinds = sorted({entry.suffix.lower() for entry in found})
+    files = [Path(entry.path) for entry in entries if entry.is_file()]
+    found = [file for file in files if file.suffix.lower() in SHARDS]
+    kinds = sorted({file.suffix.lower() for file in found})
     if len(kinds) != 1:
-        seen = ", ".join(sorted(entry.name for entry in entries)[:12]) or "no files"
+        seen = ", ".join(sorted(entry.name + "/" * entry.is_dir() for entry in entries)[:12]) or "nothing"
         raise UserError(
             f"{name}: {path} is a folder that holds {seen}, expected shards that are all .npy or all .parquet "
             "(a Lance dataset ends in .lance); name the file or folder of the vectors alone"
         )
-    return sorted(found, key=lambda entry: natural(entry.name))
+    return sorted(found, key=lambda file: natural(file.name))
 
 
 def natural(text: str) -> list[tuple[int, str]]:

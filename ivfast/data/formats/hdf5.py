@@ -12,6 +12,7 @@ from ivfast.runtime.errors import UserError
 
 PROBLEMS = (OSError, RuntimeError, KeyError, ValueError, TypeError)  # what h5py raises over damaged files
 VECTORS = "train"  # what ann-benchmarks calls the vectors to search
+LOCKING = "best-effort"  # file systems without locks, such as some NFS, are read too
 
 
 class Dataset(NamedTuple):
@@ -54,7 +55,7 @@ def open_hdf5(path: Path, name: str, column: str | None) -> Rows:
 def read_hdf5(path: Path, name: str, dataset: str, rows_at_once: int) -> Iterator[np.ndarray]:
     """All rows of one dataset as stored, so many at once."""
     h5py = load_package("h5py", name, path)
-    with damaged(name, path, *PROBLEMS), h5py.File(path, "r") as file:
+    with damaged(name, path, *PROBLEMS), h5py.File(path, "r", locking=LOCKING) as file:
         stored = file[dataset]
         _check_written(stored, name, path)
         for start in range(0, len(stored), rows_at_once):
@@ -70,7 +71,7 @@ def datasets(path: Path, name: str) -> dict[str, Dataset]:
         if isinstance(item, h5py.Dataset):
             found[key] = Dataset(tuple(int(size) for size in item.shape or ()), item.dtype.name)
 
-    with damaged(name, path, *PROBLEMS), h5py.File(path, "r") as file:
+    with damaged(name, path, *PROBLEMS), h5py.File(path, "r", locking=LOCKING) as file:
         file.visititems(see)
     return found
 

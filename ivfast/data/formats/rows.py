@@ -55,6 +55,7 @@ class Rows:
 
         raises: UserError on rows of unequal length, missing values, or a file that ends early
         """
+        assert rows_at_once > 0
         waiting, n_waiting, n_read = [], 0, 0
         for stored in self.pieces(rows_at_once):
             piece = as_floats(stored, self.dtype)
