@@ -1,5 +1,6 @@
 """Files of vectors and answers that cannot be right: each is refused in one line that says what was found."""
 
+import os
 import struct
 import sys
 from collections.abc import Callable
@@ -66,6 +67,7 @@ def mixed(path: Path) -> None:
 ROW = FLOATS[:1].astype(np.float32)
 WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "absent": ("x.fvecs", lambda _: None, "is missing"),
+    "a pipe": ("x.fvecs", os.mkfifo, "is missing"),
     "no suffix": ("vectors", raw(b"x"), r"ends in no suffix, expected \.npy, \.fvecs"),
     "suffix nearly right": ("x.fvec", raw(b"x"), r"ends in \.fvec \(did you mean \.fvecs\?\)"),
     "answers for vectors": ("x.ivecs", raw(b"x"), r"holds answers \(gt\) by its suffix"),

@@ -42,7 +42,7 @@ def open_rows(path: str | Path, column: str | None = None, name: str = "vectors"
     path = Path(path)
     if os.path.isdir(path):
         return (open_lance if path.suffix.lower() == LANCE else open_folder)(path, name, column)
-    if not os.path.exists(path):
+    if not os.path.isfile(path):  # a pipe would wait forever
         raise missing({name: path})
     if path.suffix.lower() in OF_ANSWERS:
         raise UserError(f"{name}: {path} holds answers (gt) by its suffix, expected vectors; name the vectors' file")
