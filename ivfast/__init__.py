@@ -30,7 +30,7 @@ _HOMES = {
     "fit": "ivfast.front.fit",
     "load": "ivfast.index.load",
     "load_index": "ivfast.index.load",
-    "Index": "ivfast.index.index",
+    "Index": "ivfast.index.growth",
     "TrainedModel": "ivfast.index.model",
     "Ranked": "ivfast.index.model",
     "Placed": "ivfast.index.model",
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
     from ivfast.commands import evaluate_centers, train_centers
     from ivfast.evaluate.results import Result
     from ivfast.front.fit import fit
-    from ivfast.index.index import Index
+    from ivfast.index.growth import Index
     from ivfast.index.load import load, load_index
     from ivfast.index.model import Placed, Ranked, TrainedModel
     from ivfast.runtime.config import Config

@@ -12,7 +12,7 @@ import pytest
 import ivfast
 from ivfast.index import fill as filling
 from ivfast.index.build import build_index
-from ivfast.index.index import Index
+from ivfast.index.growth import Index
 from ivfast.index.model import TrainedModel
 from ivfast.index.probing import chosen, first_distinct
 from ivfast.runtime.errors import UserError
@@ -72,7 +72,10 @@ def test_search_finds_what_brute_force_over_the_probed_lists_finds(
     index, base, query = index_of(metric, copies), make_rows(6000, 1, metric), make_rows(50, 2, metric)
     lists = lists_of(index)
     d2 = by_hand.distances(query.astype(np.float64), base.astype(np.float64))
-    for k, budget in ((10, {"recall": 0.9}), (100, {"recall": 0.8}), (3, {"nprobe": 2}), (10, {"scanned": 0.1})):
+    budgets: list[tuple[int, dict[str, Any]]] = [
+        (10, {"recall": 0.9}), (100, {"recall": 0.8}), (3, {"nprobe": 2}), (10, {"scanned": 0.1}),
+    ]  # fmt: skip
+    for k, budget in budgets:
         ids, scores = index.search(query, k, **budget)
         nprobe = budget.get("nprobe")
         buckets, _ = chosen(index.candidates(query, nprobe), index.threshold(k, *(
@@ -163,18 +166,22 @@ def test_plain_faiss_reads_and_searches_what_is_saved(tmp_path: Path, index_of: 
     exact = np.argsort(by_hand.distances(query, make_rows(6000, 1, "IP")), axis=1)[:, 0]
     np.testing.assert_array_equal(plain.search(query, 1)[1][:, 0], exact)
     again = ivfast.load_index(tmp_path / "saved")
-    for budget in ({"recall": 0.9}, {"scanned": 0.05}, {"nprobe": 3}):
+    budgets: list[dict[str, Any]] = [{"recall": 0.9}, {"scanned": 0.05}, {"nprobe": 3}]
+    for budget in budgets:
         for ours, theirs in zip(again.search(query, 7, **budget), index.search(query, 7, **budget), strict=True):
             np.testing.assert_array_equal(ours, theirs)
     assert (len(again), again.copies, again.kind) == (6000, 0.8, "Flat")
 
 
-def test_lists_on_disk_hold_the_same(tmp_path: Path, index_of: Callable[..., Index], monkeypatch: pytest.MonkeyPatch):
+def test_lists_on_disk_hold_the_same(
+    tmp_path: Path, index_of: Callable[..., Index], model_of: Callable[[str], TrainedModel],
+    monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
     index, query = index_of("L2"), make_rows(20, 2, "L2")
-    monkeypatch.setattr(filling, "SHARD_BYTES", 100_000)
     monkeypatch.setattr(filling.fill_on_disk, "__defaults__", (100_000,))
-    on_disk = index.model.index(make_rows(6000, 1, "L2"), 0.8, lists_file=tmp_path / "index.ivfdata")
-    assert isinstance(faiss.downcast_InvertedLists(on_disk.faiss_index.invlists), faiss.OnDiskInvertedLists)
+    on_disk = model_of("L2").index(make_rows(6000, 1, "L2"), 0.8, lists_file=tmp_path / "index.ivfdata")
+    lists: Any = on_disk.faiss_index.invlists
+    assert isinstance(faiss.downcast_InvertedLists(lists), faiss.OnDiskInvertedLists)
     for ours, theirs in zip(on_disk.search(query, 10), index.search(query, 10), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     on_disk.save(tmp_path)

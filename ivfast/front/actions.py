@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from ivfast.data.formats import convert as convert_file
-from ivfast.data.formats import open_gt, open_rows, write_npy
+from ivfast.data.formats import open_rows
+from ivfast.data.formats.answers import open_gt
+from ivfast.data.formats.convert import convert as convert_file
+from ivfast.data.formats.convert import write_npy
 from ivfast.data.npy import open_array
 from ivfast.data.vectors import FLOATS
 from ivfast.front.fit import fit as fit_model

@@ -3,7 +3,8 @@
 import json
 from pathlib import Path
 
-from ivfast.index.index import Index, Reached
+from ivfast.index.growth import Index
+from ivfast.index.index import Reached
 
 LEVEL = "0.90"  # of recall, at which shares are compared
 

@@ -4,7 +4,8 @@ import numpy as np
 
 from ivfast.data.exact import nearest_among, without_self
 from ivfast.front.aside import set_aside
-from ivfast.index.index import Index, Reached
+from ivfast.index.growth import Index
+from ivfast.index.index import Reached
 from ivfast.runtime.progress import Progress
 
 K = 10  # nearest that count

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import faiss
 import numpy as np
@@ -11,14 +11,12 @@ from ivfast.data.exact import nearest_among, without_self
 from ivfast.data.vectors import Points
 from ivfast.index.calibration import MOST_K, Answers, calibrate, calibrate_codes
 from ivfast.index.fill import TRAINED_ON, empty_index, fill, fill_on_disk, finish, sizes_of
-from ivfast.index.index import Index
+from ivfast.index.growth import Index
+from ivfast.index.place import Placing
 from ivfast.index.probing import Candidates, chosen, search_distinct
 from ivfast.route.search import imbalance
 from ivfast.runtime.draws import generator, spread
 from ivfast.runtime.progress import Progress
-
-if TYPE_CHECKING:
-    from ivfast.index.model import TrainedModel
 
 CALIBRATED_ON = 2000  # vectors that stand for queries
 MOST_OF_BASE = 20  # at most one vector in so many
@@ -35,7 +33,7 @@ class Wishes(NamedTuple):
     seed: int = 1
 
 
-def build_index(model: "TrainedModel", base: Points, wishes: Wishes, progress: Progress) -> Index:
+def build_index(model: Placing, base: Points, wishes: Wishes, progress: Progress) -> Index:
     """Store base, fill the lists, measure recall against scanned.
 
     Some vectors of base stand for queries. They are left out where it counts who asks for whom, or their own answers

@@ -1,18 +1,16 @@
 """An index that grows: new vectors placed by the rule of the others, vectors taken out, and what has drifted."""
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
 
 from ivfast.index.fill import add_entries
+from ivfast.index.index import SearchedIndex
 from ivfast.index.place import Askers
 from ivfast.index.probing import chosen, search_distinct, search_lists
 from ivfast.runtime.errors import UserError
 from ivfast.store.demand import reverse_neighbors
-
-if TYPE_CHECKING:
-    from ivfast.index.index import Index
 
 BATCH = 16_384  # vectors that are placed at once
 FOUND = 0.95  # recall at which the neighbours of new vectors are searched
@@ -33,7 +31,31 @@ class Drift(NamedTuple):
     train_again: bool
 
 
-def add_vectors(index: "Index", rows: np.ndarray) -> np.ndarray:
+class Index(SearchedIndex):
+    """Vectors stored under a trained model: searched by a budget, added to, and asked whether they still fit it.
+
+    faiss_index: the FAISS index itself, which plain FAISS can read, write and search too
+    """
+
+    def add(self, vectors: np.ndarray) -> np.ndarray:
+        """Store new vectors by the same rule: where those who will ask for them look.
+
+        vectors: (n, dim) float array, as base was handed over
+        returns: their ids, (n,) int64
+        raises: UserError on vectors of another shape or type, or an index whose codes can't be added to
+        """
+        return add_vectors(self, self.model.as_stored(vectors, "vectors"))
+
+    def remove(self, ids: np.ndarray) -> int:
+        """Take vectors out, with all their copies. ids: (n,) integers; returns how many vectors were there"""
+        return remove_vectors(self, np.asarray(ids, dtype=np.int64))
+
+    def drift(self, recall: float = 0.9) -> Drift:
+        """Whether what was added still resembles what was learned, and whether to train again."""
+        return measure_drift(self, recall)
+
+
+def add_vectors(index: SearchedIndex, rows: np.ndarray) -> np.ndarray:
     """Place and store rows, batch by batch: those of one batch are askers of the next ones.
 
     rows: (n, dim) float32, as stored; returns their ids
@@ -53,7 +75,7 @@ def add_vectors(index: "Index", rows: np.ndarray) -> np.ndarray:
     return np.arange(index.next_id - len(rows), index.next_id)
 
 
-def _askers(index: "Index", rows: np.ndarray, weights: np.ndarray) -> Askers:
+def _askers(index: SearchedIndex, rows: np.ndarray, weights: np.ndarray) -> Askers:
     """New vectors' own neighbours, among what is stored and among themselves, stand for those who have them as such.
 
     Who has a new vector among its nearest would take a search for each neighbour. Near pairs are near both ways, so
@@ -75,7 +97,7 @@ def _askers(index: "Index", rows: np.ndarray, weights: np.ndarray) -> Askers:
     return Askers(np.concatenate([rows, x]), reverse_neighbors(row, asker[valid], place, np.arange(n), weights))
 
 
-def _stored_near(index: "Index", rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _stored_near(index: SearchedIndex, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The near vectors that are stored, as their codes have them.
 
     returns: scores (n, m), x (found, dim) float32 of the different ones, and keys (n, m) into x, -1 where none
@@ -111,7 +133,7 @@ def _id(index: faiss.IndexIVF, pair: int) -> int:
     return lists.get_single_id(pair >> 32, pair & 0xFFFFFFFF)
 
 
-def remove_vectors(index: "Index", ids: np.ndarray) -> int:
+def remove_vectors(index: SearchedIndex, ids: np.ndarray) -> int:
     """Take out all entries of some ids."""
     ids = np.unique(ids)
     there = stored_ids(index)
@@ -123,7 +145,7 @@ def remove_vectors(index: "Index", ids: np.ndarray) -> int:
     return len(gone)
 
 
-def stored_ids(index: "Index") -> np.ndarray:
+def stored_ids(index: SearchedIndex) -> np.ndarray:
     """The different ids in all lists, ascending int64."""
     lists = index.faiss_index.invlists
     assert lists is not None
@@ -131,7 +153,7 @@ def stored_ids(index: "Index") -> np.ndarray:
     return np.unique(np.concatenate(parts)) if parts else np.empty(0, np.int64)
 
 
-def measure_drift(index: "Index", recall: float, k: int = 10) -> Drift:
+def measure_drift(index: SearchedIndex, recall: float, k: int = 10) -> Drift:
     """Search vectors that were added, by the threshold that was measured on what was there before.
 
     raises: UserError where nothing was added
@@ -164,7 +186,7 @@ def _without(ids: np.ndarray, own: np.ndarray, k: int) -> np.ndarray:
     return found
 
 
-def _vectors_of(index: "Index", ids: np.ndarray) -> np.ndarray:
+def _vectors_of(index: SearchedIndex, ids: np.ndarray) -> np.ndarray:
     """The vectors of some ids, as their codes have them. ids ascending; returns (n, dim) float32"""
     lists = index.faiss_index.invlists
     assert lists is not None

@@ -1,7 +1,7 @@
 """A searchable index: stock FAISS lists over trained centers, asked for a recall instead of an nprobe."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import faiss
 import numpy as np
@@ -9,13 +9,10 @@ import numpy as np
 from ivfast.index.calibration import Calibration
 from ivfast.index.files import ProbesUse, save_index
 from ivfast.index.fill import sizes_of
-from ivfast.index.growth import Drift, add_vectors, measure_drift, remove_vectors
+from ivfast.index.place import Placing
 from ivfast.index.probing import Candidates, chosen, search_distinct
 from ivfast.route.search import imbalance
 from ivfast.runtime.errors import UserError
-
-if TYPE_CHECKING:
-    from ivfast.index.model import TrainedModel
 
 QUERIES = 1024  # searched at once
 RECALL = 0.95  # asked for where nothing else is
@@ -39,14 +36,14 @@ class Reached(NamedTuple):
     nprobe: float
 
 
-class Index:
+class SearchedIndex:
     """Vectors stored under a trained model.
 
     faiss_index: the FAISS index itself, which plain FAISS can read, write and search too
     """
 
     def __init__(
-        self, model: "TrainedModel", faiss_index: faiss.IndexIVF, calibration: Calibration, probes_use: ProbesUse,
+        self, model: Placing, faiss_index: faiss.IndexIVF, calibration: Calibration, probes_use: ProbesUse,
         copies: float, kind: str, n: int, next_id: int, built: tuple[int, float],
     ) -> None:  # fmt: skip
         self.model, self.faiss_index, self.calibration = model, faiss_index, calibration
@@ -126,23 +123,6 @@ class Index:
                 continue
             found.append(self._reached(ranked, self.threshold(k, recall, None, None), x, k, recall, answers, without))
         return found
-
-    def add(self, vectors: np.ndarray) -> np.ndarray:
-        """Store new vectors by the same rule: where those who will ask for them look.
-
-        vectors: (n, dim) float array, as base was handed over
-        returns: their ids, (n,) int64
-        raises: UserError on vectors of another shape or type, or an index whose codes can't be added to
-        """
-        return add_vectors(self, self.model.as_stored(vectors, "vectors"))
-
-    def remove(self, ids: np.ndarray) -> int:
-        """Take vectors out, with all their copies. ids: (n,) integers; returns how many vectors were there"""
-        return remove_vectors(self, np.asarray(ids, dtype=np.int64))
-
-    def drift(self, recall: float = 0.9) -> Drift:
-        """Whether what was added still resembles what was learned, and whether to train again."""
-        return measure_drift(self, recall)
 
     def _reached(
         self, ranked: Candidates, threshold: float, x: np.ndarray, k: int, asked: float, gt: np.ndarray,

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from ivfast.data.centers import check_norms, open_centers
 from ivfast.index.files import read_index
-from ivfast.index.index import Index
+from ivfast.index.growth import Index
 from ivfast.index.model import TrainedModel
 from ivfast.runtime.errors import UserError
 from ivfast.store.dcnet_file import load_model

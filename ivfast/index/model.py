@@ -13,7 +13,7 @@ from ivfast.data.cleaning import Advice, Cleaning, scan
 from ivfast.data.vectors import FLOATS, UNIT_TOLERANCE, Points, Vectors, unit_rows
 from ivfast.index.build import Wishes, build_index
 from ivfast.index.files import ProbesUse
-from ivfast.index.index import Index
+from ivfast.index.growth import Index
 from ivfast.index.place import Askers, Placer, Stored
 from ivfast.index.probing import Prober
 from ivfast.network.backend import load_ranker, load_search
@@ -156,9 +156,8 @@ class TrainedModel:
         rows = np.ascontiguousarray(rows, dtype=np.float32)
         squares = np.einsum("ij,ij->i", rows, rows)
         if not np.isfinite(squares).all():
-            raise UserError(
-                f"{name}: row {int(np.isfinite(squares).argmin())} is not finite or too large for float32; leave such rows out before"
-            )
+            row = int(np.isfinite(squares).argmin())
+            raise UserError(f"{name}: row {row} is not finite or too large for float32; leave such rows out before")
         if self.metric == "IP" and len(off := np.flatnonzero(np.abs(squares - 1) > 2 * UNIT_TOLERANCE)):
             raise UserError(
                 f"{name}: row {off[0]} has norm {np.sqrt(squares[off[0]]):.4g}, expected unit norm under IP; "

@@ -1,11 +1,13 @@
 """Where a base goes, and where a vector goes that comes later: the rule of the trained centers in both cases."""
 
-from typing import NamedTuple
+from pathlib import Path
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
 from ivfast.data.vectors import Points
 from ivfast.index.files import ProbesUse
+from ivfast.index.probing import Prober
 from ivfast.route.routers import ROUTERS, Router
 from ivfast.route.tiles import make_tiles
 from ivfast.runtime.progress import Progress
@@ -61,3 +63,49 @@ class Placer(NamedTuple):
         tiles = make_tiles(self.router, points, temperatures=storing_ts(self.facts), width=self.width)
         plans = make_plans([ROUTERS["centers"].default_rule], self.facts.terms([copies], demand))
         return place(tiles, plans, self.width)[0].buckets
+
+
+class Placing(Protocol):
+    """What an index asks of its trained model."""
+
+    centers: np.ndarray
+    metric: str
+
+    @property
+    def nlist(self) -> int:
+        """Number of buckets."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """Entries of a vector."""
+        ...
+
+    @property
+    def asking(self) -> np.ndarray:
+        """How often the r-th nearest of a vector is asked for beside it, (k,) float32."""
+        ...
+
+    def prober(self) -> Prober:
+        """What ranks buckets by the centers."""
+        ...
+
+    def as_stored(self, vectors: np.ndarray, name: str) -> np.ndarray:
+        """Rows checked, and as the index stores them, (n, dim) float32."""
+        ...
+
+    def place_points(self, points: Points, copies: float, aside: np.ndarray, progress: Progress) -> Stored:
+        """Where a whole base goes."""
+        ...
+
+    def place_new(self, rows: np.ndarray, copies: float, askers: Askers, use: ProbesUse) -> np.ndarray:
+        """Where vectors go that come later."""
+        ...
+
+    def points(self, vectors: np.ndarray) -> Points:
+        """Vectors checked as a run checks its base."""
+        ...
+
+    def save(self, folder: Path | str) -> None:
+        """Write the model into another folder."""
+        ...
