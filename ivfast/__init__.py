@@ -31,6 +31,7 @@ _HOMES = {
     "load": "ivfast.index.load",
     "load_index": "ivfast.index.load",
     "Index": "ivfast.index.growth",
+    "Kmeans": "ivfast.front.kmeans",
     "TrainedModel": "ivfast.index.model",
     "Ranked": "ivfast.index.model",
     "Placed": "ivfast.index.model",
@@ -43,6 +44,7 @@ _HOMES = {
 __all__ = [
     "Config",
     "Index",
+    "Kmeans",
     "Placed",
     "Progress",
     "Ranked",
@@ -62,6 +64,7 @@ if TYPE_CHECKING:
     from ivfast.commands import evaluate_centers, train_centers
     from ivfast.evaluate.results import Result
     from ivfast.front.fit import fit
+    from ivfast.front.kmeans import Kmeans
     from ivfast.index.growth import Index
     from ivfast.index.load import load, load_index
     from ivfast.index.model import Placed, Ranked, TrainedModel

@@ -114,7 +114,9 @@ def _chosen(config: Config, given: Iterable[str] | None) -> set[str]:
 def _at_work(config: Config, progress: Progress | None) -> Iterator[Progress]:
     """Hold the save_path, and keep a log in it, of what ends the work as well."""
     with locked(config.save_path, progress or Progress()):
-        logged = Progress(config.save_path, progress.console if progress else None)
+        logged = Progress(
+            config.save_path, progress.console if progress else None, brief=bool(progress and progress.brief)
+        )
         try:
             yield logged
         except (UserError, RunError) as problem:

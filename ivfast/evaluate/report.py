@@ -46,9 +46,9 @@ def write(config: Config, data: EvaluationSet, results: list[Result], found: Fou
     save_json(folder / "evaluation.json", record)
     save_text(folder / "evaluation.csv", as_csv(results))
     write_beside(folder / "recall_scanned.png", lambda beside: draw(beside, data.name, results))
-    progress.console.print(table(results))
+    progress.table(table(results))
     if any(r.predicted for r in results):
-        progress.console.print(predictions(results))
+        progress.table(predictions(results))
     for warning in warnings(results):
         progress.note(warning)
     progress.note(sentence)

@@ -38,7 +38,7 @@ def fit(options: argparse.Namespace, progress: Progress) -> None:
     reached = try_index(made, base, query, options.seed, progress)
     progress.console.print(as_table(reached))
     for sentence in tell(folder, made, reached):
-        progress.note(sentence)
+        progress.say(sentence)
 
 
 def index(options: argparse.Namespace, progress: Progress) -> None:
@@ -47,7 +47,7 @@ def index(options: argparse.Namespace, progress: Progress) -> None:
     model, base = load(options.save_path), open_file(options.base, folder, options.column, progress)
     made = model.index(base, options.percents, options.kind, lists_file(folder, base, options.percents), progress)
     made.save(folder)
-    progress.note(f"written: {folder / FAISS_NAME}, {len(made):,} vectors, {made.faiss_index.ntotal:,} entries")
+    progress.say(f"written: {folder / FAISS_NAME}, {len(made):,} vectors, {made.faiss_index.ntotal:,} entries")
 
 
 def evaluate(options: argparse.Namespace, progress: Progress) -> None:
@@ -61,7 +61,7 @@ def evaluate(options: argparse.Namespace, progress: Progress) -> None:
 def convert(options: argparse.Namespace, progress: Progress) -> None:
     """Turn a file into another."""
     convert_file(options.source, options.target, column=options.column, progress=progress)
-    progress.note(f"written: {options.target}")
+    progress.say(f"written: {options.target}")
 
 
 def open_file(path: Path, folder: Path, column: str | None, progress: Progress, name: str = "base") -> np.ndarray:

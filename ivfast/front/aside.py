@@ -46,7 +46,7 @@ def write_run_files(folder: Path, base: Points, aside: Aside, query: np.ndarray 
     kept = np.setdiff1d(np.arange(len(base)), aside.rows)
     _write_rows(folder / "base.npy", base.vectors, kept, progress)
     rows = base.vectors.raw(aside.test) if query is None else query
-    save_array(folder / "query.npy", np.ascontiguousarray(rows))
+    save_array(folder / "query.npy", np.ascontiguousarray(rows, dtype=np.float32))
     vectors = Vectors("base", folder / "base.npy", np.load(folder / "base.npy", mmap_mode="r"))
     points = Points(vectors, base.space)
     with progress.bar("exact answers", len(points)) as bar:
@@ -55,12 +55,11 @@ def write_run_files(folder: Path, base: Points, aside: Aside, query: np.ndarray 
 
 
 def _write_rows(path: Path, vectors: Vectors, rows: np.ndarray, progress: Progress) -> None:
-    """Some rows as a file of their own, block by block."""
-    first = vectors.raw(rows[:1])
+    """Some rows as a file of their own, block by block: as float32, since a run reads them many times."""
 
     def write(beside: Path) -> None:
         shape = (len(rows), vectors.dim)
-        target = np.lib.format.open_memmap(beside, mode="w+", dtype=first.dtype, shape=shape)
+        target = np.lib.format.open_memmap(beside, mode="w+", dtype=np.float32, shape=shape)
         step = rows_per_block(vectors.dim)
         with progress.bar("writing base", len(rows)) as bar:
             for start in range(0, len(rows), step):
@@ -68,10 +67,11 @@ def _write_rows(path: Path, vectors: Vectors, rows: np.ndarray, progress: Progre
                 bar.advance(min(step, len(rows) - start))
         target.flush()
 
-    write_beside(path, write, len(rows) * vectors.dim * first.itemsize)
+    write_beside(path, write, len(rows) * vectors.dim * 4)
 
 
 def remember(folder: Path, aside: Aside, facts: dict[str, object]) -> None:
     """Write which rows were set aside, and of which base."""
     save_array(folder / "aside.npy", aside.calibrate)
+    save_array(folder / "test.npy", aside.test)
     save_json(folder / "fit.json", facts)

@@ -22,19 +22,19 @@ def main(argv: list[str] | None = None) -> int:
 
     returns: exit code, as run_dcnet's: 0 done, 1 failed, 2 the input is wrong, 128 + n stopped by signal n
     """
-    progress = Progress()
+    progress = Progress(brief=True)
     try:
         options = parse(sys.argv[1:] if argv is None else argv)
         with handled():
             options.action(options, progress)
     except UserError as wrong:
-        progress.note(f"error: {wrong}")
+        progress.say(f"error: {wrong}")
         return 2
     except RunError as failed:
-        progress.note(f"error: {failed}")
+        progress.say(f"error: {failed}")
         return 1
     except StopRequestedError as stop:
-        progress.note(f"{stop}; the same command goes on where it stopped")
+        progress.say(f"{stop}; the same command goes on where it stopped")
         return 128 + stop.number
     return 0
 

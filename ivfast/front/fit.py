@@ -75,7 +75,9 @@ def fit(
     train_centers(config, shown, given)
     facts = {"base_digest": points.vectors.digest, "n": len(points), "copies": copies}
     remember(folder, aside, facts)
-    return load(config.save_path, config.backend, gpu)
+    model = load(config.save_path, config.backend, gpu)
+    model.trained_on = points.vectors.rows
+    return model
 
 
 def as_floats(vectors: np.ndarray, name: str) -> np.ndarray:

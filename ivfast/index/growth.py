@@ -43,6 +43,9 @@ class Index(SearchedIndex):
         vectors: (n, dim) float array, as base was handed over
         returns: their ids, (n,) int64
         raises: UserError on vectors of another shape or type, or an index whose codes can't be added to
+
+        >>> index.add(query[:2])
+        array([2000, 2001])
         """
         return add_vectors(self, self.model.as_stored(vectors, "vectors"))
 

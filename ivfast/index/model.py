@@ -14,6 +14,7 @@ from ivfast.data.vectors import FLOATS, UNIT_TOLERANCE, Points, Vectors, unit_ro
 from ivfast.index.build import Wishes, build_index
 from ivfast.index.files import ProbesUse
 from ivfast.index.growth import Index
+from ivfast.index.index import Reached
 from ivfast.index.place import Askers, Placer, Stored
 from ivfast.index.probing import Prober
 from ivfast.network.backend import load_ranker, load_search
@@ -27,7 +28,7 @@ from ivfast.start.descent import Means
 from ivfast.store.dcnet_file import Model, model_router
 from ivfast.store.records import Facts
 
-NAMES = ("ivfast.npy", "dcnet.safetensors", "fit.json", "aside.npy")
+NAMES = ("ivfast.npy", "dcnet.safetensors", "fit.json", "aside.npy", "test.npy")
 TO_CALLERS = Advice("leave them out before", "divide rows by their norms (faiss.normalize_L2)")
 
 
@@ -55,6 +56,7 @@ class TrainedModel:
     def __init__(self, centers: np.ndarray, model: Model, folder: Path, backend: str = "jax", gpu: int = -1) -> None:
         self.centers, self.metric, self.folder = centers, model.space.metric, folder
         self._model, self._backend, self._gpu = model, backend, gpu
+        self.trained_on: np.ndarray | None = None  # base, as long as the model that `ivfast.fit` returned lives
         self._normalize: bool = model.about["settings"]["normalize"]
         self._seed: int = model.about["settings"]["seed"]
 
@@ -128,9 +130,27 @@ class TrainedModel:
         (2000, 3600)
         """
         points = self.points(base)
-        aside = self._aside.get(points.vectors.digest)
+        aside, test = self._aside.get(points.vectors.digest, (None, None))
         file = None if lists_file is None else Path(lists_file)
-        return build_index(self, points, Wishes(copies, kind, file, aside, self._seed), progress or silent())
+        return build_index(self, points, Wishes(copies, kind, file, aside, test, self._seed), progress or silent())
+
+    def evaluate(
+        self, query: np.ndarray, gt: np.ndarray, base: np.ndarray | None = None, copies: float = 0.8, k: int = 10
+    ) -> list[Reached]:
+        """Index a base, and search it with queries whose answers are known, for a recall of 0.8, 0.9, 0.95 and 0.99.
+
+        query: (n, dim) floats; gt: (n, k or more) integers, rows of base, nearest first
+        base: (m, dim) floats; None: what `ivfast.fit` has just trained on
+        returns: for each recall what was expected, and what was found and scanned
+        raises: UserError as `index` does, and where there is no base
+
+        >>> model.evaluate(query, gt, base)[0].asked
+        0.8
+        """
+        base = self.trained_on if base is None else base
+        if base is None:
+            raise UserError("evaluate: a model that was loaded knows no base; hand it over as base=..")
+        return self.index(base, copies).evaluate(query, gt, k)
 
     def save(self, folder: Path | str) -> None:
         """Write ivfast.npy and dcnet.safetensors into another folder, for `ivfast.load`."""
@@ -201,12 +221,13 @@ class TrainedModel:
         return self._centers if name == "centers" else self._net
 
     @cached_property
-    def _aside(self) -> dict[str, np.ndarray]:
-        """Rows that `ivfast fit` set aside, by the digest of their base."""
-        rows, about = self.folder / "aside.npy", self.folder / "fit.json"
-        if not (rows.is_file() and about.is_file()):
+    def _aside(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Rows that `ivfast fit` set aside to calibrate on and to test with, by the digest of their base."""
+        about = self.folder / "fit.json"
+        if not about.is_file():
             return {}
-        return {json.loads(about.read_text(encoding="utf-8"))["base_digest"]: np.load(rows)}
+        facts = json.loads(about.read_text(encoding="utf-8"))
+        return {facts["base_digest"]: (np.load(self.folder / "aside.npy"), np.load(self.folder / "test.npy"))}
 
     @cached_property
     def _centers(self) -> Router:
