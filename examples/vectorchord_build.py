@@ -9,6 +9,7 @@ Written by what its documentation and its source (1.1.1) say, not executed: docs
 
 import argparse
 import csv
+import io
 import re
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import numpy as np
 
 import ivfast
 from ivfast.runtime.errors import UserError
-from ivfast.runtime.files import write_beside
+from ivfast.runtime.files import save_text
 
 OPERATORS = {"IP": ("vector_ip_ops", "<#>"), "L2": ("vector_l2_ops", "<->")}
 NAME = re.compile(r"([A-Za-z_][\w$]*\.)?[A-Za-z_][\w$]*", re.ASCII)  # what build.external takes as a table
@@ -47,18 +48,19 @@ def make_sql(table: str, column: str, centers: str, dim: int, metric: str) -> st
     operators, operator = OPERATORS[metric]
     return SQL.format(
         table=table, column=column, centers=centers, dim=dim, operators=operators, operator=operator
-    )  # fmt: skip
+    )
 
 
-def write_centers(path: Path, centers: np.ndarray) -> None:
-    """CSV of id, parent and vector. No center has a parent: VectorChord then puts one root above all.
+def make_csv(centers: np.ndarray) -> str:
+    """Lines of id, parent and vector. No center has a parent: VectorChord then puts one root above all.
 
     centers: (nlist, dim) float32, written so that they are read back to the bit
     """
-    with path.open("w", newline="", encoding="ascii") as file:
-        rows = csv.writer(file)
-        for i, center in enumerate(centers):
-            rows.writerow([i, None, f"[{','.join(map(str, center))}]"])
+    text = io.StringIO()
+    rows = csv.writer(text, lineterminator="\n")
+    for i, center in enumerate(centers):
+        rows.writerow([i, None, f"[{','.join(map(str, center))}]"])
+    return text.getvalue()
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -72,8 +74,8 @@ def main(argv: list[str] | None = None) -> None:
     options = parser.parse_args(argv)
     model = ivfast.load(options.save_path)
     sql = make_sql(options.table, options.column, options.centers, model.dim, model.metric)
-    write_beside(options.out / "centers.csv", lambda beside: write_centers(beside, model.centers))
-    write_beside(options.out / "build.sql", lambda beside: beside.write_text(sql, encoding="ascii") and None)
+    save_text(options.out / "centers.csv", make_csv(model.centers))
+    save_text(options.out / "build.sql", sql)
 
 
 if __name__ == "__main__":
