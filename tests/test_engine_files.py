@@ -26,7 +26,7 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 def test_vectorchord_gets_a_table_of_centers_and_an_index_that_names_it(folder: Path, tmp_path: Path) -> None:
     """By the documented grammar: id, parent and vector, of the options only build.external.table."""
     model = load(folder)
-    names = "--table shop.items --column embedding --centers public.ivf_centers".split()
+    names = ["--table=shop.items", "--column=embedding", "--centers=public.ivf_centers"]
     vectorchord_build.main([f"--save_path={folder}", *names, f"--out={tmp_path / 'vc'}"])
     sql = (tmp_path / "vc" / "build.sql").read_text()
     create = re.search(r"^CREATE TABLE (\S+) \((.*)\);$", sql, flags=re.MULTILINE)
@@ -34,7 +34,11 @@ def test_vectorchord_gets_a_table_of_centers_and_an_index_that_names_it(folder: 
     assert create[1] == "public.ivf_centers"
     columns = f"id integer NOT NULL UNIQUE, parent integer, vector vector({model.dim})"
     assert create[2] == columns
-    index = re.search(r"^CREATE INDEX ON (\S+) USING vchordrq \((\S+) (\S+)\) WITH \(options = \$\$(.*)\$\$\);$", sql, flags=re.M | re.S)
+    index = re.search(
+        r"^CREATE INDEX ON (\S+) USING vchordrq \((\S+) (\S+)\) WITH \(options = \$\$(.*)\$\$\);$",
+        sql,
+        flags=re.M | re.S,
+    )
     assert index is not None
     assert index.groups()[:3] == ("shop.items", "embedding", OPERATORS[model.metric][0])
     assert tomllib.loads(index[4]) == {"build": {"external": {"table": "public.ivf_centers"}}}
@@ -84,7 +88,9 @@ def test_cuvs_arrays_are_written_under_the_names_of_the_arguments(tmp_path: Path
     folder = write_model(tmp_path, "IP")
     model = load(folder)
     np.save(tmp_path / "base.npy", unit_rows(rng, 400, model.dim))
-    cuvs_arrays.main([f"--save_path={folder}", f"--base={tmp_path / 'base.npy'}", "--pq_dim=3", f"--out={tmp_path / 'c'}"])
+    cuvs_arrays.main(
+        [f"--save_path={folder}", f"--base={tmp_path / 'base.npy'}", "--pq_dim=3", f"--out={tmp_path / 'c'}"]
+    )
     shapes = {path.stem: np.load(path).shape for path in (tmp_path / "c").iterdir()}
     expected = {"pq_centers": (3, 2, 256), "centers": (12, 8), "centers_rot": (12, 6), "rotation_matrix": (6, 6)}
     assert shapes == expected

