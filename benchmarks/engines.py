@@ -164,7 +164,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--save_path", type=Path, required=True, help="of a finished run on the set")
     parser.add_argument("--data", type=Path, required=True, help="folder of base.npy, query.npy and gt.npy")
-    parser.add_argument("--queries", type=int, default=500, help="the first so many")
+    parser.add_argument("--queries", type=int, default=200, help="the first so many")
     parser.add_argument("--k", type=int, default=10, help="answers a query")
     options = parser.parse_args(argv)
     model = ivfast.load(options.save_path)

@@ -60,6 +60,7 @@ def test_vectorchord_takes_no_other_names(name: str) -> None:
 
 def test_cuvs_gets_the_shapes_that_it_documents(rng: np.random.Generator) -> None:
     centers, base = unit_rows(rng, 12, 20), unit_rows(rng, 600, 20)
+    centers *= rng.uniform(0.7, 1.4, (12, 1)).astype(np.float32)  # a norm of 1 is its own square
     nearest = by_hand.distances(base, centers).argmin(axis=1)
     arrays = cuvs_arrays.make_arrays(centers, base, nearest, pq_dim=5)
     assert {array.dtype.name for array in arrays} == {"float32"}
