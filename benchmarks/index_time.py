@@ -58,7 +58,10 @@ def ours(case: Case, folder: Path, nlist: int | None, copies: float, seed: int) 
     if (folder / "index.faiss").is_file():
         index = ivfast.load_index(folder)
     else:
-        model = ivfast.fit(case.base, nlist, metric=case.metric, copies=copies, save_path=folder, seed=seed)
+        if (folder / "ivfast.npy").is_file():
+            model = ivfast.load(folder)
+        else:
+            model = ivfast.fit(case.base, nlist, metric=case.metric, copies=copies, save_path=folder, seed=seed)
         index = model.index(case.base, copies)
         index.save(folder)
     megabytes = index.faiss_index.ntotal * (index.faiss_index.code_size + 8) / 1e6
@@ -70,13 +73,12 @@ def ours(case: Case, folder: Path, nlist: int | None, copies: float, seed: int) 
     return Way(f"ivfast, {copies:g} copies", megabytes, list(np.arange(0.6, best, 0.0025).round(4)), set_to)
 
 
-def kmeans(case: Case, nlist: int, seed: int) -> Way:
-    """Stock IndexIVFFlat over FAISS k-means."""
-    dim, ip = case.base.shape[1], case.metric == "IP"
-    quantizer = faiss.IndexFlatIP(dim) if ip else faiss.IndexFlatL2(dim)
+def kmeans(case: Case, centers: np.ndarray) -> Way:
+    """Stock IndexIVFFlat over FAISS k-means. centers: (nlist, dim) float32"""
+    nlist, dim = centers.shape
+    quantizer = faiss.IndexFlatIP(dim) if case.metric == "IP" else faiss.IndexFlatL2(dim)
+    quantizer.add(centers)
     index = faiss.IndexIVFFlat(quantizer, dim, nlist, quantizer.metric_type)
-    index.cp.seed, index.cp.spherical, index.cp.max_points_per_centroid = seed, ip, len(case.base)
-    index.train(case.base)
     index.add(case.base)
 
     def set_to(nprobe: int) -> Search:
@@ -187,7 +189,12 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_path", type=Path, required=True)
     parser.add_argument("--sets", nargs="+", default=["text:IP", "words:IP", "sift:L2"], metavar="SET:METRIC")
-    parser.add_argument("--save_path", type=Path, default=Path("index_time_out"), help="keeps what was trained")
+    parser.add_argument(
+        "--save_path",
+        type=Path,
+        default=Path("index_time_out"),
+        help="keeps what was trained, or holds finished runs: SAVE_PATH/SET",
+    )
     parser.add_argument("--nlist", type=int, help="buckets, of k-means as well (default: as ivfast fit chooses)")
     parser.add_argument("--copies", type=float, default=0.8)
     parser.add_argument("--seed", type=int, default=1)
@@ -196,8 +203,8 @@ def main(argv: list[str] | None = None) -> None:
         name, metric = one.split(":")
         case = read(options.data_path / name, metric)
         our = ours(case, options.save_path / name, options.nlist, options.copies, options.seed)
-        nlist = len(np.load(options.save_path / name / "ivfast.npy"))
-        ways = [our, kmeans(case, nlist, options.seed), hnsw(case), scann(case, nlist)]
+        centers = np.load(options.save_path / name / "kmeans.npy")
+        ways = [our, kmeans(case, centers), hnsw(case), scann(case, len(centers))]
         measure(case, [way for way in ways if way], name)
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from examples import cuvs_arrays, vectorchord_build
+from ivfast.index.load import load
 from ivfast.runtime.errors import UserError
-from ivfast.store.trained import load
 from tests import by_hand
 from tests.conftest import unit_rows
 from tests.test_storing import write_model

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from ivfast.data.synthetic import make_faces, save_set
-from ivfast.store.trained import Placed, TrainedModel, load
+from ivfast.index.load import load
+from ivfast.index.model import Placed, TrainedModel
 from run_dcnet import main
 from tests import by_hand
 from tests.conftest import unit_rows
