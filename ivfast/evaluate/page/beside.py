@@ -81,7 +81,7 @@ def _of_recall(records: list[RunRecord], letters: list[str], router: str) -> Fig
     if not found:
         return None
     shown = [one for _, one in found]
-    with canvas(WIDTH, 4.3) as drawn:
+    with canvas(WIDTH, 4.1) as drawn:
         for i, result in found:
             color, style = RUNS[i % len(RUNS)], LINES[i // len(RUNS) % len(LINES)]
             draw_curve(drawn, result, color, style, f"{letters[i]}, {result.percent:g} copies")

@@ -16,8 +16,8 @@ class Figure(NamedTuple):
 
 
 def text(value: Any) -> str:
-    """Any value as escaped text. Names of files may hold bytes that are no UTF-8."""
-    return escape(str(value).encode("utf-8", "backslashreplace").decode())
+    """Any value as escaped text, a number beside its percent sign. Names of files may hold bytes that are no UTF-8."""
+    return escape(str(value).encode("utf-8", "backslashreplace").decode()).replace(" %", "\u00a0%")
 
 
 def percent(share: float | None) -> str:

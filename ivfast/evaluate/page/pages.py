@@ -83,7 +83,8 @@ def _lists(record: RunRecord) -> str:
         for r in pictures.by_default(record.results)
     ]  # fmt: skip
     header = ["", "imbalance", "p50", "p99", "largest", "empty", "entries"]
-    return figures([drawn] if drawn else [], "large") + table(header, rows) + items(words.of_buckets(record.results))
+    uneven = words.of_buckets(pictures.by_default(record.results))
+    return figures([drawn] if drawn else [], "large") + table(header, rows) + (items(uneven) if uneven else "")
 
 
 def _size(result: Result, name: str) -> str:

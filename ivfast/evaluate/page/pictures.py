@@ -36,7 +36,7 @@ def of_recall(record: RunRecord, probing: str) -> Figure | None:
     if not results:
         return None
     copies = sorted({r.percent for r in results})
-    with canvas(WIDTH, 4.3) as drawn:
+    with canvas(WIDTH, 4.1) as drawn:
         for r in results:
             style = LINES[copies.index(r.percent) % len(LINES)]
             draw_curve(drawn, r, COLORS[r.router], style, name_of(r))
@@ -57,7 +57,7 @@ def draw_curve(drawn: Canvas, result: Result, color: str, style: str, label: str
     for level, mark in MARKS.items():
         share = result.scanned_at.get(level, np.nan)
         if share > 0:
-            drawn.axes.plot(share, float(level), mark, color=color, markersize=5, markeredgecolor=COLORS["ground"])
+            drawn.axes.plot(share, float(level), mark, color=color, markersize=7, markeredgecolor=COLORS["ground"])
 
 
 def frame_recall(drawn: Canvas, results: list[Result]) -> None:
@@ -126,7 +126,7 @@ def of_epochs(record: RunRecord) -> list[Figure]:
             "1 less is scanned. A ring marks the epoch that was exported."
         )
         chosen = record.evaluation.get("chosen_epochs") or {}
-        found.append(_over_epochs("held-out", "scanned over k-means'", values, caption, even=1.0, chosen=chosen))
+        found.append(_over_epochs("held-out", "scanned (with k-means: 1)", values, caption, even=1.0, chosen=chosen))
         nprobes = {"centers": [(epoch.number, epoch.nprobe) for epoch in record.epochs]}
         caption = "Buckets probed for 90 % of held-out answers, trained centers: what the next epoch trains for."
         found.append(_over_epochs("nprobe", "nprobe (buckets)", nprobes, caption, from_zero=True))
@@ -152,7 +152,7 @@ def _over_epochs(
         for router, points in by_router.items():
             kind = ROUTERS[router]
             epochs, values = np.array(points).T
-            axes.plot(epochs, values, f"-{mark}", color=COLORS[router], markersize=3, label=kind.title)
+            axes.plot(epochs, values, marker=mark, color=COLORS[router], markersize=3, label=kind.title)
             exported = (chosen or {}).get(router)
             if exported in epochs:
                 value = values[list(epochs).index(exported)]
@@ -198,7 +198,8 @@ def of_predictions(record: RunRecord) -> list[Figure]:
     told = "Predicted from training vectors alone, before there was a base."
     return [
         finish(recalls, "predicted-recall", "Recall reached less recall predicted",
-               f"{told} At the nprobe named for a recall: how far the queries' recall lay above or below it."),
+               f"{told} At the nprobe named for a recall: how far the queries' recall lay above or below it; "
+               "far above where one bucket alone finds more."),
         finish(shares, "predicted-scanned", "Scanned share as it came against predicted",
                f"{told} On the line both are equal."),
     ]  # fmt: skip

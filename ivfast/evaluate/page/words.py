@@ -6,6 +6,7 @@ from ivfast.evaluate.page.markup import percent
 from ivfast.evaluate.page.record import RunRecord
 from ivfast.evaluate.report import SAME, best, by_nearest
 from ivfast.evaluate.results import Result
+from ivfast.route.routers import ROUTERS
 
 Finding = tuple[str, str]  # fine, look or warn; what is so, and what to do
 LEVEL = "0.90"  # of recall, that verdicts speak of
@@ -78,11 +79,12 @@ def _share(result: Result | None) -> str:
 
 def of_buckets(results: list[Result]) -> list[Finding]:
     """Whether lists are filled evenly."""
-    found = sorted({(r.router, r.percent, r.imbalance) for r in results if r.imbalance > UNEVEN})
     return [
-        ("look", f"{router} with {copies:g} copies fills its buckets unevenly: imbalance {imbalance:.1f}, 1 is even.")
-        for router, copies, imbalance in found
-    ]
+        ("look", f"{ROUTERS[r.router].title}, {r.percent:g} copies: buckets are filled unevenly (imbalance "
+                 f"{r.imbalance:.1f}, 1 is even), so a search that meets a large one takes longer.")
+        for r in results
+        if r.imbalance > UNEVEN
+    ]  # fmt: skip
 
 
 def of_data(data: dict[str, Any]) -> list[Finding]:
