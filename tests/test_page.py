@@ -252,7 +252,7 @@ def test_every_share_size_setting_and_hash_is_there(folder: Path, parsed: Parsed
         assert one["hash"] in parsed.text
     assert "numpy 2.4.6" in parsed.text
     assert "percents 0.0 0.8" in parsed.text
-    assert "net epoch 2 0.7" in parsed.text
+    assert "network epoch 2 0.7" in parsed.text
 
 
 def test_stages_are_added_up_and_the_record_of_a_killed_run_is_left_out(folder: Path, parsed: Parsed) -> None:

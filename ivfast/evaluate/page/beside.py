@@ -19,11 +19,9 @@ OF_EACH_RUN = {"save_path", "ai_center", "eval", "start_epoch", "resume", "dry_r
 def labels(folders: list[Path]) -> list[str]:
     """The shortest ends of paths that tell the folders apart."""
     parts = [folder.resolve().parts for folder in folders]
-    for n in range(1, max(map(len, parts)) + 1):
-        found = ["/".join(one[-n:]) for one in parts]
-        if len(set(found)) == len(set(parts)):
-            break
-    return found
+    lengths = range(1, max(map(len, parts)) + 1)
+    n = next(n for n in lengths if len({one[-n:] for one in parts}) == len(set(parts)))
+    return ["/".join(one[-n:]) for one in parts]
 
 
 def compared(records: list[RunRecord], names: list[str]) -> list[tuple[str, str, str]]:
@@ -44,7 +42,7 @@ def _verdicts(records: list[RunRecord], letters: list[str], names: list[str]) ->
     )
     header = ["", "data", "k-means", "trained centers", "less than k-means", "network", "imbalance", "seconds", "GB"]
     rows = [[letter, *_row(record)] for record, letter in zip(records, letters, strict=True)]
-    return f"<div class='verdict'>{said}</div>{table(header, rows, n_words=2)}" + (
+    return f"<div class='verdict several'>{said}</div>{table(header, rows, n_words=2)}" + (
         "<p class='soft'>Shares of base scanned for 90 % recall, each router at its best number of copies, fixed "
         "probing; imbalance of the trained centers there; seconds and most memory of all stages recorded.</p>"
     )

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import StringIO
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -18,7 +18,7 @@ NAMES = ("ink", "soft", "line", "ground", "kmeans", "centers", "net", *(f"run{i}
 COLORS = {name: f"#a1b2{i:02x}" for i, name in enumerate(NAMES)}
 RUNS = tuple(COLORS[f"run{i}"] for i in range(6))
 WIDTH, SMALL = 4.5, 3.9  # inches, of large and small pictures: their text stays readable on a phone
-STYLE = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: a tenth of the bytes, and can be searched
     "svg.hashsalt": "ivfast",
     "text.parse_math": False,

@@ -96,7 +96,7 @@ def _chosen(record: RunRecord) -> str:
     epochs = record.evaluation.get("chosen_epochs") or {}
     ways = record.evaluation.get("chosen_ways") or {}
     rows = [
-        [name, "k-means" if not epoch else f"epoch {epoch}", f"{ways.get(name, 1):g}",
+        [ROUTERS[name].title, "k-means" if not epoch else f"epoch {epoch}", f"{ways.get(name, 1):g}",
          *(f"{100 * share:.1f} %" for share in gains.get(name, ()))]
         for name, epoch in epochs.items()
     ]  # fmt: skip

@@ -78,7 +78,7 @@ def of_sizes(record: RunRecord) -> Figure | None:
     results = [r for r in by_default(record.results) if r.sizes]
     if not results:
         return None
-    with canvas(WIDTH, 1.1 + 0.36 * len(results)) as drawn:
+    with canvas(WIDTH, 1.1 + 0.27 * len(results)) as drawn:
         axes = drawn.axes
         for place, r in enumerate(results):
             color, sizes = COLORS[r.router], r.sizes
@@ -127,7 +127,9 @@ def of_epochs(record: RunRecord) -> list[Figure]:
         )
         chosen = record.evaluation.get("chosen_epochs") or {}
         found.append(_over_epochs("held-out", "scanned (with k-means: 1)", values, caption, even=1.0, chosen=chosen))
-        nprobes = {"centers": [(epoch.number, epoch.nprobe) for epoch in record.epochs]}
+        nprobes: dict[str, list[tuple[float, float]]] = {
+            "centers": [(epoch.number, epoch.nprobe) for epoch in record.epochs]
+        }
         caption = "Buckets probed for 90 % of held-out answers, trained centers: what the next epoch trains for."
         found.append(_over_epochs("nprobe", "nprobe (buckets)", nprobes, caption, from_zero=True))
     return found
@@ -154,7 +156,7 @@ def _over_epochs(
             epochs, values = np.array(points).T
             axes.plot(epochs, values, marker=mark, color=COLORS[router], markersize=3, label=kind.title)
             exported = (chosen or {}).get(router)
-            if exported in epochs:
+            if exported is not None and exported in epochs:
                 value = values[list(epochs).index(exported)]
                 axes.plot(exported, value, "o", color="none", markeredgecolor=COLORS[router], markersize=10)
         if even is not None:

@@ -11,6 +11,7 @@ from ivfast.route.routers import ROUTERS
 Finding = tuple[str, str]  # fine, look or warn; what is so, and what to do
 LEVEL = "0.90"  # of recall, that verdicts speak of
 UNEVEN = 2.0  # imbalance from which on buckets are called uneven
+MANY_TWINS = 0.01  # share of base from which on twins are worth mending
 WIDE = 0.5  # share of all variance that one column may have
 OTHER_KIND = 1.5  # times farther from base than its own rows: queries of another kind
 LEAST_QUERIES = 100  # with fewer, recall has a standard error of 1 % or more
@@ -81,7 +82,7 @@ def of_buckets(results: list[Result]) -> list[Finding]:
     """Whether lists are filled evenly."""
     return [
         ("look", f"{ROUTERS[r.router].title}, {r.percent:g} copies: buckets are filled unevenly (imbalance "
-                 f"{r.imbalance:.1f}, 1 is even), so a search that meets a large one takes longer.")
+                 f"{r.imbalance:.2f}, 1 is even), so a search that meets a large one takes longer.")
         for r in results
         if r.imbalance > UNEVEN
     ]  # fmt: skip
@@ -92,6 +93,7 @@ def of_data(data: dict[str, Any]) -> list[Finding]:
     base, query, gt, beside = data["base"], data["query"], data["gt"], data["queries_beside_base"]
     return [
         *_of_vectors("base", base),
+        *_of_columns(base),
         *_of_vectors("query", query),
         *_of_queries(query, beside, base),
         *_of_gt(gt, beside, of_all=base["looked_at"] == base["rows"]),
@@ -99,33 +101,41 @@ def of_data(data: dict[str, Any]) -> list[Finding]:
 
 
 def _of_vectors(name: str, facts: dict[str, Any]) -> list[Finding]:
-    n, dim = facts["looked_at"], facts["dim"]
-    of = f"{n:,} rows" if n == facts["rows"] else f"{n:,} rows looked at, of {facts['rows']:,}"
     found: list[Finding] = []
     if facts["dropped"]:
-        found.append(
-            ("look", f"{name}: {facts['dropped']:,} rows were dropped before the run; mend where they come from.")
-        )
-    if n_twins := facts["twins"]:
-        kind = "warn" if n_twins > 0.01 * n else "look"
-        found.append((kind, f"{name}: {n_twins:,} of {of} are twins of others ({percent(n_twins / n)}): they take "
-                            "answers and memory from each other; keep one of each."))  # fmt: skip
-    else:
-        found.append(("fine", f"{name}: no two of {of} are equal."))
-    constant = facts["constant_columns"]
-    if constant["count"]:
-        found.append(("look", f"{name}: {constant['count']} of {dim} columns never change "
-                              f"(the first: {_named(constant['first'])}): they cost time, tell nothing."))  # fmt: skip
-    widest = facts["widest_column"]
-    if dim > 2 and (widest["share_of_variance"] or 0) > WIDE:
-        found.append(("warn", f"{name}: column {widest['column']} has {percent(widest['share_of_variance'])} of all "
-                              "variance, so distances are those of it; scale columns alike."))  # fmt: skip
+        said = f"{name}: {facts['dropped']:,} rows were dropped before the run; mend where they come from."
+        found.append(("look", said))
+    n = facts["looked_at"]
+    of = f"{n:,} rows" if n == facts["rows"] else f"{n:,} rows looked at, of {facts['rows']:,}"
+    found.append(_of_twins(name, facts["twins"], n, of))
     far = facts["far"]
     if far["count"]:
         found.append(("warn", f"{name}: {far['count']:,} of {of} lie more than {far['times']:g} times as far from the "
                               f"middle as half of all do (the farthest: {_named(far['first'])}); look whether they are "
                               "broken."))  # fmt: skip
     return [*found, _of_norms(name, facts["norms"])]
+
+
+def _of_twins(name: str, n_twins: int, n: int, of: str) -> Finding:
+    if n_twins == 0:
+        return ("fine", f"{name}: no two of {of} are equal.")
+    shown = f"{name}: {n_twins:,} of {of} are twins of others ({percent(n_twins / n)})"
+    if name == "query":
+        return ("look", f"{shown}: they count more than once.")
+    kind = "warn" if n_twins > MANY_TWINS * n else "look"
+    return (kind, f"{shown}: they take answers and memory from each other; keep one of each.")
+
+
+def _of_columns(facts: dict[str, Any]) -> list[Finding]:
+    found: list[Finding] = []
+    constant, widest = facts["constant_columns"], facts["widest_column"]
+    if constant["count"]:
+        found.append(("look", f"base: {constant['count']} of {facts['dim']} columns never change "
+                              f"(the first: {_named(constant['first'])}); they cost time alone."))  # fmt: skip
+    if facts["dim"] > 2 and (widest["share_of_variance"] or 0) > WIDE:
+        found.append(("warn", f"base: column {widest['column']} has {percent(widest['share_of_variance'])} of all "
+                              "variance, so distances are those of it; scale columns alike."))  # fmt: skip
+    return found or [("fine", "base: every column changes, and none has most of the variance.")]
 
 
 def _of_norms(name: str, norms: dict[str, float]) -> Finding:
