@@ -419,6 +419,21 @@ def test_page_fits_phone_and_desktop(page: str, width: int, folder: Path, tmp_pa
 
 
 @in_browser
+@pytest.mark.parametrize("times", [0.004, 0.1, 0.4, 16])
+def test_shares_of_any_size_have_marks_that_fit(times: float, tmp_path: Path) -> None:
+    record = evaluation()
+    for one in record["results"]:
+        spread = times if one["router"] == "net" else 1
+        one["scanned"] = [spread * share for share in one["scanned"]]
+        one["scanned_at"] = {level: share and spread * share for level, share in one["scanned_at"].items()}
+        for told in one["predicted"].values():
+            told["scanned"], told["took"] = spread * told["scanned"], spread * told["took"]
+    save_json(tmp_path / "evaluation.json", record)
+    found = look(write_page(tmp_path), tmp_path / "home", 390)
+    assert found["out"] == found["over"] == []
+
+
+@in_browser
 def test_what_does_not_fit_would_be_seen(tmp_path: Path) -> None:
     page = tmp_path / "page.html"
     word = '<text x="10" y="50" style="font: 40px serif">word</text>'

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from io import StringIO
 from typing import Any, NamedTuple
 
+import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
@@ -18,6 +19,8 @@ NAMES = ("ink", "soft", "line", "ground", "kmeans", "centers", "net", *(f"run{i}
 COLORS = {name: f"#a1b2{i:02x}" for i, name in enumerate(NAMES)}
 RUNS = tuple(COLORS[f"run{i}"] for i in range(6))
 WIDTH, SMALL = 4.5, 3.9  # inches, of large and small pictures: their text stays readable on a phone
+# how many times the least share the largest may be for these marks to stand apart on a phone
+MARKS_OF_A_DECADE = ((60, (1, 2, 5)), (400, (1, 3)), (np.inf, (1,)))
 STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: a tenth of the bytes, and can be searched
     "svg.hashsalt": "ivfast",
@@ -81,10 +84,12 @@ def finish(drawn: Canvas, name: str, label: str, caption: str) -> Figure:
 
 
 def share_axis(axes: Axes, label: str, which: str = "x") -> None:
-    """A logarithmic axis of shares, marked in percent."""
+    """A logarithmic axis of the shares drawn already, marked in percent."""
     axis = axes.xaxis if which == "x" else axes.yaxis
     (axes.set_xscale if which == "x" else axes.set_yscale)("log")
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5), numticks=12))
+    low, high = axes.dataLim.intervalx if which == "x" else axes.dataLim.intervaly
+    subs = next(marks for times, marks in MARKS_OF_A_DECADE if high <= times * low)
+    axis.set_major_locator(LogLocator(subs=subs, numticks=12))
     axis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:.3g} %"))
     axis.set_minor_formatter(NullFormatter())
     axis.set_label_text(label)
