@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib import rc_context
 from PIL import Image
 
 from ivfast import commands
@@ -266,6 +267,33 @@ def test_losses_stand_at_the_part_of_the_epoch_that_is_done(folder: Path) -> Non
     losses = read_record(folder).losses
     assert losses["centers"] == [(0.5, 2.0), (1.0, 2.0), (1.5, 1.0), (2.0, 1.0), (2.5, 2 / 3), (3.0, 2 / 3)]
     assert set(losses) == {"centers", "net"}
+
+
+def test_a_run_that_begins_anew_or_goes_back_has_forgotten_what_came_after(folder: Path, tmp_path: Path) -> None:
+    text = (folder / "metrics.jsonl").read_text()
+    losses = {"loss_centers": 7.0, "loss_net": 8.0}
+    again = [
+        {"title": "epoch 2", "step": 4, **losses},
+        {"title": "epoch 2", "step": 16, **losses},
+        {"epoch": 2, "k": 9.0, "nprobe": 5.0, "held_out": {"centers": 0.5}},
+    ]
+    shutil.copy(folder / "evaluation.json", tmp_path)
+    (tmp_path / "metrics.jsonl").write_text(text + "\n" + "\n".join(map(json.dumps, again)))
+    record = read_record(tmp_path)
+    assert [(epoch.number, epoch.nprobe) for epoch in record.epochs] == [(1, 3.0), (2, 5.0)]
+    assert record.losses["centers"] == [(0.5, 2.0), (1.0, 2.0), (1.25, 7.0), (2.0, 7.0)]
+
+
+def test_a_user_s_own_style_spoils_no_page(folder: Path, tmp_path: Path) -> None:
+    """TeX is not installed on most machines."""
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    with rc_context({"text.usetex": True, "svg.fonttype": "path", "font.size": 30}):
+        assert write_page(tmp_path).read_text() == (folder / "report.html").read_text()
+
+
+def test_no_results_end_in_no_error(tmp_path: Path) -> None:
+    save_json(tmp_path / "evaluation.json", evaluation() | {"results": []})
+    assert read(write_page(tmp_path)).figures == set()
 
 
 def test_faults_of_the_data_are_named(parsed: Parsed) -> None:

@@ -7,7 +7,7 @@ from io import StringIO
 from typing import Any, NamedTuple
 
 import numpy as np
-from matplotlib import rc_context
+from matplotlib import style
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
@@ -57,7 +57,7 @@ class Canvas(NamedTuple):
 @contextmanager
 def canvas(width: float, height: float) -> Iterator[Canvas]:
     """Axes to draw on; afterwards `finish` gives the picture. width, height: inches"""
-    with rc_context(STYLE):
+    with style.context(["default", STYLE]):  # a user's own style may want TeX
         drawing = Drawing(figsize=(width, height), layout="constrained")
         found = Canvas(drawing, drawing.add_subplot(), [])
         found.axes.grid(visible=True)

@@ -13,6 +13,7 @@ from ivfast.route.routers import ROUTERS
 
 LINES = ("-", "--", ":", "-.")  # by number of copies
 MARKS = {"0.90": "o", "0.95": "s"}
+MOST_DOTS = 60  # of a line
 LOWEST = 0.8  # recall is drawn from here on at the most
 SCANNED = "share of base scanned (copies counted, log)"
 
@@ -154,7 +155,8 @@ def _over_epochs(
         for router, points in by_router.items():
             kind = ROUTERS[router]
             epochs, values = np.array(points).T
-            axes.plot(epochs, values, marker=mark, color=COLORS[router], markersize=3, label=kind.title)
+            dots = mark if len(epochs) <= MOST_DOTS else None
+            axes.plot(epochs, values, marker=dots, color=COLORS[router], markersize=3, label=kind.title)
             exported = (chosen or {}).get(router)
             if exported is not None and exported in epochs:
                 value = values[list(epochs).index(exported)]

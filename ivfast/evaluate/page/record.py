@@ -137,28 +137,33 @@ def _lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _epochs(lines: list[dict[str, Any]]) -> list[Epoch]:
-    """The last record of each epoch: a resumed run may judge one twice."""
-    found = {
-        line["epoch"]: Epoch(line["epoch"], line["nprobe"], line["k"], line["held_out"])
-        for line in lines
-        if line.keys() >= {"epoch", "nprobe", "k", "held_out"}
-    }
-    return [found[number] for number in sorted(found)]
+    """Of the last run: one that goes back to an epoch has forgotten those after it."""
+    found: dict[int, Epoch] = {}
+    for line in lines:
+        if line.keys() >= {"epoch", "nprobe", "k", "held_out"}:
+            number = line["epoch"]
+            while found and next(reversed(found)) >= number:
+                found.popitem()
+            found[number] = Epoch(number, line["nprobe"], line["k"], line["held_out"])
+    return list(found.values())
 
 
 def _losses(lines: list[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
-    by_epoch: dict[int, dict[int, dict[str, Any]]] = {}
+    """Likewise. An epoch's last record tells how many steps it has."""
+    kept: dict[tuple[int, int], dict[str, Any]] = {}
     for line in lines:
         title = re.fullmatch(r"epoch (\d+)", str(line.get("title", "")))
         if title and line.get("step") and line.get("n_pairs", 1):
-            by_epoch.setdefault(int(title[1]), {})[line["step"]] = line
+            place = int(title[1]), line["step"]
+            while kept and next(reversed(kept)) >= place:
+                kept.popitem()
+            kept[place] = line
+    n_steps = dict(kept.keys())  # by epoch: its last step comes last
     found: dict[str, list[tuple[float, float]]] = {}
-    for epoch in sorted(by_epoch):
-        steps = by_epoch[epoch]
-        for step in sorted(steps):
-            for name, value in steps[step].items():
-                if name.startswith("loss_") and name != "loss_scale":
-                    found.setdefault(name.removeprefix("loss_"), []).append((epoch - 1 + step / max(steps), value))
+    for (epoch, step), line in kept.items():
+        for name in ("centers", "net"):
+            if f"loss_{name}" in line:
+                found.setdefault(name, []).append((epoch - 1 + step / n_steps[epoch], line[f"loss_{name}"]))
     return found
 
 
