@@ -1,25 +1,22 @@
-"""report.html and the page that compares runs: what they say, that they load nothing, and how a browser shows them."""
+"""report.html and the page that compares runs: what they say, and that they load nothing."""
 
 import json
 import re
 import shutil
-import subprocess
-from html import escape, unescape
 from html.parser import HTMLParser
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from matplotlib import rc_context
-from PIL import Image
 
 from ivfast import commands
 from ivfast.evaluate.page.pages import compare_pages, write_page
 from ivfast.evaluate.page.record import read_record
 from ivfast.runtime.errors import UserError
-from ivfast.runtime.files import save_json, save_text
+from ivfast.runtime.files import save_json
 from run_dcnet import main
+from tests.finished import evaluation, vectors_facts, write_folder
 from tests.runs import flags, make_data
 
 EVIL = "a<zz>&amp;\"'$$x$ \udcff"
@@ -28,87 +25,6 @@ FIGURES = {
     "seconds", "memory",
 }  # fmt: skip
 VOID = {"meta", "link", "br", "hr", "img", "input"}
-CHROMIUM = shutil.which("chromium")
-SMALLEST_TEXT = 8  # pixels: 7.2 is what a phone shows of 9 points where a picture is made for a desktop
-DARK = "--blink-settings=preferredColorScheme=0"  # as if the system asked for it
-in_browser = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (apt-get install chromium)")
-
-
-def result(router: str, rule: str, percent: float, probing: str, shares: tuple[float, ...]) -> dict[str, Any]:
-    """A record of evaluation.json. shares: scanned at 80, 90, 95 and 99 % recall"""
-    predicted = {"0.90": {"nprobe": 2.5, "scanned": 0.9 * shares[1], "reached": 0.913, "took": 1.02 * shares[1]}}
-    return {
-        "router": router, "rule": rule, "percent": percent, "probing": probing, "nprobe": [1, 2, 4, 8],
-        "recall": [0.6, 0.85, 0.93, 0.97], "scanned": [shares[0] / 2, *(part * shares[1] for part in (0.9, 1.1, 1.5))],
-        "scanned_p99": [0.1, 0.2, 0.4, 0.5],
-        "scanned_at": dict(zip(("0.80", "0.90", "0.95", "0.99"), shares, strict=True)),
-        "imbalance": 1.25 + percent, "largest": 171, "empty": 1, "entries": int(1000 * (1 + percent)),
-        "predicted": predicted if probing == "fixed" else {},
-        "sizes": {"p1": 4.0, "p25": 20.0, "p50": 31.0, "p75": 44.0, "p99": 163.0},
-    }  # fmt: skip
-
-
-def evaluation(name: str = "tiny", centers: float = 0.03) -> dict[str, Any]:
-    """evaluation.json of k-means at 6 %, trained centers and a network, with and without copies."""
-    results = []
-    for probing in ("fixed", "adaptive"):
-        for percent in (0.0, 0.8):
-            results += [
-                result("kmeans", "ratio", percent, probing, (0.03, 0.06 + 0.01 * percent, 0.08, 0.2)),
-                result("centers", "ratio", percent, probing, (0.02, centers * 1.5, 0.07, 0.2)),
-                result("centers", "benefit", percent, probing, (centers / 2, centers * (1.2 - percent / 4), 0.06, 0.1)),
-                result("net", "benefit", percent, probing, (centers / 2, centers * (1.1 - percent / 4), 0.05, 0.1)),
-            ]
-    results[0]["scanned_at"]["0.99"] = None
-    shape = {"base": [1000, 24], "query": [200, 24], "gt": [200, 10]}
-    return {
-        "schema": 1, "data_name": name, "settings": {"nlist": 32, "metric": "IP", "percents": [0.0, 0.8]},
-        "trained_with": {"nlist": 32, "epochs": 3, "learn_name": name}, "chosen_epochs": {"centers": 3, "net": 2},
-        "chosen_ways": {"centers": 1.0, "net": 0.7}, "versions": {"ivfast": "0.1.0", "numpy": "2.4.6"},
-        "data": {which: {"shape": one, "hash": f"{which}{'0123456789abcdef' * 2}"} for which, one in shape.items()},
-        "results": results, "is_kmeans": False, "verdict": "Use ivfast.npy: 50 % less than with k-means; ...",
-    }  # fmt: skip
-
-
-def vectors_facts(n: int, **more: Any) -> dict[str, Any]:
-    quantiles = dict.fromkeys(("least", "p1", "p50", "p99", "largest"), 1.0)
-    return {
-        "rows": n, "dim": 24, "dtype": "float32", "dropped": 0, "looked_at": n, "twins": 7, "norms": quantiles,
-        "constant_columns": {"count": 1, "first": [5]}, "from_the_middle": quantiles | {"largest": 97.5},
-        "widest_column": {"column": 3, "share_of_variance": 0.9}, "far": {"times": 5.0, "count": 2, "first": [77, 9]},
-        **more,
-    }  # fmt: skip
-
-
-def write_folder(folder: Path, name: str = "tiny", centers: float = 0.03) -> Path:
-    """What a finished run leaves, as far as a page reads it."""
-    save_json(folder / "evaluation.json", evaluation(name, centers))
-    lines: list[dict[str, Any]] = [{"stage": "k-means", "seconds": 12.5, "peak_gb": 0.4}]
-    for epoch in (1, 2, 3):
-        for step in (4, 8):
-            lines.append(
-                {"title": f"epoch {epoch}", "step": step, "k": 9.0, "loss_centers": 2 / epoch, "loss_net": 2.1}
-            )
-        held_out = {"centers": 1 - 0.1 * epoch, "net": 1 - 0.11 * epoch}
-        lines.append({"epoch": epoch, "k": 9.0, "nprobe": 3.0, "slope": 1.0, "weight": 0.3, "held_out": held_out})
-        lines.append({"stage": "training", "seconds": 2.25, "peak_gb": 0.7 + epoch / 10})
-    save_text(folder / "metrics.jsonl", "\n".join(map(json.dumps, lines)) + '\n{"half": ')
-    save_text(
-        folder / "train.log", "2026-11-27 14:59:36 warning: gt: stale & <old>\n2026-11-27 14:59:37 epoch 1/3: loss 2\n"
-    )
-    save_json(folder / "data.json", {
-        "schema": 1, "base": vectors_facts(1000), "query": vectors_facts(200, rows_of_base=3),
-        "gt": {
-            "queries": 200, "width": 10, "looked_at": 200, "answers_a_query": {"least": 10, "mean": 10.0},
-            "without_answers": 4, "rows_that_are_answers": 640, "share_of_base": 0.64,
-            "most_named": {"row": 8, "times": 61},
-        },
-        "queries_beside_base": {
-            "looked_at": 100, "answered": 96, "nearer_than_first_answer": 60, "nearest_of_queries": 0.9,
-            "nearest_of_base": 0.4,
-        },
-    })  # fmt: skip
-    return folder
 
 
 class Parsed(HTMLParser):
@@ -382,113 +298,6 @@ def test_many_runs_fit_on_one_page(n: int, tmp_path: Path) -> None:
     for one in folders:
         save_json(one / "evaluation.json", record)
     assert ("DD, 0.8 copies" in read(compare_pages(folders, tmp_path / "page.html")).text) is (n == 30)
-
-
-# A window of chromium is at least 500 pixels wide, a frame may be as narrow as a phone. Written beside it: how wide the
-# page is, what sticks out, which words of a picture lie on each other, which are too small.
-LOOK = """<!DOCTYPE html><iframe srcdoc="PAGE" style="width: WIDTHpx; height: 1600px; border: 0"></iframe><script>
-const shown = (e) => [e.tagName, e.id, (e.textContent || "").trim().slice(0, 40)].join(" ");
-addEventListener("load", () => {
-  const view = frames[0], page = view.document, out = [], over = [], small = [];
-  const right = page.documentElement.clientWidth + 1;
-  for (const e of page.querySelectorAll("body *"))
-    if (!e.closest(".wide, details:not([open])") && e.getBoundingClientRect().right > right) out.push(shown(e));
-  for (const svg of page.querySelectorAll("svg")) {
-    const frame = svg.getBoundingClientRect(), scale = frame.width / svg.viewBox.baseVal.width;
-    const words = [...svg.querySelectorAll("text")].map(e => [e, e.getBoundingClientRect()]);
-    words.forEach(([e, a], i) => {
-      if (a.left < frame.left - 1 || a.right > frame.right + 1) out.push(shown(e));
-      if (parseFloat(view.getComputedStyle(e).fontSize) * scale < LEAST) small.push(shown(e));
-      for (const [f, b] of words.slice(i + 1))
-        if (Math.min(a.right, b.right) - Math.max(a.left, b.left) > 1
-            && Math.min(a.bottom, b.bottom) - Math.max(a.top, b.top) > 1) over.push(shown(e) + " / " + shown(f));
-    });
-  }
-  const said = {width: page.documentElement.scrollWidth, inner: view.innerWidth, out, over, small,
-    words: page.querySelectorAll("svg text").length};
-  document.body.innerHTML = "<pre id='said'></pre>";
-  document.getElementById("said").textContent = JSON.stringify(said);
-});
-</script>"""
-
-
-def browse(page: Path, home: Path, width: int, *more: str) -> str:
-    """What chromium prints of a page at a width of the window, under a profile of its own."""
-    assert CHROMIUM is not None
-    command = [
-        CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars",
-        "--no-first-run", "--disable-background-networking", f"--user-data-dir={home}", f"--window-size={width},1600",
-        *more, page.as_uri(),
-    ]  # fmt: skip
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
-
-
-def look(page: Path, home: Path, width: int) -> dict[str, Any]:
-    """What LOOK finds out about a page."""
-    copy = home.parent / f"look_{page.name}"
-    script = LOOK.replace("WIDTH", str(width)).replace("LEAST", str(SMALLEST_TEXT))
-    copy.write_text(script.replace("PAGE", escape(page.read_text())))
-    (said,) = re.findall(r'<pre id="said">(.*)</pre>', browse(copy, home, max(500, width), "--dump-dom"))
-    return json.loads(unescape(said))
-
-
-@in_browser
-@pytest.mark.parametrize("width", [390, 1280])
-@pytest.mark.parametrize("page", ["report", "comparison"])
-def test_page_fits_phone_and_desktop(page: str, width: int, folder: Path, tmp_path: Path) -> None:
-    path = folder / "report.html"
-    if page == "comparison":
-        path = compare_pages([folder, write_folder(tmp_path / "other", centers=0.05)], tmp_path / "comparison.html")
-    found = look(path, tmp_path / "home", width)
-    assert found["inner"] == width
-    assert found["width"] <= found["inner"]
-    assert found["words"] > 30
-    assert found["out"] == found["over"] == found["small"] == []
-
-
-@in_browser
-@pytest.mark.parametrize("times", [0.004, 0.1, 0.4, 16])
-def test_shares_of_any_size_have_marks_that_fit(times: float, tmp_path: Path) -> None:
-    record = evaluation()
-    for one in record["results"]:
-        spread = times if one["router"] == "net" else 1
-        one["scanned"] = [spread * share for share in one["scanned"]]
-        one["scanned_at"] = {level: share and spread * share for level, share in one["scanned_at"].items()}
-        for told in one["predicted"].values():
-            told["scanned"], told["took"] = spread * told["scanned"], spread * told["took"]
-    save_json(tmp_path / "evaluation.json", record)
-    found = look(write_page(tmp_path), tmp_path / "home", 390)
-    assert found["out"] == found["over"] == []
-
-
-@in_browser
-def test_what_does_not_fit_would_be_seen(tmp_path: Path) -> None:
-    page = tmp_path / "page.html"
-    word = '<text x="10" y="50" style="font: 40px serif">word</text>'
-    page.write_text(f'<p style="width: 450px">wide</p><svg viewBox="0 0 2000 100" width="300">{2 * word}</svg>')
-    found = look(page, tmp_path / "home", 390)
-    assert found["width"] > found["inner"] == 390
-    assert found["out"] == ["P  wide"]
-    assert found["over"] == ["text  word / text  word"]
-    assert found["small"] == ["text  word", "text  word"]
-
-
-@in_browser
-@pytest.mark.parametrize("width", [390, 1280])
-def test_screenshots_are_drawn_light_and_dark(width: int, folder: Path, tmp_path: Path) -> None:
-    grounds = []
-    for name, more, centers in (("light", (), 0x0072B2), ("dark", (DARK,), 0x56B4E9)):
-        path = tmp_path / f"{name}.png"
-        browse(folder / "report.html", tmp_path / "home", width, f"--screenshot={path}", *more)
-        with Image.open(path) as image:
-            colors = np.asarray(image.convert("RGB")).reshape(-1, 3) @ np.array([1 << 16, 1 << 8, 1])
-        assert len(colors) == width * 1600
-        found, counts = np.unique(colors, return_counts=True)
-        grounds.append(int(found[counts.argmax()]))
-        assert 0.5 < counts.max() / counts.sum() < 0.99  # mostly ground, but not blank
-        assert len(found) > 100
-        assert (colors == centers).sum() > 100  # lines of the trained centers
-    assert grounds == [0xFFFFFF, 0x14181D]
 
 
 @pytest.mark.whole_run
