@@ -224,6 +224,19 @@ def test_faults_of_the_data_are_named(parsed: Parsed) -> None:
     assert "epoch 1/3" not in parsed.text
 
 
+@pytest.mark.parametrize(("distance", "says"), [
+    (0.9, "warning query: the nearest vector lies at 0.9 in the median, of rows of base at 0.4: queries of another kind"),
+    (0.5, "fine query: the nearest vector lies at 0.5 in the median, of rows of base at 0.4."),
+    (0.2, "look query: the nearest vector lies at 0.2 in the median, of rows of base at 0.4: they may come from rows"),
+])  # fmt: skip
+def test_queries_are_held_against_rows_of_base(distance: float, says: str, folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    data = json.loads((folder / "data.json").read_text())
+    data["queries_beside_base"]["nearest_of_queries"] = distance
+    save_json(tmp_path / "data.json", data)
+    assert says in read(write_page(tmp_path)).text
+
+
 def test_no_name_is_taken_for_markup_or_a_formula(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "a<zz>&$$", EVIL)
     other = write_folder(tmp_path / "b&c")

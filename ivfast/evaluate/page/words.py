@@ -13,7 +13,7 @@ LEVEL = "0.90"  # of recall, that verdicts speak of
 UNEVEN = 2.0  # imbalance from which on buckets are called uneven
 MANY_TWINS = 0.01  # share of base from which on twins are worth mending
 WIDE = 0.5  # share of all variance that one column may have
-OTHER_KIND = 1.5  # times farther from base than its own rows: queries of another kind
+OTHER_KIND = 1.5  # times farther from base than its own rows: queries of another kind; so many times nearer: made of it
 LEAST_QUERIES = 100  # with fewer, recall has a standard error of 1 % or more
 HUB = 0.05  # of queries that name one row of base among their answers
 
@@ -160,6 +160,8 @@ def _of_queries(query: dict[str, Any], beside: dict[str, Any], base: dict[str, A
         shown = f"query: the nearest vector lies at {asked:.3g} in the median, of rows of base at {own:.3g}"
         if ratio > OTHER_KIND and base["looked_at"] == base["rows"]:
             found.append(("warn", f"{shown}: queries of another kind than what is stored gain less, or lose."))
+        elif ratio < 1 / OTHER_KIND:
+            found.append(("look", f"{shown}: they may come from rows of base, and real ones are seldom so easy."))
         else:
             found.append(("fine", f"{shown}."))
     return found
