@@ -36,12 +36,12 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]], n_words: int = 1
     return f'<div class="wide" tabindex="0"><table><thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table></div>'
 
 
-def figures(found: Iterable[Figure], kind: str) -> str:
-    """Pictures beside each other as far as there is room. kind: large or small"""
+def figures(found: Iterable[Figure], kind: str, beside: str = "") -> str:
+    """Pictures beside each other as far as there is room. kind: large or small; beside: markup of what else is"""
     shown = "".join(
         f'<figure id="{one.name}">{one.svg}<figcaption>{text(one.caption)}</figcaption></figure>\n' for one in found
     )
-    return f'<div class="figures {kind}">{shown}</div>' if shown else ""
+    return f'<div class="figures {kind}">{shown}{beside}</div>' if shown or beside else ""
 
 
 def items(found: Iterable[tuple[str, str]]) -> str:

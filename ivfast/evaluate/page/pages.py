@@ -84,7 +84,7 @@ def _lists(record: RunRecord) -> str:
     ]  # fmt: skip
     header = ["", "imbalance", "p50", "p99", "largest", "empty", "entries"]
     uneven = words.of_buckets(pictures.by_default(record.results))
-    return figures([drawn] if drawn else [], "large") + table(header, rows) + (items(uneven) if uneven else "")
+    return figures([drawn] if drawn else [], "large", table(header, rows)) + (items(uneven) if uneven else "")
 
 
 def _size(result: Result, name: str) -> str:

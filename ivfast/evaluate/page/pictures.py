@@ -12,6 +12,7 @@ from ivfast.evaluate.results import Result
 from ivfast.route.routers import ROUTERS
 
 LINES = ("-", "--", ":", "-.")  # by number of copies
+WIDTHS = {"kmeans": 1.4, "centers": 2.6, "net": 1.0}  # points: one that lies on another leaves it seen
 MARKS = {"0.90": "o", "0.95": "s"}
 MOST_DOTS = 60  # of a line
 LOWEST = 0.8  # recall is drawn from here on at the most
@@ -40,7 +41,7 @@ def of_recall(record: RunRecord, probing: str) -> Figure | None:
     with canvas(WIDTH, 4.1) as drawn:
         for r in results:
             style = LINES[copies.index(r.percent) % len(LINES)]
-            draw_curve(drawn, r, COLORS[r.router], style, name_of(r))
+            draw_curve(drawn, r, COLORS[r.router], style, name_of(r), WIDTHS[r.router])
         frame_recall(drawn, results)
     says = "every query probes the same number of buckets" if probing == "fixed" else "a query probes as it needs"
     return finish(
@@ -50,15 +51,17 @@ def of_recall(record: RunRecord, probing: str) -> Figure | None:
     )  # fmt: skip
 
 
-def draw_curve(drawn: Canvas, result: Result, color: str, style: str, label: str) -> None:
-    """One line with its marks at 90 and 95 % recall."""
+def draw_curve(drawn: Canvas, result: Result, color: str, style: str, label: str, width: float = 1.6) -> None:
+    """One line with its marks at 90 and 95 % recall. width: points"""
     recall, scanned = result.curve
     keep = (recall > 0) & (scanned > 0)
-    drawn.axes.plot(scanned[keep], recall[keep], style, color=color, label=label)
+    drawn.axes.plot(scanned[keep], recall[keep], style, color=color, label=label, linewidth=width)
     for level, mark in MARKS.items():
         share = result.scanned_at.get(level, np.nan)
         if share > 0:
-            drawn.axes.plot(share, float(level), mark, color=color, markersize=7, markeredgecolor=COLORS["ground"])
+            drawn.axes.plot(
+                share, float(level), mark, color=color, markersize=4.5 + 1.5 * width, markeredgecolor=COLORS["ground"]
+            )
 
 
 def frame_recall(drawn: Canvas, results: list[Result]) -> None:
