@@ -263,6 +263,13 @@ def test_an_evaluation_alone_is_enough(tmp_path: Path) -> None:
     assert "ivfast.npy is k-means" in parsed.text
 
 
+def test_a_log_without_end_is_not_read(tmp_path: Path) -> None:
+    save_json(tmp_path / "evaluation.json", evaluation())
+    for name in ("train.log", "metrics.jsonl", "data.json"):
+        (tmp_path / name).symlink_to("/dev/zero")
+    assert "loss" not in read(write_page(tmp_path)).figures
+
+
 def test_data_of_another_set_is_left_out(tmp_path: Path) -> None:
     folder = write_folder(tmp_path)
     data = json.loads((folder / "data.json").read_text())

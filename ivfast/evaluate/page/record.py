@@ -95,10 +95,18 @@ def read_record(folder: Path) -> RunRecord:
     )
 
 
+def _text(path: Path) -> str:
+    """What a file holds; nothing where it is absent or no plain file: /dev/full, put in its place, has no end."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    except OSError:
+        return ""
+
+
 def _json(path: Path) -> dict[str, Any] | None:
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        found = json.loads(_text(path))
+    except (ValueError, RecursionError):
         return None
     return found if isinstance(found, dict) else None
 
@@ -121,15 +129,11 @@ def _as_result(stored: dict[str, Any]) -> Result:
 
 def _lines(path: Path) -> list[dict[str, Any]]:
     """Records of metrics.jsonl. A killed run may have left half of one."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
     found = []
-    for line in text.splitlines():
+    for line in _text(path).splitlines():
         try:
             record = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
         if isinstance(record, dict):
             found.append(record)
@@ -179,15 +183,13 @@ def _stages(lines: list[dict[str, Any]]) -> list[Stage]:
 
 
 def _said(path: Path) -> list[str]:
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return []
-    found = (SAID_OF_DATA.fullmatch(line) for line in text.splitlines())
+    found = (SAID_OF_DATA.fullmatch(line) for line in _text(path).splitlines())
     return list(dict.fromkeys(match[1] for match in found if match))[-MOST_SAID:]
 
 
 def _metadata(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
     try:
         with safe_open(path, framework="numpy") as file:
             found = json.loads((file.metadata() or {}).get("ivfast", "{}"))
