@@ -5,8 +5,10 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from ivfast.data.cleaning import Cleaning
+from ivfast.data.criticism import criticise
 from ivfast.data.intake import scan_set
 from ivfast.data.mapped import remove_mapped
 from ivfast.data.vectors import EvaluationSet, Points, Vectors, learn_path, open_evaluation_set
@@ -21,7 +23,7 @@ from ivfast.runtime.checkpoint import Saved, checkpoint_folder, checkpoints_in, 
 from ivfast.runtime.command_line import parse
 from ivfast.runtime.config import DEFAULTS, Config, check, check_percents, clip
 from ivfast.runtime.errors import RunError, StopRequestedError, UserError
-from ivfast.runtime.files import remove_leftovers
+from ivfast.runtime.files import remove_leftovers, save_json
 from ivfast.runtime.lock import locked
 from ivfast.runtime.progress import Progress
 from ivfast.runtime.signals import handled
@@ -240,5 +242,18 @@ def _evaluate(
         results += evaluate_router(setting, data, space, width, nprobes, config.valid_batch_size, progress, reverse)
     with progress.stage("report"):
         report.write(config, data, results, found, progress)
+        _write_page(config.save_path, data, progress)
     remove_mapped(config.save_path / "cache")
     return results
+
+
+def _write_page(folder: Path, data: EvaluationSet, progress: Progress) -> None:
+    """data.json and report.html. They are for looks, so they never end a run."""
+
+    def write() -> None:
+        from ivfast.evaluate.page.pages import write_page  # here, since matplotlib takes a second to import
+
+        save_json(folder / "data.json", criticise(data.base, data.query, data.gt))
+        progress.note(f"written: {write_page(folder)}")
+
+    report.at_no_cost(folder / "report.html", progress, write)

@@ -160,6 +160,7 @@ def test_bucket_counts_are_those_of_what_is_stored(case: Case, results: list[Res
         assert found.largest == sizes.max()
         assert found.empty == (sizes == 0).sum() >= 1
         assert found.imbalance == pytest.approx(by_hand.imbalance(sizes))
+        assert found.sizes == {f"p{q}": np.quantile(sizes, q / 100) for q in (1, 25, 50, 75, 99)}
 
 
 def test_all_buckets_probed_find_everything_and_scan_all_entries(results: list[Result]):

@@ -97,7 +97,7 @@ def test_wrong_words_end_in_one_line_and_exit_2(words: list[str], told: str, cap
     assert said.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", ["", "fit", "index", "evaluate", "convert"])
+@pytest.mark.parametrize("command", ["", "fit", "index", "evaluate", "convert", "report"])
 def test_help_fits_a_screen(command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("COLUMNS", "100")
     with pytest.raises(SystemExit):
@@ -176,6 +176,15 @@ class TestFit:
         assert main([*words, "--percents", "0"]) == 0
         index = ivfast.load_index(tmp_path / "out")
         assert (len(index), index.faiss_index.ntotal, index.kind) == (3000, 3000, "SQ8")
+
+    def test_report_is_one_page_and_a_comparison_another(self, fitted: Callable[[], Path], tmp_path: Path):
+        shutil.copytree(fitted(), tmp_path / "one")
+        (tmp_path / "one" / "report.html").unlink()
+        assert main(["report", str(tmp_path / "one")]) == 0
+        assert "</html>" in (tmp_path / "one" / "report.html").read_text()
+        both = [str(tmp_path / "one"), str(fitted())]
+        assert main(["report", *both, "--out", str(tmp_path / "both.html")]) == 0
+        assert "</html>" in (tmp_path / "both.html").read_text()
 
     def test_damaged_index_is_one_line(self, fitted: Callable[[], Path], tmp_path: Path):
         for name, spoil, told in (

@@ -19,11 +19,11 @@ from ivfast.evaluate.folder import Found
 from ivfast.evaluate.report import as_csv, as_json, best, draw, table, verdict, warnings, write
 from ivfast.evaluate.results import Fulfilled, Result
 from ivfast.runtime.config import Config
-from ivfast.runtime.progress import silent
+from ivfast.runtime.progress import Progress, silent
 
 FIELDS = [
     "router", "rule", "percent", "probing", "nprobe", "recall", "scanned", "scanned_p99", "scanned_at",
-    "imbalance", "largest", "empty", "entries", "predicted",
+    "imbalance", "largest", "empty", "entries", "predicted", "sizes",
 ]  # fmt: skip
 
 
@@ -37,6 +37,7 @@ def result(
         scanned=[share / 3, share, 1.0], scanned_p99=[0.1, 0.3, 1.1], scanned_at=levels, imbalance=imbalance,
         largest=70, empty=2, entries=540, curve=curve,
         predicted={"0.90": Fulfilled(2.5, share, 0.91, share * 1.1)} if percent else {},
+        sizes={"p1": 3.0, "p25": 20.0, "p50": 30.0, "p75": 40.0, "p99": 65.0},
     )  # fmt: skip
 
 
@@ -79,7 +80,9 @@ def test_json_has_the_documented_fields(config: Config, opened: EvaluationSet):
     for stored, expected in zip(record["results"], results, strict=True):
         assert list(stored) == FIELDS
         assert stored["scanned_at"] == expected.scanned_at | {"0.99": None}  # NaN is no JSON
-        assert all(stored[name] == getattr(expected, name) for name in FIELDS[:-1] if name != "scanned_at")
+        assert all(
+            stored[name] == getattr(expected, name) for name in FIELDS if name not in ("scanned_at", "predicted")
+        )
         assert stored["predicted"] == {level: one._asdict() for level, one in expected.predicted.items()}
     assert record["verdict"] == verdict(results, is_kmeans=False)
 
@@ -129,6 +132,25 @@ def test_picture_has_a_line_for_the_best_of_each_router_and_names_it(tmp_path: P
     assert len({line.get_color() for line in lines.values()}) == 3
     points = lines["trained centers, benefit 0.8, fixed"].get_xydata()
     np.testing.assert_allclose(np.asarray(points), [[0.04 / 3, 0.5], [0.04, 0.9], [1.0, 1.0]])
+
+
+@pytest.mark.parametrize("name", ["$$", "a $x", "<&>", "\udcff"])
+def test_no_name_spoils_the_picture(name: str, tmp_path: Path):
+    draw(tmp_path / "picture.png", name, all_results())
+    assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG\r\n")
+
+
+def test_a_picture_that_fails_costs_nothing_but_a_line(
+    config: Config, opened: EvaluationSet, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*_: object) -> None:
+        raise ValueError("no\nfont")
+
+    monkeypatch.setattr("ivfast.evaluate.report.draw", fail)
+    write(config, opened, all_results(), found(), Progress(config.save_path, silent().console))
+    log = (config.save_path / "train.log").read_text()
+    assert f"warning: {config.save_path / 'recall_scanned.png'} is not written anew (ValueError: no font)" in log
+    assert {path.name for path in config.save_path.glob("evaluation.*")} == {"evaluation.csv", "evaluation.json"}
 
 
 @pytest.fixture

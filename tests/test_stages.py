@@ -1,6 +1,7 @@
 """Times of the stages of a run in metrics.jsonl: one record each, and together no more than the run took."""
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -9,6 +10,8 @@ import pytest
 from ivfast.runtime.progress import Progress, silent
 from run_dcnet import main
 from tests.runs import flags, make_data
+
+STATUS = Path("/proc/self/status")
 
 
 def records(folder: Path) -> list[tuple[str, float]]:
@@ -22,6 +25,15 @@ def test_a_stage_leaves_its_name_and_its_seconds(tmp_path: Path) -> None:
     ((name, seconds),) = records(tmp_path)
     assert name == "k-means"
     assert 0.05 <= seconds < 1
+
+
+@pytest.mark.skipif(not STATUS.is_file(), reason="only Linux tells it in a file")
+def test_a_stage_leaves_the_most_memory_held_so_far(tmp_path: Path) -> None:
+    with Progress(tmp_path, silent().console).stage("k-means"):
+        pass
+    kib = int(re.findall(r"VmHWM:\s+(\d+) kB", STATUS.read_text())[0])
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line)["peak_gb"] == pytest.approx(kib * 1024 / 1e9, rel=0.02, abs=0.01)
 
 
 def test_seconds_of_stages_within_a_stage_are_counted_once(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,13 @@ def write(config: Config, data: EvaluationSet, results: list[Result], found: Fou
         "data": data_fingerprint(data),
         "versions": versions(),
         "results": [as_json(result) for result in results],
+        "is_kmeans": found.is_kmeans,
         "verdict": sentence,
     }
     save_json(folder / "evaluation.json", record)
     save_text(folder / "evaluation.csv", as_csv(results))
-    write_beside(folder / "recall_scanned.png", lambda beside: draw(beside, data.name, results))
+    picture = folder / "recall_scanned.png"
+    at_no_cost(picture, progress, lambda: write_beside(picture, lambda beside: draw(beside, data.name, results)))
     progress.table(table(results))
     if any(r.predicted for r in results):
         progress.table(predictions(results))
@@ -54,6 +57,18 @@ def write(config: Config, data: EvaluationSet, results: list[Result], found: Fou
     progress.note(sentence)
     names = ("evaluation.json", "evaluation.csv", "recall_scanned.png")
     progress.note(f"written: {', '.join(str(folder / name) for name in names)}")
+
+
+def at_no_cost(path: Path, progress: Progress, write: Callable[[], object]) -> None:
+    """Write what is for looks alone: where that fails, a line says so, and what was computed is not lost.
+
+    path: of the file, for the message; what stood there before stays
+    """
+    try:
+        write()
+    except Exception as problem:
+        said = " ".join(f"{type(problem).__name__}: {problem}".split())
+        progress.note(f"warning: {path} is not written anew ({said}); all other results are there")
 
 
 def _keep_other(folder: Path, name: str) -> None:
@@ -163,7 +178,7 @@ def verdict(results: list[Result], *, is_kmeans: bool) -> str:
     shares = f"for 90 % recall a search scans with {shares}"
     if is_kmeans:
         return f"ivfast.npy is k-means, since no gain was sure on held-out vectors: {shares}."
-    if (nearest := _by_nearest(results)) is not None:
+    if (nearest := by_nearest(results)) is not None:
         shares += f"; the trained centers by the nearest center alone {_percent(nearest)}"
     gain = 1 - found["centers"].scanned_at["0.90"] / found["kmeans"].scanned_at["0.90"]
     if gain > SAME:
@@ -175,7 +190,7 @@ def _storing(row: Result) -> str:
     return f"percent {row.percent:g}" + ("" if row.rule == "ratio" else f" by {row.rule}")
 
 
-def _by_nearest(results: list[Result]) -> float | None:
+def by_nearest(results: list[Result]) -> float | None:
     """What the centers scan at recall 0.9 where each vector is in its nearest center's bucket, fixed probing."""
     wanted = ("centers", "fixed", "ratio", 0.0)
     shares = [r.scanned_at["0.90"] for r in results if (r.router, r.probing, r.rule, r.percent) == wanted]
@@ -196,7 +211,9 @@ def draw(path: Path, name: str, results: list[Result]) -> None:
     from matplotlib.figure import Figure  # here, since it takes a second to import
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot(xscale="log", xlabel="share of base scanned", ylabel="recall", title=name)
+    axes = figure.add_subplot(xscale="log", xlabel="share of base scanned", ylabel="recall")
+    shown = name.encode("utf-8", "backslashreplace").decode()  # names of files may hold bytes that are no UTF-8
+    axes.set_title(shown, parse_math=False)  # two dollar signs are no formula
     for router, kind in ROUTERS.items():
         for probing, style in (("fixed", "-"), ("adaptive", "--")):
             found = best(results, router, probing)

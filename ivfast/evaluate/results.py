@@ -26,6 +26,7 @@ from ivfast.store.place import Plan, place
 from ivfast.store.records import Facts, router_plans, storing_ts
 from ivfast.store.rules import RULES
 
+SIZES = (1, 25, 50, 75, 99)  # percentiles of list sizes that are reported
 SUMMARY_POINTS = 200  # thresholds at which adaptive probing is measured for the summary
 
 
@@ -62,6 +63,7 @@ class Result(NamedTuple):
     entries: int
     curve: tuple[np.ndarray, np.ndarray]  # recall and scanned of the whole summary, for plots
     predicted: dict[str, "Fulfilled"]  # by level of recall; empty where nothing was predicted
+    sizes: dict[str, float]  # quantiles of entries per bucket, empty ones counted: "p1" to "p99"
 
 
 class Fulfilled(NamedTuple):
@@ -229,6 +231,7 @@ def _result(setting: RouterSetting, plan: Plan, search: _Fixed | _Adaptive, n_an
         entries=lists.entries,
         curve=(recall, scanned),
         predicted=_fulfilled(setting, plan, recall, scanned) if isinstance(search, _Fixed) else {},
+        sizes={f"p{q}": float(size) for q, size in zip(SIZES, np.percentile(lists.sizes, SIZES), strict=True)},
     )
 
 

@@ -14,6 +14,7 @@ from ivfast.data.formats.convert import convert as convert_file
 from ivfast.data.formats.convert import write_npy
 from ivfast.data.npy import open_array
 from ivfast.data.vectors import FLOATS
+from ivfast.evaluate.page.pages import compare_pages, write_page
 from ivfast.front.fit import fit as fit_model
 from ivfast.front.sentences import tell
 from ivfast.front.trial import try_index
@@ -62,6 +63,13 @@ def convert(options: argparse.Namespace, progress: Progress) -> None:
     """Turn a file into another."""
     convert_file(options.source, options.target, column=options.column, progress=progress)
     progress.say(f"written: {options.target}")
+
+
+def report(options: argparse.Namespace, progress: Progress) -> None:
+    """One page of a run, or of several beside each other."""
+    folders = options.save_path
+    path = write_page(folders[0]) if len(folders) == 1 else compare_pages(folders, options.out)
+    progress.say(f"written: {path}")
 
 
 def open_file(path: Path, folder: Path, column: str | None, progress: Progress, name: str = "base") -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The command `ivfast`: fit, index, evaluate, convert."""
+"""The command `ivfast`: fit, index, evaluate, convert, report."""
 
 import argparse
 import sys
@@ -119,6 +119,14 @@ def _add_convert(commands: Any) -> Parser:
     return parser
 
 
+def _add_report(commands: Any) -> Parser:
+    text = "Write report.html of a finished run, or compare several."
+    parser = _command(commands, "report", text, actions.report)
+    parser.add_argument("save_path", type=Path, nargs="+", metavar="DIR", help="folders of finished runs")
+    parser.add_argument("--out", type=Path, metavar="FILE", help="of a comparison (default: DIR/comparison.html)")
+    return parser
+
+
 COMMANDS = {
-    "fit": _add_fit, "index": _add_index, "evaluate": _add_evaluate, "convert": _add_convert,
+    "fit": _add_fit, "index": _add_index, "evaluate": _add_evaluate, "convert": _add_convert, "report": _add_report,
 }  # fmt: skip

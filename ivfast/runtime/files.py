@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 
 from ivfast.runtime.errors import RunError
 
-BESIDE = re.compile(r"\..+\.\d+\.(csv|json|npy|npz|png|safetensors)")  # names that write_beside gives
+BESIDE = re.compile(r"\..+\.\d+\.(csv|html|json|npy|npz|png|safetensors)")  # names that write_beside gives
 
 
 def file_hash(path: Path) -> str:

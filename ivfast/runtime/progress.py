@@ -1,6 +1,7 @@
 """Where a run says what it does: the terminal, train.log and metrics.jsonl."""
 
 import json
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +14,11 @@ from rich.progress import Progress as RichProgress
 from rich.progress import Task as RichTask
 from rich.table import Table
 from rich.text import Text
+
+try:
+    import resource
+except ImportError:  # Windows has none
+    resource = None
 
 PLAIN_WIDTH = 120  # columns of a table that goes to a file
 PLAIN_SECONDS = 30.0  # without a terminal, a bar speaks at most this often
@@ -67,7 +73,7 @@ class Progress:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """A record of how many seconds a stage of the run took, once it has ended.
+        """A record of the seconds that a stage of the run took, once it has ended, and of the most memory held so far.
 
         Stages within it have records of their own and are left out of its seconds, so that all records add up. A stage
         that is cut short leaves none.
@@ -80,7 +86,7 @@ class Progress:
             self._within.pop()
             raise
         seconds = time.monotonic() - started
-        self.metrics(stage=name, seconds=round(seconds - self._within.pop(), 3))
+        self.metrics(stage=name, seconds=round(seconds - self._within.pop(), 3), **_peak())
         self._within[-1] += seconds
 
     def _append(self, name: str, line: str) -> None:
@@ -159,6 +165,14 @@ class _PlainBar:
             self.progress.say(
                 f"{self.title}: {self.done:,} of {self.total:,} {self.unit}, {_rate(rate)} a second, {left:.0f} s left"
             )
+
+
+def _peak() -> dict[str, float]:
+    """The most memory that this process has held so far, in GB; nothing where the system does not say."""
+    if resource is None:
+        return {}
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
+    return {"peak_gb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9, 3)}
 
 
 def silent() -> Progress:
