@@ -87,4 +87,4 @@ def test_make_targets_are_those_named() -> None:
     for target in set(re.findall(r"make (demo|check|test|parity|lint|bench)\b", README + GUIDE)):
         assert re.search(rf"^{target}: ", makefile, flags=re.MULTILINE), target
     ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
-    assert ci[-2:] == ["make lint", "make test"]
+    assert ci[-3:] == ["make lint", "make wheel", "make test"]
