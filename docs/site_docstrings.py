@@ -20,8 +20,14 @@ class Plain(griffe.Extension):
 
 
 def as_markdown(text: str) -> str:
-    """Paragraphs that begin with `name: ` become lists; all else stays."""
-    return "\n\n".join(_as_list(part) if NAMED.match(part) else part for part in text.split("\n\n"))
+    """Paragraphs that begin with `name: ` become lists, those that begin with `>>> ` code; all else stays."""
+    return "\n\n".join(map(_paragraph, text.split("\n\n")))
+
+
+def _paragraph(text: str) -> str:
+    if text.startswith(">>> "):
+        return f"```pycon\n{text}\n```"
+    return _as_list(text) if NAMED.match(text) else text
 
 
 def _as_list(paragraph: str) -> str:

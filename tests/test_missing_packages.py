@@ -4,6 +4,7 @@ A package counts as absent where sys.modules holds None for it: importing it fai
 """
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -33,7 +34,8 @@ OTHERS = {"jax": f"torch,{EXTRAS}", "torch": f"jax,jaxlib,flax,optax,scipy,{EXTR
 
 def run_without(packages: str, *argv: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", WITHOUT, packages, *argv]
-    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    one_thread = os.environ | {"OMP_NUM_THREADS": "1"}  # see the fixture of that name
+    return subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=one_thread)
 
 
 @pytest.fixture(scope="module")

@@ -48,13 +48,11 @@ def pages(site: Path) -> dict[Path, Reader]:
     return {path: Reader(path) for path in site.rglob("*.html") if path.name != "404.html"}
 
 
-@pytest.mark.whole_run
 def test_every_page_is_there(site: Path, pages: dict[Path, Reader]) -> None:
     written = {path.with_suffix(".html").name for path in (ROOT / "docs").glob("*.md")}
     assert {path.name for path in pages if path.parent == site} >= written | {"contributing.html", "security.html"}
 
 
-@pytest.mark.whole_run
 def test_every_link_and_anchor_leads_somewhere(pages: dict[Path, Reader]) -> None:
     wrong = []
     for page, read in pages.items():
@@ -68,14 +66,12 @@ def test_every_link_and_anchor_leads_somewhere(pages: dict[Path, Reader]) -> Non
     assert wrong == []
 
 
-@pytest.mark.whole_run
 def test_nothing_is_loaded_from_the_network(site: Path, pages: dict[Path, Reader]) -> None:
     assert {load for read in pages.values() for load in read.loads if re.match(r"([a-z]+:)?//", load)} == set()
     styles = "".join(path.read_text(encoding="utf-8") for path in site.rglob("*.css"))
     assert re.findall(r"(?:url\(|@import\s*)['\"]?(?:https?:)?//[^)'\"]*", styles) == []
 
 
-@pytest.mark.whole_run
 def test_every_public_name_has_its_signature_and_a_list_of_what_is_raised(
     site: Path, pages: dict[Path, Reader]
 ) -> None:
@@ -87,7 +83,6 @@ def test_every_public_name_has_its_signature_and_a_list_of_what_is_raised(
     assert "rows of the vectors stored" in text  # the comment of a field
 
 
-@pytest.mark.whole_run
 def test_lists_are_lists(pages: dict[Path, Reader]) -> None:
     """Python's Markdown begins a list after an empty line only, where GitHub needs none."""
     run_on = {page.name for page in pages if re.search(r"<p>[^<]*(<(?!/p>)[^>]*>[^<]*)*\n- ", page.read_text())}
