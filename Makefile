@@ -40,7 +40,7 @@ bench: venv
 	$(BIN)/python -m benchmarks.main_job
 
 docs: venv
-	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 wheel: venv
 	PYTHON=$(BIN)/python .ci/wheel.sh
