@@ -17,6 +17,7 @@ echo "built ${wheel##*/}"
 tiny='from pathlib import Path
 from ivfast.data.synthetic import make_faces, save_set
 save_set(Path("data"), "faces", *make_faces(5, n_identities=150, images=10, dim=16, n_query=60))'
+fit_flags="--save_path fit_out --nlist 16 --epochs 2"
 flags="--data_path data --data_name faces --learn_name learn_faces --nlist 16 --param_list 16 32 16 --epochs 2
     --warmup 1 --lr 2e-3 --percents 0 0.8 --gpu -1"
 
@@ -50,8 +51,9 @@ for version in 3.11 3.12 3.13; do
         installed=$SECONDS
         mkdir "$place/run"
         if (cd "$place/run" && "$place/bin/python" -c "$tiny" &&
-            "$place/bin/run_dcnet" --save_path out --backend "$backend" $flags) >"$place/log" 2>&1 &&
-            [[ -s $place/run/out/ivfast.npy && -s $place/run/out/evaluation.json ]]; then
+            "$place/bin/run_dcnet" --save_path out --backend "$backend" $flags &&
+            "$place/bin/ivfast" fit data/faces/base.npy $fit_flags) >"$place/log" 2>&1 &&
+            [[ -s $place/run/out/ivfast.npy && -s $place/run/fit_out/ivfast.npy ]]; then
             passed=$((passed + 1)) ended=trained
         else
             failed=$((failed + 1)) ended=FAILED

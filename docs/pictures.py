@@ -26,7 +26,7 @@ from sklearn.datasets import load_sample_images
 
 from ivfast.data.synthetic import save_set
 from ivfast.demo import PATCHES
-from ivfast.store.trained import load
+from ivfast.index.load import load
 from run_dcnet import main as run
 
 DOCS = Path(__file__).resolve().parent

@@ -27,10 +27,14 @@ _HOMES = {
     "Config": "ivfast.runtime.config",
     "train_centers": "ivfast.commands",
     "evaluate_centers": "ivfast.commands",
-    "load": "ivfast.store.trained",
-    "TrainedModel": "ivfast.store.trained",
-    "Ranked": "ivfast.store.trained",
-    "Placed": "ivfast.store.trained",
+    "fit": "ivfast.front.fit",
+    "load": "ivfast.index.load",
+    "load_index": "ivfast.index.load",
+    "Index": "ivfast.index.growth",
+    "Kmeans": "ivfast.front.kmeans",
+    "TrainedModel": "ivfast.index.model",
+    "Ranked": "ivfast.index.model",
+    "Placed": "ivfast.index.model",
     "Result": "ivfast.evaluate.results",
     "Progress": "ivfast.runtime.progress",
     "UserError": "ivfast.runtime.errors",
@@ -39,6 +43,8 @@ _HOMES = {
 
 __all__ = [
     "Config",
+    "Index",
+    "Kmeans",
     "Placed",
     "Progress",
     "Ranked",
@@ -48,17 +54,23 @@ __all__ = [
     "UserError",
     "__version__",
     "evaluate_centers",
+    "fit",
     "load",
+    "load_index",
     "train_centers",
 ]
 
 if TYPE_CHECKING:
     from ivfast.commands import evaluate_centers, train_centers
     from ivfast.evaluate.results import Result
+    from ivfast.front.fit import fit
+    from ivfast.front.kmeans import Kmeans
+    from ivfast.index.growth import Index
+    from ivfast.index.load import load, load_index
+    from ivfast.index.model import Placed, Ranked, TrainedModel
     from ivfast.runtime.config import Config
     from ivfast.runtime.errors import RunError, UserError
     from ivfast.runtime.progress import Progress
-    from ivfast.store.trained import Placed, Ranked, TrainedModel, load
 
 
 def __getattr__(name: str) -> Any:

@@ -14,6 +14,8 @@ from ivfast.evaluate import report
 from ivfast.evaluate.folder import Found, find_model
 from ivfast.evaluate.refit import FittedOn, FromFile, Source, make_settings, open_learn, space_for
 from ivfast.evaluate.results import Result, evaluate_router
+from ivfast.index.load import load
+from ivfast.index.model import TrainedModel
 from ivfast.network.backend import load_search
 from ivfast.runtime.checkpoint import Saved, checkpoint_folder, checkpoints_in, load_epoch, load_newest
 from ivfast.runtime.command_line import parse
@@ -25,7 +27,6 @@ from ivfast.runtime.progress import Progress
 from ivfast.runtime.signals import handled
 from ivfast.start.descent import Means
 from ivfast.store.demand import reverse_of_base
-from ivfast.store.trained import TrainedModel, load
 from ivfast.train.disk import bytes_by_stage
 from ivfast.train.epochs import resume, start_point, train_epoch
 from ivfast.train.finish import export
@@ -113,7 +114,9 @@ def _chosen(config: Config, given: Iterable[str] | None) -> set[str]:
 def _at_work(config: Config, progress: Progress | None) -> Iterator[Progress]:
     """Hold the save_path, and keep a log in it, of what ends the work as well."""
     with locked(config.save_path, progress or Progress()):
-        logged = Progress(config.save_path, progress.console if progress else None)
+        logged = Progress(
+            config.save_path, progress.console if progress else None, brief=bool(progress and progress.brief)
+        )
         try:
             yield logged
         except (UserError, RunError) as problem:

@@ -10,6 +10,8 @@ import pytest
 from safetensors import safe_open
 
 from ivfast.data.vectors import Points, Space, Vectors
+from ivfast.index.load import load
+from ivfast.index.model import Placed, TrainedModel
 from ivfast.network.backend import weight_shapes
 from ivfast.route.routers import ROUTERS, centers_router
 from ivfast.route.tiles import LogitTiles
@@ -18,7 +20,6 @@ from ivfast.store.dcnet_file import Model, load_model, model_router, save_model
 from ivfast.store.demand import Demand, find_probes, reverse_of
 from ivfast.store.place import place
 from ivfast.store.records import Facts, Storing, router_plans
-from ivfast.store.trained import Placed, TrainedModel, load
 from run_dcnet import main
 from tests import by_hand
 from tests.conftest import TinySet

@@ -74,7 +74,7 @@ def _note_form(vectors: Vectors, progress: Progress) -> None:
     form += ["Fortran order"] if flags.f_contiguous and not flags.c_contiguous else []
     if form:
         progress.note(
-            f"warning: {vectors.name}: {vectors.path} is stored as {', '.join(form)}; "
+            f"{vectors.name}: {vectors.path} is stored as {', '.join(form)}; "
             "converted block by block, which takes time on every reading"
         )
 

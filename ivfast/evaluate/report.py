@@ -54,9 +54,9 @@ def write(config: Config, data: EvaluationSet, results: list[Result], found: Fou
     else:
         write_beside(picture, lambda beside: draw(beside, data.name, results))
         names.append(picture.name)
-    progress.console.print(table(results))
+    progress.table(table(results))
     if any(r.predicted for r in results):
-        progress.console.print(predictions(results))
+        progress.table(predictions(results))
     for warning in warnings(results):
         progress.note(warning)
     progress.note(sentence)

@@ -62,15 +62,20 @@ def parse(argv: list[str] | None = None) -> tuple[Config, set[str]]:
     """
     parser = make_parser()
     words = sys.argv[1:] if argv is None else argv
-    flags = {option for action in parser._actions for option in action.option_strings}
-    for word in words:  # before argparse misses the flag that was meant
-        if word.startswith("--") and word.split("=")[0] not in flags:
-            raise UserError(_unknown_flag(parser, word))
+    refuse_unknown_flags(parser, words)
     known, unknown = parser.parse_known_args(words)
     if unknown:
         raise UserError(_unknown_flag(parser, unknown[0]))
     given = vars(known)
     return Config(**given), set(given)
+
+
+def refuse_unknown_flags(parser: Parser, words: list[str]) -> None:
+    """raises: UserError on the first unknown flag, before argparse misses the one that was meant"""
+    flags = {option for action in parser._actions for option in action.option_strings}
+    for word in words:
+        if word.startswith("--") and word.split("=")[0] not in flags:
+            raise UserError(_unknown_flag(parser, word))
 
 
 def _unknown_flag(parser: Parser, word: str) -> str:

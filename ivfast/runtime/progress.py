@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
 from rich.progress import Task as RichTask
+from rich.table import Table
 from rich.text import Text
 
 PLAIN_WIDTH = 120  # columns of a table that goes to a file
@@ -29,19 +30,32 @@ class Progress:
     """`note` (one line), `metrics` (one record), `stage` (its time) and `bar` (long work), to all places at once.
 
     folder: where train.log and metrics.jsonl are appended to; None: the terminal alone
+    brief: show bars, warnings and what is said alone
     """
 
-    def __init__(self, folder: Path | None = None, console: Console | None = None) -> None:
-        self.console = console or _terminal()
+    def __init__(self, folder: Path | None = None, console: Console | None = None, *, brief: bool = False) -> None:
+        self.console, self.brief = console or _terminal(), brief
         self.folder = folder
         self._within = [0.0]  # of each stage under way, seconds of the finished stages in it
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
 
     def note(self, text: str) -> None:
-        """One line for people: shown, and kept in train.log with its time."""
+        """One line for people: shown, and kept in train.log with its time. A brief one shows warnings alone."""
+        if self.brief and not text.startswith("warning"):
+            self.log(text)
+        else:
+            self.say(text)
+
+    def say(self, text: str) -> None:
+        """One line that is shown in any case."""
         self.console.print(text, markup=False)
         self.log(text)
+
+    def table(self, table: Table) -> None:
+        """A table for people, which the files of a run hold too."""
+        if not self.brief:
+            self.console.print(table)
 
     def log(self, text: str) -> None:
         """One line that is kept in train.log with its time, and not shown."""
@@ -142,7 +156,7 @@ class _PlainBar:
             self.spoken = now
             rate = self.done / (now - self.start)
             left = (self.total - self.done) / rate
-            self.progress.note(
+            self.progress.say(
                 f"{self.title}: {self.done:,} of {self.total:,} {self.unit}, {_rate(rate)} a second, {left:.0f} s left"
             )
 

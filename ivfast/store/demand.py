@@ -193,15 +193,17 @@ def reverse_neighbors(
     return ReverseNeighbors(first, found, at, np.concatenate([np.ones(1, np.float32), weights], dtype=np.float32))
 
 
-def reverse_of(nearest: np.ndarray, weights: np.ndarray) -> ReverseNeighbors:
-    """Of vectors that are all stored and all ask.
+def reverse_of(nearest: np.ndarray, weights: np.ndarray, silent: np.ndarray | None = None) -> ReverseNeighbors:
+    """Of vectors that are all stored and ask.
 
     nearest: (n, k) int rows of them, nearest first; weights: (k or more,) of `asking_weights`
+    silent: rows that ask for themselves alone
     """
     n, k = nearest.shape
     rows = np.arange(n, dtype=np.int32)
-    places = np.tile(np.arange(k, dtype=np.uint16), n)
-    return reverse_neighbors(nearest.ravel(), np.repeat(rows, k), places, rows, weights[:k])
+    asks = rows if silent is None else np.delete(rows, silent)
+    places = np.tile(np.arange(k, dtype=np.uint16), len(asks))
+    return reverse_neighbors(nearest[asks].ravel(), np.repeat(asks, k), places, rows, weights[:k])
 
 
 def reverse_of_base(means: Means, base: Points, weights: np.ndarray, progress: Progress) -> ReverseNeighbors:

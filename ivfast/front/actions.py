@@ -1,0 +1,101 @@
+"""What each command of `ivfast` does."""
+
+import argparse
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from ivfast.data.formats import open_rows
+from ivfast.data.formats.answers import open_gt
+from ivfast.data.formats.convert import convert as convert_file
+from ivfast.data.formats.convert import write_npy
+from ivfast.data.npy import open_array
+from ivfast.data.vectors import FLOATS
+from ivfast.front.fit import fit as fit_model
+from ivfast.front.sentences import tell
+from ivfast.front.trial import try_index
+from ivfast.index.files import FAISS_NAME, LISTS_NAME
+from ivfast.index.index import Reached
+from ivfast.index.load import load, load_index
+from ivfast.runtime.progress import Progress
+
+OF_MEMORY = 0.5  # of the machine's memory that lists in memory may take
+
+
+def fit(options: argparse.Namespace, progress: Progress) -> None:
+    """Train, index, evaluate, tell."""
+    folder = options.save_path or Path(f"{options.base.name.split('.')[0]}_ivfast")
+    base = open_file(options.base, folder, options.column, progress)
+    query = None if options.query is None else open_file(options.query, folder, None, progress, "query")
+    names = ("nlist", "metric", "normalize", "backend", "gpu", "seed", "epochs", "lr", "param_list")
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    model = fit_model(base, save_path=folder, copies=options.percents, query=query, progress=progress, **given)
+    made = model.index(base, options.percents, options.kind, lists_file(folder, base, options.percents), progress)
+    made.save(folder)
+    reached = try_index(made, base, query, options.seed, progress)
+    progress.console.print(as_table(reached))
+    for sentence in tell(folder, made, reached):
+        progress.say(sentence)
+
+
+def index(options: argparse.Namespace, progress: Progress) -> None:
+    """Store another base, or the same in another way."""
+    folder = options.out or options.save_path
+    model, base = load(options.save_path), open_file(options.base, folder, options.column, progress)
+    made = model.index(base, options.percents, options.kind, lists_file(folder, base, options.percents), progress)
+    made.save(folder)
+    progress.say(f"written: {folder / FAISS_NAME}, {len(made):,} vectors, {made.faiss_index.ntotal:,} entries")
+
+
+def evaluate(options: argparse.Namespace, progress: Progress) -> None:
+    """Search an index with queries whose answers are known, or found by a full search."""
+    made, query = load_index(options.save_path), open_file(options.query, options.save_path, None, progress, "query")
+    everything = made.model.nlist
+    gt = open_gt(options.gt) if options.gt else made.search(query, options.k, nprobe=everything)[0]
+    progress.console.print(as_table(made.evaluate(query, gt, options.k, tuple(options.recall))))
+
+
+def convert(options: argparse.Namespace, progress: Progress) -> None:
+    """Turn a file into another."""
+    convert_file(options.source, options.target, column=options.column, progress=progress)
+    progress.say(f"written: {options.target}")
+
+
+def open_file(path: Path, folder: Path, column: str | None, progress: Progress, name: str = "base") -> np.ndarray:
+    """The vectors of a file as a memory map, (n, dim) floats. What isn't an .npy of floats is written down as one.
+
+    folder: where that is kept, as converted/NAME.npy
+    raises: UserError on a file that can't be read
+    """
+    if path.suffix == ".npy" and path.is_file() and (rows := open_array(path, name)).dtype.name in FLOATS:
+        return rows
+    source = open_rows(path, column=column)
+    written = folder / "converted" / f"{name}.npy"
+    written.parent.mkdir(parents=True, exist_ok=True)
+    write_npy(source, written, progress)
+    return open_array(written, name)
+
+
+def lists_file(folder: Path, base: np.ndarray, copies: float) -> Path | None:
+    """Where lists go on disk; None where they fit half the memory."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return folder / LISTS_NAME if len(base) * (1 + copies) * (4 * base.shape[1] + 8) > OF_MEMORY * memory else None
+
+
+def as_table(reached: list[Reached]) -> Table:
+    """A row for each recall that was asked for."""
+    table = Table(title="what a search of the index finds and scans")
+    for title in ("recall asked for", "reached", "scanned, expected", "scanned", "buckets"):
+        table.add_column(title, justify="right")
+    for one in reached:
+        shares: list[Any] = [one.asked, one.recall]
+        table.add_row(
+            *(f"{100 * share:.1f} %" for share in shares),
+            f"{100 * one.expected.scanned:.3f} %",
+            f"{100 * one.scanned:.3f} %",
+            f"{one.nprobe:.1f}",
+        )
+    return table

@@ -1,0 +1,77 @@
+"""Rows of base that are set aside, and the folder of arrays that a training run reads."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ivfast.data.exact import nearest_among
+from ivfast.data.vectors import Points, Vectors, rows_per_block
+from ivfast.index.build import CALIBRATED_ON, MOST_OF_BASE
+from ivfast.method import COUNTED
+from ivfast.runtime.draws import generator
+from ivfast.runtime.files import save_array, save_json, write_beside
+from ivfast.runtime.progress import Progress
+
+NAME = "data"  # of the evaluation set, below save_path
+PART = 3  # of the draws from "sample"
+
+
+class Aside(NamedTuple):
+    """Rows of base that don't train, ascending."""
+
+    calibrate: np.ndarray  # they tell what a search of the index finds and scans
+    test: np.ndarray  # they try it; none where queries are given
+
+    @property
+    def rows(self) -> np.ndarray:
+        """Both, ascending."""
+        return np.sort(np.concatenate([self.calibrate, self.test]))
+
+
+def set_aside(n: int, seed: int, *, test: bool) -> Aside:
+    """Draw up to 2,000 rows to calibrate on, and as many for a test, each at most a twentieth of all."""
+    wanted = max(1, min(CALIBRATED_ON, n // MOST_OF_BASE))
+    drawn = generator(seed, 0, "sample", PART).choice(n, wanted * (2 if test else 1), replace=False)
+    return Aside(np.sort(drawn[:wanted]), np.sort(drawn[wanted:]))
+
+
+def write_run_files(folder: Path, base: Points, aside: Aside, query: np.ndarray | None, progress: Progress) -> None:
+    """Write what training reads: base without the rows set aside, queries, and their exact nearest.
+
+    query: (n, dim) floats, as stored; None: the rows that were set aside for a test
+    """
+    folder = folder / NAME
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = np.setdiff1d(np.arange(len(base)), aside.rows)
+    _write_rows(folder / "base.npy", base.vectors, kept, progress)
+    rows = base.vectors.raw(aside.test) if query is None else query
+    save_array(folder / "query.npy", np.ascontiguousarray(rows, dtype=np.float32))
+    vectors = Vectors("base", folder / "base.npy", np.load(folder / "base.npy", mmap_mode="r"))
+    points = Points(vectors, base.space)
+    with progress.bar("exact answers", len(points)) as bar:
+        near = nearest_among(base.space.inside(rows), points, np.arange(len(points)), COUNTED, bar)[1]
+    save_array(folder / "gt.npy", near)
+
+
+def _write_rows(path: Path, vectors: Vectors, rows: np.ndarray, progress: Progress) -> None:
+    """Some rows as a file of their own, block by block: as float32, since a run reads them many times."""
+
+    def write(beside: Path) -> None:
+        shape = (len(rows), vectors.dim)
+        target = np.lib.format.open_memmap(beside, mode="w+", dtype=np.float32, shape=shape)
+        step = rows_per_block(vectors.dim)
+        with progress.bar("writing base", len(rows)) as bar:
+            for start in range(0, len(rows), step):
+                target[start : start + step] = vectors.raw(rows[start : start + step])
+                bar.advance(min(step, len(rows) - start))
+        target.flush()
+
+    write_beside(path, write, len(rows) * vectors.dim * 4)
+
+
+def remember(folder: Path, aside: Aside, facts: dict[str, object]) -> None:
+    """Write which rows were set aside, and of which base."""
+    save_array(folder / "aside.npy", aside.calibrate)
+    save_array(folder / "test.npy", aside.test)
+    save_json(folder / "fit.json", facts)

@@ -1,0 +1,124 @@
+"""The command `ivfast`: fit, index, evaluate, convert."""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ivfast import __version__
+from ivfast.front import actions
+from ivfast.runtime.command_line import Parser, boolean, epochs, refuse_unknown_flags
+from ivfast.runtime.config import BACKENDS, METRICS
+from ivfast.runtime.errors import RunError, StopRequestedError, UserError
+from ivfast.runtime.progress import Progress
+from ivfast.runtime.signals import handled
+
+Action = Callable[[argparse.Namespace, Progress], None]
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command line.
+
+    returns: exit code, as run_dcnet's: 0 done, 1 failed, 2 the input is wrong, 128 + n stopped by signal n
+    """
+    progress = Progress(brief=True)
+    try:
+        options = parse(sys.argv[1:] if argv is None else argv)
+        with handled():
+            options.action(options, progress)
+    except UserError as wrong:
+        progress.say(f"error: {wrong}")
+        return 2
+    except RunError as failed:
+        progress.say(f"error: {failed}")
+        return 1
+    except StopRequestedError as stop:
+        progress.say(f"{stop}; the same command goes on where it stopped")
+        return 128 + stop.number
+    return 0
+
+
+def parse(words: list[str]) -> argparse.Namespace:
+    """Read a command line.
+
+    raises: UserError on unknown commands and flags (with the nearest known one) and bad values
+    """
+    parser = Parser(
+        prog="ivfast", description="Learn the buckets of an IVF index from your vectors.", allow_abbrev=False
+    )
+    parser.add_argument("--version", action="version", version=f"ivfast {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True, parser_class=Parser)
+    parsers = {name: add(commands) for name, add in COMMANDS.items()}
+    if words and words[0] in parsers:
+        refuse_unknown_flags(parsers[words[0]], words[1:])
+    return parser.parse_args(words)
+
+
+def _command(commands: Any, name: str, text: str, action: Action) -> Parser:
+    parser: Parser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    parser.set_defaults(action=action)
+    return parser
+
+
+def _add_fit(commands: Any) -> Parser:
+    parser = _command(
+        commands, "fit", "Train the centers of an index on one file of vectors, and write it.", actions.fit
+    )
+    parser.add_argument("base", type=Path, metavar="BASE", help="vectors: .npy, .fvecs, .bvecs, .fbin, .u8bin, .i8bin, "
+                        ".hdf5, .parquet, .safetensors, .lance, or a folder of such files")  # fmt: skip
+    flag = parser.add_argument
+    flag("--save_path", type=Path, metavar="DIR", help="folder for all outputs (default: BASE's name + _ivfast)")
+    flag("--column", metavar="NAME", help="column or tensor, where the file has several")
+    flag("--query", type=Path, metavar="FILE", help="real queries to evaluate with (default: rows of BASE, set aside)")
+    flag("--nlist", type=int, metavar="BUCKETS", help="number of buckets (default: about 4 sqrt(n), 200 vectors each)")
+    flag("--metric", choices=METRICS, help="IP or L2 (default: IP where all rows are of unit norm)")
+    flag("--normalize", type=boolean, default=False, metavar="True|False", help="divide rows by their norms, under IP")
+    flag("--percents", type=float, default=0.8, metavar="RATIO", help="copies stored a vector on average (default 0.8)")
+    flag("--kind", default="Flat", help="codes of the index: Flat, SQ8, PQ32, PQ32x4fs, RaBitQ (default Flat)")
+    flag("--epochs", type=epochs, default="auto", metavar="N|auto", help="passes over BASE (default auto)")
+    flag("--lr", type=float, help="learning rate at its peak (default 2e-3)")
+    flag("--param_list", type=int, nargs="+", metavar="WIDTH", help="widths of a network (default: centers alone)")
+    flag("--backend", choices=BACKENDS, help="framework that trains (default: what is installed)")
+    flag("--gpu", type=int, default=-1, metavar="ID", help="number of the GPU, -1 is the CPU (default -1)")
+    flag("--seed", type=int, default=1, help="start of all random numbers (default 1)")
+    return parser
+
+
+def _add_index(commands: Any) -> Parser:
+    parser = _command(
+        commands, "index", "Store a file of vectors under centers that `ivfast fit` trained.", actions.index
+    )
+    flag = parser.add_argument
+    flag("save_path", type=Path, metavar="DIR", help="folder of the fit")
+    flag("base", type=Path, metavar="BASE", help="vectors to store")
+    flag("--out", type=Path, metavar="DIR", help="folder of the index (default: that of the fit)")
+    flag("--column", metavar="NAME", help="column or tensor, where the file has several")
+    flag("--percents", type=float, default=0.8, metavar="RATIO", help="copies stored a vector on average (default 0.8)")
+    flag("--kind", default="Flat", help="codes of the index: Flat, SQ8, PQ32, PQ32x4fs, RaBitQ (default Flat)")
+    return parser
+
+
+def _add_evaluate(commands: Any) -> Parser:
+    parser = _command(commands, "evaluate", "Search an index with queries, and tell what was found and scanned.",
+                      actions.evaluate)  # fmt: skip
+    flag = parser.add_argument
+    flag("save_path", type=Path, metavar="DIR", help="folder of the index")
+    flag("--query", type=Path, required=True, metavar="FILE", help="queries")
+    flag("--gt", type=Path, metavar="FILE", help="ids of their exact nearest (default: found by a full search)")
+    flag("--k", type=int, default=10, help="nearest that count (default 10)")
+    flag("--recall", type=float, nargs="+", default=[0.8, 0.9, 0.95, 0.99], help="what to ask for")
+    return parser
+
+
+def _add_convert(commands: Any) -> Parser:
+    parser = _command(commands, "convert", "Turn a file of vectors into one of another format.", actions.convert)
+    parser.add_argument("source", type=Path, metavar="SOURCE", help="file or folder to read")
+    parser.add_argument("target", type=Path, metavar="TARGET", help="file to write; its suffix says the format")
+    parser.add_argument("--column", metavar="NAME", help="column or tensor, where the source has several")
+    return parser
+
+
+COMMANDS = {
+    "fit": _add_fit, "index": _add_index, "evaluate": _add_evaluate, "convert": _add_convert,
+}  # fmt: skip

@@ -1,0 +1,64 @@
+"""What a fit came to, in three plain sentences."""
+
+import json
+from pathlib import Path
+
+from ivfast.index.growth import Index
+from ivfast.index.index import Reached
+
+LEVEL = "0.90"  # of recall, at which shares are compared
+
+
+def tell(folder: Path, index: Index, reached: list[Reached]) -> list[str]:
+    """What was gained, at what cost in memory, and what to do next.
+
+    folder: of the fit, with its evaluation; reached: what searches of the index found, by the recall asked for
+    """
+    return [_gain(folder, reached), _cost(index), _next(folder)]
+
+
+def kmeans_scanned(folder: Path) -> float | None:
+    """The share that a search with k-means centers scans at 90 % recall, each vector stored once."""
+    path = folder / "evaluation.json"
+    if not path.is_file():
+        return None
+    for result in json.loads(path.read_text(encoding="utf-8"))["results"]:
+        if (result["router"], result["percent"], result["probing"], result["rule"]) == ("kmeans", 0, "fixed", "ratio"):
+            return result["scanned_at"][LEVEL]
+    return None
+
+
+def _gain(folder: Path, reached: list[Reached]) -> str:
+    at = next((one for one in reached if f"{one.asked:.2f}" == LEVEL), reached[-1] if reached else None)
+    if at is None:
+        return "The index was written, but no recall that was asked for can be reached with such codes."
+    found = (
+        f"Asked for {100 * at.asked:.0f} % of the nearest, a search finds {100 * at.recall:.1f} % of them and compares "
+        f"a query with {100 * at.scanned:.2f} % of the vectors"
+    )
+    theirs = kmeans_scanned(folder)
+    if theirs is None or f"{at.asked:.2f}" != LEVEL:
+        return f"{found}."
+    times = theirs / at.scanned
+    beside = f"{times:.1f} times fewer" if times > 1.05 else "about as many" if times > 0.95 else "more"
+    return f"{found}; with k-means centers it takes {100 * theirs:.2f} %, so these are {beside}."
+
+
+def _cost(index: Index) -> str:
+    """The memory of the lists beside what they would be without copies."""
+    faiss_index = index.faiss_index
+    an_entry = faiss_index.code_size + 8
+    once, stored = len(index) * an_entry / 1e6, faiss_index.ntotal * an_entry / 1e6
+    if index.copies == 0:
+        return f"The index holds each of {len(index):,} vectors once and takes {stored:,.0f} MB of memory."
+    return (
+        f"The index holds {index.copies:g} copies a vector and takes {stored:,.0f} MB of memory instead of "
+        f"{once:,.0f} MB; --percents 0 stores each vector once."
+    )
+
+
+def _next(folder: Path) -> str:
+    return (
+        f"Search it with `ivfast.load_index({str(folder)!r}).search(query, k=10, recall=0.95)`, or hand "
+        f"{folder / 'ivfast.npy'} to another engine as its coarse centers."
+    )

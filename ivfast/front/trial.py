@@ -1,0 +1,26 @@
+"""An index tried on queries that neither trained nor calibrated anything."""
+
+import numpy as np
+
+from ivfast.data.exact import nearest_among, without_self
+from ivfast.front.aside import set_aside
+from ivfast.index.growth import Index
+from ivfast.index.index import Reached
+from ivfast.runtime.progress import Progress
+
+K = 10  # nearest that count
+
+
+def try_index(index: Index, base: np.ndarray, query: np.ndarray | None, seed: int, progress: Progress) -> list[Reached]:
+    """Search for several recalls.
+
+    base: (n, dim) floats, as it was stored; query: (m, dim); None: the rows of base that were set aside for this
+    """
+    points = index.model.points(base)
+    rows = np.arange(len(points))
+    own = set_aside(len(points), seed, test=True).test if query is None else None
+    asked = points.vectors.raw(own) if own is not None else index.model.as_stored(np.asarray(query), "query")
+    with progress.bar("exact answers of the test", len(points)) as bar:
+        near = nearest_among(points.space.inside(asked), points, rows, K + 1, bar)[1]
+    gt = near[:, :K] if own is None else without_self(near, own)
+    return index.evaluate(asked, gt, K, without=own)

@@ -1,0 +1,108 @@
+"""An empty FAISS index over given centers, and its lists filled with copies."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+from faiss.contrib.ondisk import merge_ondisk
+
+from ivfast.data.vectors import Vectors, rows_per_block
+from ivfast.runtime.errors import UserError
+from ivfast.runtime.progress import Progress
+
+TRAINED_ON = 100_000  # rows that codes are fitted to
+SHARD_BYTES = 1 << 30  # of lists in memory before they go to disk
+KINDS = ("Flat", "SQ8", "SQ4", "SQfp16", "PQm", "PQmx4fs", "RaBitQ")
+
+
+def empty_index(centers: np.ndarray, metric: str, kind: str, rows: np.ndarray, seed: int) -> faiss.IndexIVF:
+    """A FAISS index whose coarse quantizer holds the centers, its codes trained, nothing stored.
+
+    centers: (nlist, dim) float32; metric: IP or L2
+    kind: what follows `IVF` in FAISS' index factory: Flat, SQ8, PQ32, PQ32x4fs, RaBitQ, ..
+    rows: (n, dim) float32, to train codes on
+    raises: UserError where FAISS knows no such kind, or it doesn't fit the vectors
+    """
+    nlist, dim = centers.shape
+    measure = faiss.METRIC_INNER_PRODUCT if metric == "IP" else faiss.METRIC_L2
+    filled_as = kind.removesuffix("x4fs") + "x4" if kind.endswith("x4fs") else kind
+    try:
+        index: Any = faiss.index_factory(dim, f"IVF{nlist},{filled_as}", measure)
+        quantizer: Any = faiss.downcast_index(index.quantizer)
+        quantizer.add(np.ascontiguousarray(centers, dtype=np.float32))
+        if hasattr(index, "pq"):
+            index.pq.cp.seed = seed
+        index.train(np.ascontiguousarray(rows, dtype=np.float32))
+    except (RuntimeError, AttributeError) as problem:
+        said = str(problem).strip().splitlines()[-1][:200]
+        raise UserError(
+            f"kind {kind!r}: FAISS cannot make IVF{nlist},{kind} of {dim} entries ({said}); expected one of "
+            f"{', '.join(KINDS)}, with m a divisor of {dim}"
+        ) from None
+    if not isinstance(index, faiss.IndexIVF):
+        raise UserError(f"kind {kind!r}: expected one of {', '.join(KINDS)}, which keep everything in inverted lists")
+    return index
+
+
+def fill(
+    index: faiss.IndexIVF, vectors: Vectors, rows: np.ndarray, buckets: np.ndarray, ids: np.ndarray, progress: Progress
+) -> None:
+    """Store entries in the lists.
+
+    rows: (entries,) rows of the vectors, ascending; buckets: (entries,) the list of each; ids: (n,) of the vectors
+    """
+    step = rows_per_block(index.d)
+    with progress.bar("filling lists", len(rows), "entries") as bar:
+        for start in range(0, len(rows), step):
+            block = slice(start, start + step)
+            add_entries(index, _read(vectors, rows[block]), ids[rows[block]], buckets[block])
+            bar.advance(len(rows[block]))
+
+
+def add_entries(index: faiss.IndexIVF, x: np.ndarray, ids: np.ndarray, buckets: np.ndarray) -> None:
+    """Add rows to lists. x: (n, dim) float32; ids, buckets: (n,)"""
+    x = np.ascontiguousarray(x, dtype=np.float32)
+    ids, buckets = (np.ascontiguousarray(numbers, dtype=np.int64) for numbers in (ids, buckets))
+    index.add_core(len(x), faiss.swig_ptr(x), faiss.swig_ptr(ids), faiss.swig_ptr(buckets))
+
+
+def fill_on_disk(
+    index: faiss.IndexIVF, vectors: Vectors, rows: np.ndarray, buckets: np.ndarray, ids: np.ndarray, data: Path,
+    progress: Progress, shard_bytes: int = SHARD_BYTES,
+) -> None:  # fmt: skip
+    """The same, with the lists in a file: FAISS merges shards that each fit memory.
+
+    data: file of the lists, which the index names from then on
+    """
+    a_shard = max(1, shard_bytes // (index.code_size + 8))
+    shards = []
+    try:
+        for start in range(0, len(rows), a_shard):
+            block = slice(start, start + a_shard)
+            fill(index, vectors, rows[block], buckets[block], ids, progress)
+            shards.append(data.with_name(f".{data.name}.{os.getpid()}.{len(shards)}"))
+            faiss.write_index(index, str(shards[-1]))
+            index.reset()
+        merge_ondisk(index, [str(shard) for shard in shards], str(data))
+    finally:
+        for shard in shards:
+            shard.unlink(missing_ok=True)
+
+
+def finish(index: faiss.IndexIVF, kind: str) -> faiss.IndexIVF:
+    """The index as it is searched: 4-bit codes are packed anew for fast scanning."""
+    return faiss.IndexIVFPQFastScan(index) if kind.endswith("x4fs") else index
+
+
+def _read(vectors: Vectors, rows: np.ndarray) -> np.ndarray:
+    """Rows that ascend and repeat: each is read once."""
+    once, back = np.unique(rows, return_inverse=True)
+    return vectors.raw(once)[back]
+
+
+def sizes_of(index: faiss.IndexIVF) -> np.ndarray:
+    """Entries of each list, (nlist,) int64."""
+    lists: Any = index.invlists
+    return np.array([lists.list_size(i) for i in range(index.nlist)], dtype=np.int64)

@@ -1,0 +1,196 @@
+"""A searchable index: stock FAISS lists over trained centers, asked for a recall instead of an nprobe."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import faiss
+import numpy as np
+
+from ivfast.index.calibration import Calibration
+from ivfast.index.files import ProbesUse, save_index
+from ivfast.index.fill import sizes_of
+from ivfast.index.place import Placing
+from ivfast.index.probing import Candidates, chosen, search_distinct
+from ivfast.route.search import imbalance
+from ivfast.runtime.errors import UserError
+
+QUERIES = 1024  # searched at once
+RECALL = 0.95  # asked for where nothing else is
+
+
+class Expected(NamedTuple):
+    """What a search is expected to find and to take."""
+
+    recall: float  # share of the k nearest
+    scanned: float  # entries scanned over vectors stored
+    nprobe: float  # mean buckets
+
+
+class Reached(NamedTuple):
+    """What was asked of a search, and what came of it."""
+
+    asked: float  # recall
+    expected: Expected
+    recall: float
+    scanned: float
+    nprobe: float
+
+
+class SearchedIndex:
+    """Vectors stored under a trained model.
+
+    faiss_index: the FAISS index itself, which plain FAISS can read, write and search too
+    """
+
+    def __init__(
+        self, model: Placing, faiss_index: faiss.IndexIVF, calibration: Calibration, probes_use: ProbesUse,
+        copies: float, kind: str, n: int, next_id: int, built: tuple[int, float],
+    ) -> None:  # fmt: skip
+        self.model, self.faiss_index, self.calibration = model, faiss_index, calibration
+        self.probes_use, self.copies, self.kind = probes_use, copies, kind
+        self.n = n  # vectors stored, each counted once
+        self.next_id = next_id  # of the next vector that is added; those from n_built on were added
+        self.n_built, self.imbalance_built = built
+        self.prober = model.prober()
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Count the lists anew, after they were changed."""
+        self.sizes = sizes_of(self.faiss_index)
+        self.shares = self.sizes / max(self.n, 1)
+
+    def __len__(self) -> int:
+        return self.n
+
+    @property
+    def imbalance(self) -> float:
+        """How unevenly the lists are filled: 1 even, nlist: all in one."""
+        return imbalance(self.sizes)
+
+    def search(
+        self, query: np.ndarray, k: int = 10, recall: float | None = None, scanned: float | None = None,
+        nprobe: int | None = None,
+    ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+        """The k nearest of each query, copies left out, by one of three budgets.
+
+        query: (n, dim) float array, as base was handed over
+        recall: share of the k nearest to be found on average, 0.95 where no budget is given; each query probes as many
+            buckets as it needs
+        scanned: mean share of the stored vectors to compare with instead, e.g. 0.01
+        nprobe: buckets to probe for every query instead
+        returns: ids (n, k) int64, nearest first, -1 where the lists hold fewer; scores (n, k) float32, inner products
+            or squared distances
+        raises: UserError on queries of another shape, several budgets, or one that can't be met
+
+        >>> ids, scores = index.search(query, k=3, recall=0.9)
+        >>> ids.shape, ids.dtype
+        ((100, 3), dtype('int64'))
+        """
+        x, threshold, found = self._checked(query, k), self.threshold(k, recall, scanned, nprobe), []
+        for start in range(0, len(x), QUERIES):
+            block = x[start : start + QUERIES]
+            found.append(self.search_chosen(self.candidates(block, nprobe), threshold, block, k))
+        scores, ids = (np.concatenate(parts) for parts in zip(*found, strict=True))
+        return ids, scores
+
+    def expect(
+        self, k: int = 10, recall: float | None = None, scanned: float | None = None, nprobe: int | None = None
+    ) -> Expected:
+        """What a search with this budget will find and take, as measured when the index was made."""
+        if nprobe is not None:
+            raise UserError("nprobe: what it finds isn't known beforehand; ask for recall or scanned")
+        return Expected(*self.calibration.predicted(self.threshold(k, recall, scanned, None), k))
+
+    def evaluate(
+        self, query: np.ndarray, gt: np.ndarray, k: int = 10, recalls: tuple[float, ...] = (0.8, 0.9, 0.95, 0.99),
+        without: np.ndarray | None = None,
+    ) -> list[Reached]:  # fmt: skip
+        """Search queries whose answers are known.
+
+        gt: (n, k or more) integers, ids of the exact nearest, nearest first
+        recalls: to ask for, one after the other; those that the index can't reach are left out
+        without: (n,) the ids of the queries themselves where they are stored: they don't count as found
+        """
+        x, found = self._checked(query, k), []
+        if np.ndim(gt) != 2 or len(gt) != len(x) or np.shape(gt)[1] < k:
+            raise UserError(
+                f"gt: found shape {np.shape(gt)}, expected {len(x)} rows of {k} ids or more; name the answers of these "
+                "queries, or ask for a smaller k"
+            )
+        ranked, answers = self.candidates(x, None), np.asarray(gt)[:, :k]
+        for recall in recalls:
+            if recall > self.calibration.best(k):
+                continue
+            found.append(self._reached(ranked, self.threshold(k, recall, None, None), x, k, recall, answers, without))
+        return found
+
+    def _reached(
+        self, ranked: Candidates, threshold: float, x: np.ndarray, k: int, asked: float, gt: np.ndarray,
+        without: np.ndarray | None,
+    ) -> Reached:  # fmt: skip
+        ids = self.search_chosen(ranked, threshold, x, k + (without is not None))[1]
+        if without is not None:
+            order = np.argsort(ids == without[:, None], axis=1, kind="stable")
+            ids = np.take_along_axis(ids, order, axis=1)[:, :k]
+        probed = ranked.gains > threshold
+        return Reached(
+            asked=asked,
+            expected=Expected(*self.calibration.predicted(threshold, k)),
+            recall=float((ids[:, :, None] == gt[:, None, :]).any(axis=1).mean()),
+            scanned=float(self.shares[ranked.buckets[probed]].sum() / len(x)),
+            nprobe=float(probed.sum() / len(x)),
+        )
+
+    def threshold(self, k: int, recall: float | None, scanned: float | None, nprobe: int | None) -> float:
+        """The gain above which buckets are probed, for one of the budgets of `search`."""
+        budgets = {"recall": recall, "scanned": scanned, "nprobe": nprobe}
+        given = [name for name, value in budgets.items() if value is not None]
+        if len(given) > 1:
+            raise UserError(f"{' and '.join(given)} are two budgets: give one of them")
+        if nprobe is not None:
+            if not 1 <= nprobe <= self.model.nlist:
+                raise UserError(f"nprobe {nprobe}: expected 1 to {self.model.nlist}, the number of buckets; correct it")
+            return -np.inf
+        if scanned is not None:
+            if not 0 < scanned <= 1 + self.copies:
+                raise UserError(f"scanned {scanned:g}: expected a share above 0, such as 0.01; correct it")
+            return self.calibration.at_scanned(scanned)
+        recall = RECALL if recall is None else recall
+        if not 0 < recall <= 1:
+            raise UserError(f"recall {recall:g}: expected a share above 0, at most 1, such as 0.95; correct it")
+        return self.calibration.at_recall(recall, k)
+
+    def candidates(self, x: np.ndarray, nprobe: int | None) -> Candidates:
+        """The buckets that a search looks at; of a fixed nprobe those that it probes. x: (n, dim), as stored"""
+        return self.prober.rank(x, self.calibration.width if nprobe is None else nprobe, self.shares)
+
+    def search_chosen(
+        self, candidates: Candidates, threshold: float, x: np.ndarray, k: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Scores and ids of the k nearest in the buckets above a threshold."""
+        buckets, distances = chosen(candidates, threshold)
+        return search_distinct(self.faiss_index, x, k, buckets, distances, self.copies)
+
+    def _checked(self, query: np.ndarray, k: int) -> np.ndarray:
+        if k < 1:
+            raise UserError(f"k {k}: expected 1 or more; correct it")
+        return self.model.as_stored(query, "query")
+
+    def save(self, folder: Path | str) -> None:
+        """Write the index, its model and what a search by recall takes into a folder.
+
+        Each file is complete or not there at all. Plain faiss.read_index reads index.faiss; `ivfast.load_index` reads
+        all of it.
+        """
+        self.model.save(folder)
+        save_index(Path(folder), self.faiss_index, self.calibration, self.probes_use, self.about())
+
+    def about(self) -> dict[str, object]:
+        """What a file says of the index beside its arrays."""
+        return {
+            "copies": self.copies,
+            "n": self.n,
+            "kind": self.kind,
+            "next_id": self.next_id,
+            "built": [self.n_built, self.imbalance_built],
+        }

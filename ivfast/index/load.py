@@ -1,0 +1,53 @@
+"""A trained model and an index, read from the folder of a finished run."""
+
+from pathlib import Path
+
+from ivfast.data.centers import check_norms, open_centers
+from ivfast.index.files import read_index
+from ivfast.index.growth import Index
+from ivfast.index.model import TrainedModel
+from ivfast.runtime.errors import UserError
+from ivfast.store.dcnet_file import load_model
+
+
+def load(save_path: Path | str, backend: str = "jax", gpu: int = -1) -> TrainedModel:
+    """Read the trained model of a finished run.
+
+    save_path: the run's --save_path, which holds ivfast.npy and dcnet.safetensors
+    backend, gpu: what the network runs on where it is asked to rank; -1 is the CPU
+    raises: UserError where files are missing, damaged, or do not belong together
+    """
+    folder = Path(save_path)
+    path = folder / "ivfast.npy"
+    if not path.is_file():
+        raise UserError(f"{folder}: no ivfast.npy, expected the save_path of a finished run; train first")
+    centers = open_centers(path)
+    model = load_model(folder / "dcnet.safetensors", path)
+    if model is None or not model.fits(centers):
+        raise UserError(f"{folder}: dcnet.safetensors is missing or belongs to another ivfast.npy; train again")
+    if model.space.metric == "IP":
+        check_norms(centers, path)
+    return TrainedModel(centers, model, folder, backend, gpu)
+
+
+def load_index(folder: Path | str, backend: str = "jax", gpu: int = -1) -> Index:
+    """Read an index with its model, as `Index.save` or `ivfast fit` wrote them.
+
+    raises: UserError where files are missing, damaged, or do not belong together
+    """
+    model, parts = load(folder, backend, gpu), read_index(Path(folder))
+    about = parts.about
+    if parts.faiss_index.nlist != model.nlist or parts.faiss_index.d != model.dim:
+        raise UserError(f"{folder}: index.faiss is of another ivfast.npy; make it again with `ivfast index`")
+    n_built, imbalance_built = about["built"]
+    return Index(
+        model=model,
+        faiss_index=parts.faiss_index,
+        calibration=parts.calibration,
+        probes_use=parts.probes_use,
+        copies=about["copies"],
+        kind=about["kind"],
+        n=about["n"],
+        next_id=about["next_id"],
+        built=(n_built, imbalance_built),
+    )

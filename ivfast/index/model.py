@@ -1,0 +1,258 @@
+"""The trained model of a finished run: its centers, what ranks buckets, and where a base is stored."""
+
+import json
+import shutil
+from functools import cached_property, partial
+from numbers import Integral
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from ivfast.data.cleaning import Advice, Cleaning, scan
+from ivfast.data.vectors import FLOATS, UNIT_TOLERANCE, Points, Vectors, unit_rows
+from ivfast.index.build import Wishes, build_index
+from ivfast.index.files import ProbesUse
+from ivfast.index.growth import Index
+from ivfast.index.index import Reached
+from ivfast.index.place import Askers, Placer, Stored
+from ivfast.index.probing import Prober
+from ivfast.network.backend import load_ranker, load_search
+from ivfast.route.distances import log_softmax, top
+from ivfast.route.routers import Router, centers_router
+from ivfast.route.tiles import LogitTiles
+from ivfast.runtime.errors import UserError
+from ivfast.runtime.files import write_beside
+from ivfast.runtime.progress import Progress, silent
+from ivfast.start.descent import Means
+from ivfast.store.dcnet_file import Model, model_router
+from ivfast.store.records import Facts
+
+NAMES = ("ivfast.npy", "dcnet.safetensors", "fit.json", "aside.npy", "test.npy")
+TO_CALLERS = Advice("leave them out before", "divide rows by their norms (faiss.normalize_L2)")
+
+
+class Ranked(NamedTuple):
+    """The best buckets of some vectors."""
+
+    buckets: np.ndarray  # (n, nprobe) int64, best first
+    chances: np.ndarray  # (n, nprobe) float32, how likely a right answer lies there, see docs/formats.md
+
+
+class Placed(NamedTuple):
+    """Which vectors go into which buckets: one row and one bucket an entry, grouped by vector."""
+
+    rows: np.ndarray  # (entries,) int64, rows of the vectors stored
+    buckets: np.ndarray  # (entries,) int64
+
+
+class TrainedModel:
+    """A finished run, read from its save_path by `ivfast.load`.
+
+    centers: (nlist, dim) float32, those of ivfast.npy: what a plain engine takes as its coarse quantizer
+    metric: IP or L2
+    """
+
+    def __init__(self, centers: np.ndarray, model: Model, folder: Path, backend: str = "jax", gpu: int = -1) -> None:
+        self.centers, self.metric, self.folder = centers, model.space.metric, folder
+        self._model, self._backend, self._gpu = model, backend, gpu
+        self.trained_on: np.ndarray | None = None  # base, as long as the model that `ivfast.fit` returned lives
+        self._normalize: bool = model.about["settings"]["normalize"]
+        self._seed: int = model.about["settings"]["seed"]
+
+    @property
+    def nlist(self) -> int:
+        """Number of buckets."""
+        return len(self.centers)
+
+    @property
+    def dim(self) -> int:
+        """Entries of a vector."""
+        return self.centers.shape[1]
+
+    @property
+    def copies(self) -> tuple[float, ...]:
+        """Numbers of copies that a base can be stored with: the run's --percents."""
+        return tuple(storing.copies for storing in self._facts("centers").storings)
+
+    def rank(self, x: np.ndarray, nprobe: int, router: str = "centers") -> Ranked:
+        """The nprobe best buckets of each vector, for an engine that takes a list of buckets to scan.
+
+        x: (n, dim) float array or memory map, as searched
+        nprobe: 1 to nlist
+        router: "centers", or "net": the whole network, where the run trained one. Its framework is loaded then.
+        raises: UserError on vectors that do not fit the model, another router or nprobe
+        """
+        if not isinstance(nprobe, Integral) or not 1 <= nprobe <= self.nlist:
+            raise UserError(
+                f"nprobe {nprobe!r}: expected a whole number from 1 to {self.nlist}, the number of buckets; correct it"
+            )
+        points, probing_t = self.points(x), self._facts(router).probing_t
+        buckets, chances = np.empty((len(points), nprobe), np.int64), np.empty((len(points), nprobe), np.float32)
+        for start, z in LogitTiles(self._router(router), points, cached_bytes=0):
+            best = top(z, nprobe)
+            buckets[start : start + len(z)] = best
+            chances[start : start + len(z)] = np.exp(np.take_along_axis(log_softmax(z, probing_t), best, axis=1))
+        return Ranked(buckets, chances)
+
+    def store(self, base: np.ndarray, copies: float) -> Placed:
+        """Which buckets the vectors of a base go into, by benefit: where those who ask for them look.
+
+        It first finds each vector's nearest neighbours among the others, so hand over all of base at once. Above
+        200,000 vectors that takes a float32 copy in a temporary folder, and about 1 KB a vector in memory.
+
+        base: (n, dim) float array or memory map, as searched: unit rows under IP, of any norm after a run with
+        --normalize True
+        copies: extra entries over all vectors; one of the run's --percents
+        returns: (1 + copies) n entries, every vector at least once
+        raises: UserError where copies is none of the run's, or base is of another dim or type, holds NaN or infinity
+        or, under IP, rows that are not of unit norm
+        """
+        buckets = self.place_points(self.points(base), copies, np.empty(0, np.int64), silent()).buckets
+        rows, columns = np.nonzero(buckets >= 0)
+        # contiguous, since FAISS takes pointers
+        return Placed(np.ascontiguousarray(rows), buckets[rows, columns].astype(np.int64))
+
+    def index(
+        self, base: np.ndarray, copies: float = 0.8, kind: str = "Flat", lists_file: Path | str | None = None,
+        progress: Progress | None = None,
+    ) -> Index:  # fmt: skip
+        """A searchable FAISS index of a base, stored as `store` says.
+
+        base: (n, dim) float array or memory map; ids are its row numbers
+        copies: extra entries over all vectors; one of the run's --percents
+        kind: what follows `IVF` in FAISS' index factory: Flat, SQ8, PQ32, PQ32x4fs, RaBitQ
+        lists_file: where the lists lie on disk, for what exceeds memory; None: in memory
+        raises: UserError as `store` does, and on a kind that FAISS can't make
+
+        >>> index = model.index(base, copies=0.8)
+        >>> len(index), index.faiss_index.ntotal
+        (2000, 3600)
+        """
+        points = self.points(base)
+        aside, test = self._aside.get(points.vectors.digest, (None, None))
+        file = None if lists_file is None else Path(lists_file)
+        return build_index(self, points, Wishes(copies, kind, file, aside, test, self._seed), progress or silent())
+
+    def evaluate(
+        self, query: np.ndarray, gt: np.ndarray, base: np.ndarray | None = None, copies: float = 0.8, k: int = 10
+    ) -> list[Reached]:
+        """Index a base, and search it with queries whose answers are known, for a recall of 0.8, 0.9, 0.95 and 0.99.
+
+        query: (n, dim) floats; gt: (n, k or more) integers, rows of base, nearest first
+        base: (m, dim) floats; None: what `ivfast.fit` has just trained on
+        returns: for each recall what was expected, and what was found and scanned
+        raises: UserError as `index` does, and where there is no base
+
+        >>> model.evaluate(query, gt, base)[0].asked
+        0.8
+        """
+        base = self.trained_on if base is None else base
+        if base is None:
+            raise UserError("evaluate: a model that was loaded knows no base; hand it over as base=..")
+        return self.index(base, copies).evaluate(query, gt, k)
+
+    def save(self, folder: Path | str) -> None:
+        """Write ivfast.npy and dcnet.safetensors into another folder, for `ivfast.load`."""
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        for name in NAMES:
+            if (source := self.folder / name).is_file() and source.resolve() != (target / name).resolve():
+                write_beside(target / name, partial(_copy, source))
+
+    def prober(self) -> Prober:
+        """What ranks buckets by the centers, for searching an index."""
+        facts, model = self._facts("centers"), self._model
+        return Prober(self.centers, model.space, model.delta_floor, facts.k, facts.probing_t)
+
+    def as_stored(self, vectors: np.ndarray, name: str) -> np.ndarray:
+        """Check rows quickly, and make them float32 as the index stores them. (n, dim)
+
+        raises: UserError on another shape or type, NaN, infinity, or rows that IP can't take
+        """
+        rows = self._shaped(vectors, name)
+        if self._normalize:
+            return unit_rows(rows)
+        rows = np.ascontiguousarray(rows, dtype=np.float32)
+        squares = np.einsum("ij,ij->i", rows, rows)
+        if not np.isfinite(squares).all():
+            row = int(np.isfinite(squares).argmin())
+            raise UserError(f"{name}: row {row} is not finite or too large for float32; leave such rows out before")
+        if self.metric == "IP" and len(off := np.flatnonzero(np.abs(squares - 1) > 2 * UNIT_TOLERANCE)):
+            raise UserError(
+                f"{name}: row {off[0]} has norm {np.sqrt(squares[off[0]]):.4g}, expected unit norm under IP; "
+                f"{TO_CALLERS.normalize}"
+            )
+        return rows
+
+    def place_points(self, points: Points, copies: float, aside: np.ndarray, progress: Progress) -> Stored:
+        """Where the vectors of a base go. aside: rows that are stored, but don't count as asking for others"""
+        means = Means(search=load_search(self._backend, self._gpu))
+        return self._placer(copies).place_all(points, copies, aside, means, progress)
+
+    def place_new(self, rows: np.ndarray, copies: float, askers: Askers, use: ProbesUse) -> np.ndarray:
+        """Where vectors go that come later. rows: (n, dim) float32, as stored; returns (n, width) int32, -1: none"""
+        points, who = (Points(Vectors(name, Path("(array)"), x), self._model.space) for name, x in (
+            ("vectors", rows), ("askers", askers.x)
+        ))  # fmt: skip
+        return self._placer(copies).place_new(points, copies, who, askers.reverse, use)
+
+    @property
+    def asking(self) -> np.ndarray:
+        """How often the r-th nearest of a vector is asked for beside it, (k,) float32."""
+        return self._model.asking
+
+    def _placer(self, copies: float) -> Placer:
+        facts = self._facts("centers")
+        if facts.storing(copies) is None:
+            known = ", ".join(f"{number:g}" for number in self.copies)
+            raise UserError(
+                f"copies {copies!r}: expected one of the run's --percents ({known}); choose one, or train with it"
+            )
+        return Placer(self._router("centers"), facts, self._model.asking, min(self._model.ftopk, self.nlist))
+
+    def _facts(self, router: str) -> Facts:
+        if router not in ("centers", *(["net"] if self._model.net else [])):
+            known = "'centers' or 'net'" if self._model.net else "'centers', since the run trained no network"
+            raise UserError(f"router {router!r}: expected {known}; correct it")
+        return self._model.facts[router]
+
+    def _router(self, name: str) -> Router:
+        return self._centers if name == "centers" else self._net
+
+    @cached_property
+    def _aside(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Rows that `ivfast fit` set aside to calibrate on and to test with, by the digest of their base."""
+        about = self.folder / "fit.json"
+        if not about.is_file():
+            return {}
+        facts = json.loads(about.read_text(encoding="utf-8"))
+        return {facts["base_digest"]: (np.load(self.folder / "aside.npy"), np.load(self.folder / "test.npy"))}
+
+    @cached_property
+    def _centers(self) -> Router:
+        space, k = self._model.space, self._facts("centers").k
+        ranker = load_ranker(self._backend, self._gpu)
+        return centers_router("centers", space.inside(self.centers), space.metric, self._model.delta_floor, k, ranker)
+
+    @cached_property
+    def _net(self) -> Router:
+        return model_router(self._model, self._facts("net").k, self._backend, self._gpu)
+
+    def points(self, vectors: np.ndarray) -> Points:
+        """Check what a caller hands over as a run checks its base."""
+        raw = Vectors("vectors", Path("(array)"), self._shaped(vectors, "vectors"))
+        return Points(scan(raw, self.metric, silent(), Cleaning(self._normalize), TO_CALLERS), self._model.space)
+
+    def _shaped(self, vectors: np.ndarray, name: str) -> np.ndarray:
+        vectors = np.asarray(vectors)
+        if vectors.ndim != 2 or vectors.shape[1] != self.dim or not len(vectors) or vectors.dtype.name not in FLOATS:
+            raise UserError(
+                f"{name}: found {vectors.dtype} of shape {vectors.shape}, expected floats, (n, {self.dim}) with n "
+                "above 0; convert them with .astype('float32'), or hand over vectors of the run's dim"
+            )
+        return vectors
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)

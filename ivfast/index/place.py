@@ -1,0 +1,111 @@
+"""Where a base goes, and where a vector goes that comes later: the rule of the trained centers in both cases."""
+
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from ivfast.data.vectors import Points
+from ivfast.index.files import ProbesUse
+from ivfast.index.probing import Prober
+from ivfast.route.routers import ROUTERS, Router
+from ivfast.route.tiles import make_tiles
+from ivfast.runtime.progress import Progress
+from ivfast.start.descent import Means
+from ivfast.start.neighbors import nearest_of_all
+from ivfast.store.demand import Demand, ReverseNeighbors, find_probes, reverse_of
+from ivfast.store.place import make_plans, place
+from ivfast.store.records import Facts, storing_ts
+
+
+class Stored(NamedTuple):
+    """Where a base lies."""
+
+    buckets: np.ndarray  # (n, width) int32, the first bucket of each vector first, -1 where none
+    probes_use: ProbesUse
+
+
+class Askers(NamedTuple):
+    """Who will ask for new vectors."""
+
+    x: np.ndarray  # (m, dim) float32, as stored: the new vectors themselves, then others
+    reverse: ReverseNeighbors
+
+
+class Placer(NamedTuple):
+    """What places vectors."""
+
+    router: Router
+    facts: Facts
+    asking: np.ndarray  # (k,) float32, see ivfast.store.demand.asking_weights
+    width: int  # buckets a vector is in at most
+
+    def place_all(self, points: Points, copies: float, aside: np.ndarray, means: Means, progress: Progress) -> Stored:
+        """A whole base. aside: rows that are stored, but don't count as asking for others"""
+        tiles = make_tiles(self.router, points, temperatures=storing_ts(self.facts), width=self.width)
+        nlist = self.router.nlist
+        demand, use = None, ProbesUse(np.zeros(nlist, np.float32), np.ones(nlist, np.float32))
+        if len(points) > 1:
+            with progress.stage("neighbours of base"):
+                nearest = nearest_of_all(points, len(self.asking), progress, means)
+            demand = Demand(reverse_of(nearest, self.asking, aside), find_probes(tiles, self.facts.nprobe))
+            use = ProbesUse(demand.probes.log_use, demand.probes.cost)
+        plans = make_plans([ROUTERS["centers"].default_rule], self.facts.terms([copies], demand))
+        with progress.stage("placing vectors"), progress.bar("placing vectors", 2 * len(points)) as bar:
+            return Stored(place(tiles, plans, self.width, bar=bar)[0].buckets, use)
+
+    def place_new(
+        self, points: Points, copies: float, askers: Points, reverse: ReverseNeighbors, use: ProbesUse
+    ) -> np.ndarray:
+        """Vectors that come later. use: of the base; returns (n, width) int32, -1 where none"""
+        looks = find_probes(make_tiles(self.router, askers, width=self.width), self.facts.nprobe)
+        demand = Demand(reverse, looks._replace(log_use=use.log_use, cost=use.cost))
+        tiles = make_tiles(self.router, points, temperatures=storing_ts(self.facts), width=self.width)
+        plans = make_plans([ROUTERS["centers"].default_rule], self.facts.terms([copies], demand))
+        return place(tiles, plans, self.width)[0].buckets
+
+
+class Placing(Protocol):
+    """What an index asks of its trained model."""
+
+    centers: np.ndarray
+    metric: str
+
+    @property
+    def nlist(self) -> int:
+        """Number of buckets."""
+        ...
+
+    @property
+    def dim(self) -> int:
+        """Entries of a vector."""
+        ...
+
+    @property
+    def asking(self) -> np.ndarray:
+        """How often the r-th nearest of a vector is asked for beside it, (k,) float32."""
+        ...
+
+    def prober(self) -> Prober:
+        """What ranks buckets by the centers."""
+        ...
+
+    def as_stored(self, vectors: np.ndarray, name: str) -> np.ndarray:
+        """Rows checked, and as the index stores them, (n, dim) float32."""
+        ...
+
+    def place_points(self, points: Points, copies: float, aside: np.ndarray, progress: Progress) -> Stored:
+        """Where a whole base goes."""
+        ...
+
+    def place_new(self, rows: np.ndarray, copies: float, askers: Askers, use: ProbesUse) -> np.ndarray:
+        """Where vectors go that come later."""
+        ...
+
+    def points(self, vectors: np.ndarray) -> Points:
+        """Vectors checked as a run checks its base."""
+        ...
+
+    def save(self, folder: Path | str) -> None:
+        """Write the model into another folder."""
+        ...

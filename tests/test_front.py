@@ -1,0 +1,228 @@
+"""The front door: from a file or an array to an index, and what it says on the way."""
+
+import json
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pytest
+
+import ivfast
+from ivfast.front.command_line import main, parse
+from ivfast.front.fit import as_floats
+from ivfast.front.sentences import tell
+from ivfast.front.sizes import choose_metric, choose_nlist
+from ivfast.front.trial import try_index
+from ivfast.runtime.errors import UserError
+from ivfast.runtime.progress import silent
+from tests import by_hand
+from tests.test_index import make_rows
+
+whole_run = [pytest.mark.whole_run, pytest.mark.xdist_group("front")]
+
+
+@pytest.fixture(scope="session")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
+    """A folder that `ivfast fit` left, from an .fvecs file; what changes it copies it."""
+
+    @cache
+    def fit() -> Path:
+        folder = tmp_path_factory.mktemp("front")
+        rows = make_rows(5000, 1, "L2")
+        with (folder / "base.fvecs").open("wb") as file:
+            for row in rows:
+                file.write(struct.pack("<i", len(row)) + row.tobytes())
+        words = [
+            "fit",
+            str(folder / "base.fvecs"),
+            "--save_path",
+            str(folder / "out"),
+            "--nlist",
+            "20",
+            "--epochs",
+            "1",
+        ]
+        assert main(words) == 0
+        return folder / "out"
+
+    return fit
+
+
+@pytest.mark.parametrize(
+    ("n", "nlist"), [(1000, 16), (3000, 16), (10_000, 50), (50_000, 248), (1_000_000, 4000), (100_000_000, 40_000)]
+)
+def test_buckets_follow_the_root_and_leave_each_enough(n: int, nlist: int):
+    found = choose_nlist(n)
+    assert found == nlist
+    assert n / found >= 39
+
+
+def test_metric_is_told_by_norms():
+    rows = make_rows(1000, 1, "IP")
+    assert choose_metric(rows) == choose_metric(rows.astype(np.float16)) == "IP"
+    rows[777] *= 1.01
+    assert choose_metric(rows) == "L2"
+
+
+def test_integers_are_taken_as_floats_and_others_are_refused():
+    rows = np.arange(12, dtype=np.uint8).reshape(3, 4)
+    np.testing.assert_array_equal(as_floats(rows, "base"), rows.astype(np.float32))
+    for wrong in (rows.astype(np.int64), rows.astype(complex), rows.astype(str), rows[0], rows[:0]):
+        with pytest.raises(UserError, match="base: found"):
+            as_floats(wrong, "base")
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["fitt", "x"], "invalid choice: 'fitt'"),
+        (["fit"], "the following arguments are required: BASE"),
+        (["fit", "x.npy", "--nlits", "5"], "unknown argument --nlits: did you mean --nlist?"),
+        (["fit", "x.npy", "--nlist", "many"], "invalid int value"),
+        (["evaluate", "out"], "--query"),
+        ([], "required"),
+    ],
+)
+def test_wrong_words_end_in_one_line_and_exit_2(words: list[str], told: str, capsys: pytest.CaptureFixture[str]):
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert told in said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("command", ["", "fit", "index", "evaluate", "convert"])
+def test_help_fits_a_screen(command: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    with pytest.raises(SystemExit):
+        parse([command, "--help"] if command else ["--help"])
+    assert len(capsys.readouterr().out.splitlines()) <= 45
+
+
+def test_version_is_told_without_loading_a_backend():
+    done = subprocess.run([sys.executable, "-m", "ivfast", "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"ivfast {ivfast.__version__}"
+
+
+@pytest.mark.parametrize("rows", [10, 999])
+def test_too_few_vectors_are_refused(rows: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    np.save(tmp_path / "base.npy", make_rows(rows, 1, "L2"))
+    assert main(["fit", str(tmp_path / "base.npy"), "--save_path", str(tmp_path / "out")]) == 2
+    assert f"found {rows:,} vectors, expected 1,000 or more" in capsys.readouterr().err
+
+
+class TestFit:
+    """What `ivfast fit` leaves."""
+
+    pytestmark = whole_run
+
+    def test_three_sentences_say_gain_cost_and_what_next(self, fitted: Callable[[], Path]):
+        index, out = ivfast.load_index(fitted()), fitted()
+        reached = try_index(index, make_rows(5000, 1, "L2"), None, 1, silent())
+        gain, cost, then = tell(out, index, reached)
+        results = json.loads((out / "evaluation.json").read_text())["results"]
+        (plain,) = (r for r in results if (r["router"], r["percent"], r["probing"]) == ("kmeans", 0, "fixed"))
+        at = next(one for one in reached if one.asked == 0.9)
+        assert f"finds {100 * at.recall:.1f} % of them" in gain
+        assert f"{100 * at.scanned:.2f} % of the vectors; with k-means centers it takes" in gain
+        assert f"takes {100 * plain['scanned_at']['0.90']:.2f} %" in gain
+        assert f"{plain['scanned_at']['0.90'] / at.scanned:.1f} times fewer" in gain
+        assert "0.8 copies a vector and takes 1 MB of memory instead of 0 MB" in cost
+        assert str(out / "ivfast.npy") in then
+        assert all(line.count(".") >= 1 and line.endswith(".") for line in (gain, cost, then))
+
+    def test_index_holds_every_vector_of_the_file_and_faiss_reads_it(self, fitted: Callable[[], Path]):
+        base = make_rows(5000, 1, "L2")
+        index: Any = faiss.read_index(str(fitted() / "index.faiss"))
+        assert index.ntotal == 9000
+        index.nprobe = 20
+        rows = np.arange(0, 5000, 50)
+        np.testing.assert_array_equal(index.search(base[rows], 1)[1][:, 0], rows)
+
+    def test_rows_set_aside_trained_nothing(self, fitted: Callable[[], Path]):
+        base, out = make_rows(5000, 1, "L2"), fitted()
+        aside, test = np.load(out / "aside.npy"), np.load(out / "test.npy")
+        kept = np.setdiff1d(np.arange(5000), np.concatenate([aside, test]))
+        assert len(aside) == len(test) == 250
+        assert len(kept) == 4500
+        np.testing.assert_array_equal(np.load(out / "data" / "base.npy"), base[kept])
+        np.testing.assert_array_equal(np.load(out / "data" / "query.npy"), base[test])
+        near = np.argsort(by_hand.distances(base[test].astype(float), base[kept].astype(float)), axis=1)[:, :10]
+        assert (np.load(out / "data" / "gt.npy") == near).mean() > 0.999
+
+    def test_evaluate_finds_answers_itself_or_takes_them(
+        self, fitted: Callable[[], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ):
+        query, base = make_rows(200, 5, "L2"), make_rows(5000, 1, "L2")
+        np.save(tmp_path / "query.npy", query)
+        np.save(tmp_path / "gt.npy", np.argsort(by_hand.distances(query, base), axis=1)[:, :10])
+        words = ["evaluate", str(fitted()), "--query", str(tmp_path / "query.npy"), "--recall", "0.9"]
+        capsys.readouterr()
+        assert main(words) == 0
+        found = capsys.readouterr().err
+        assert main([*words, "--gt", str(tmp_path / "gt.npy")]) == 0
+        assert capsys.readouterr().err == found
+        assert "90.0 %" in found
+
+    def test_index_stores_another_base_elsewhere(self, fitted: Callable[[], Path], tmp_path: Path):
+        np.save(tmp_path / "more.npy", make_rows(3000, 9, "L2"))
+        words = ["index", str(fitted()), str(tmp_path / "more.npy"), "--out", str(tmp_path / "out"), "--kind", "SQ8"]
+        assert main([*words, "--percents", "0"]) == 0
+        index = ivfast.load_index(tmp_path / "out")
+        assert (len(index), index.faiss_index.ntotal, index.kind) == (3000, 3000, "SQ8")
+
+    def test_damaged_index_is_one_line(self, fitted: Callable[[], Path], tmp_path: Path):
+        for name, spoil, told in (
+            ("index.faiss", lambda data: data[:200], "cannot be read"),
+            ("index.safetensors", lambda data: data[:50], "cannot be read"),
+            ("index.safetensors", None, "is missing"),
+            ("index.faiss", None, "is missing"),
+        ):
+            out = tmp_path / f"{name}{spoil is None}"
+            shutil.copytree(fitted(), out)
+            if spoil is None:
+                (out / name).unlink()
+            else:
+                (out / name).write_bytes(spoil((out / name).read_bytes()))
+            with pytest.raises(UserError, match=told) as refused:
+                ivfast.load_index(out)
+            assert "\n" not in str(refused.value)
+
+
+@pytest.mark.whole_run
+@pytest.mark.xdist_group("front")
+def test_model_moves_with_save_and_evaluates(tmp_path: Path):
+    base = make_rows(3000, 1, "IP") * np.linspace(1, 2, 3000, dtype=np.float32)[:, None]
+    model = ivfast.fit(base, nlist=16, normalize=True, epochs=1, copies=0.5)
+    model.save(tmp_path / "moved")
+    again = ivfast.load(tmp_path / "moved")
+    ours, theirs = (one.index(base, copies=0.5) for one in (model, again))
+    query = make_rows(30, 2, "IP")
+    np.testing.assert_array_equal(ours.search(3 * query)[0], theirs.search(query)[0])
+    assert again.copies == (0.0, 0.5)
+
+
+@pytest.mark.whole_run
+@pytest.mark.xdist_group("front")
+def test_kmeans_in_the_shape_of_faiss():
+    base = make_rows(3000, 1, "L2")
+    kmeans, plain = ivfast.Kmeans(16, 16, niter=5, epochs=1), faiss.Kmeans(16, 16, niter=5)
+    with pytest.raises(UserError, match="nothing is trained yet"):
+        kmeans.assign(base)
+    with pytest.raises(UserError, match=r"expected \(n, 16\)"):
+        kmeans.train(base[:, :5])
+    kmeans.train(base)
+    plain.train(base)
+    assert kmeans.centroids is not None
+    assert plain.centroids is not None
+    assert (kmeans.centroids.shape, kmeans.centroids.dtype) == (plain.centroids.shape, plain.centroids.dtype)
+    distances, buckets = kmeans.assign(base[:100])
+    d2 = by_hand.distances(base[:100].astype(float), kmeans.centroids.astype(float))
+    np.testing.assert_array_equal(buckets, d2.argmin(axis=1))
+    np.testing.assert_allclose(distances, d2.min(axis=1), rtol=1e-3)

@@ -1,0 +1,274 @@
+"""A searchable index: against brute force over the probed lists, stock FAISS, and what it promised."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pytest
+
+import ivfast
+from ivfast.index import fill as filling
+from ivfast.index.build import build_index
+from ivfast.index.growth import Index
+from ivfast.index.model import TrainedModel
+from ivfast.index.probing import chosen, first_distinct
+from ivfast.runtime.errors import UserError
+from tests import by_hand
+
+pytestmark = [pytest.mark.whole_run, pytest.mark.xdist_group("index")]
+DIM = 16
+
+
+def make_rows(n: int, seed: int, metric: str) -> np.ndarray:
+    """Clumps of ten, of which neighbours lie in one another."""
+    rng = np.random.default_rng(7)
+    clumps = rng.normal(0, 1, (400, DIM))
+    rng = np.random.default_rng(seed)
+    rows = clumps[rng.integers(0, 400, n)] + 0.4 * rng.normal(0, 1, (n, DIM))
+    if metric == "IP":
+        rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    return (rows if metric == "IP" else 30 + 5 * rows).astype(np.float32)
+
+
+@cache
+def fitted(metric: str, tmp: Path) -> TrainedModel:
+    return ivfast.fit(make_rows(6000, 1, metric), nlist=24, metric=metric, epochs=2, save_path=tmp, batch_size=256)
+
+
+@pytest.fixture(scope="session")
+def model_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], TrainedModel]:
+    @cache
+    def of(metric: str) -> TrainedModel:
+        return fitted(metric, tmp_path_factory.mktemp(f"fit_{metric}"))
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def index_of(model_of: Callable[[str], TrainedModel]) -> Callable[..., Index]:
+    @cache
+    def of(metric: str, copies: float = 0.8, kind: str = "Flat") -> Index:
+        return model_of(metric).index(make_rows(6000, 1, metric), copies, kind)
+
+    return of
+
+
+def lists_of(index: Index) -> list[np.ndarray]:
+    lists: Any = index.faiss_index.invlists
+    return [
+        faiss.rev_swig_ptr(lists.get_ids(i), lists.list_size(i)).copy() if lists.list_size(i) else np.empty(0, np.int64)
+        for i in range(index.model.nlist)
+    ]
+
+
+@pytest.mark.parametrize("metric", ["IP", "L2"])
+@pytest.mark.parametrize("copies", [0.0, 0.8])
+def test_search_finds_what_brute_force_over_the_probed_lists_finds(
+    metric: str, copies: float, index_of: Callable[..., Index]
+):
+    index, base, query = index_of(metric, copies), make_rows(6000, 1, metric), make_rows(50, 2, metric)
+    lists = lists_of(index)
+    d2 = by_hand.distances(query.astype(np.float64), base.astype(np.float64))
+    budgets: list[tuple[int, dict[str, Any]]] = [
+        (10, {"recall": 0.9}), (100, {"recall": 0.8}), (3, {"nprobe": 2}), (10, {"scanned": 0.1}),
+    ]  # fmt: skip
+    for k, budget in budgets:
+        ids, scores = index.search(query, k, **budget)
+        nprobe = budget.get("nprobe")
+        buckets, _ = chosen(index.candidates(query, nprobe), index.threshold(k, *(
+            budget.get(name) for name in ("recall", "scanned", "nprobe")
+        )))  # fmt: skip
+        for row in range(len(query)):
+            inside = np.unique(np.concatenate([lists[b] for b in buckets[row] if b >= 0]))
+            expected = inside[np.argsort(d2[row, inside], kind="stable")][:k]
+            found = ids[row][ids[row] >= 0]
+            assert len(set(found.tolist())) == len(found) == len(expected)
+            assert set(found.tolist()) == set(expected.tolist())
+            ours = scores[row][: len(found)]
+            truth = 1 - d2[row, found] / 2 if metric == "IP" else d2[row, found]
+            np.testing.assert_allclose(ours, truth, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("metric", ["IP", "L2"])
+def test_every_vector_is_stored_once_and_copies_as_many_as_were_asked_for(metric: str, index_of: Callable[..., Index]):
+    index = index_of(metric)
+    stored = np.concatenate(lists_of(index))
+    assert len(stored) == index.faiss_index.ntotal == 6000 + 4800
+    np.testing.assert_array_equal(np.unique(stored), np.arange(6000))
+    assert all(len(np.unique(one)) == len(one) for one in lists_of(index))  # no twin in one list
+    assert len(index) == 6000
+
+
+@pytest.mark.parametrize("metric", ["IP", "L2"])
+def test_a_search_reaches_the_recall_that_it_is_asked_for(metric: str, index_of: Callable[..., Index]):
+    """On queries that nothing knows of: 0.025 is three standard errors of 300 on either side."""
+    index, base, query = index_of(metric), make_rows(6000, 1, metric), make_rows(2000, 3, metric)
+    near = np.argsort(by_hand.distances(query, base), axis=1, kind="stable")
+    for k in (1, 10, 100):
+        for asked in (0.8, 0.9, 0.95, 0.99):
+            ids, _ = index.search(query, k, recall=asked)
+            found = (ids[:, :, None] == near[:, None, :k]).any(axis=1).mean()
+            expected, least = index.expect(k, recall=asked), index.calibration.recall[0, k - 1]
+            assert expected.recall == pytest.approx(max(asked, least), abs=0.002)
+            assert found == pytest.approx(expected.recall, abs=0.025), (k, asked)
+    scanned = [index.expect(recall=recall).scanned for recall in (0.8, 0.9, 0.95, 0.99)]
+    assert scanned == sorted(scanned)
+    assert scanned[0] < scanned[-1] < 1
+
+
+def test_evaluate_says_what_a_search_reaches_and_scans(index_of: Callable[..., Index]):
+    index, base, query = index_of("L2"), make_rows(6000, 1, "L2"), make_rows(400, 3, "L2")
+    gt = np.argsort(by_hand.distances(query, base), axis=1, kind="stable")[:, :10]
+    (one,) = index.evaluate(query, gt, recalls=(0.9,))
+    ids, _ = index.search(query, recall=0.9)
+    assert one.recall == pytest.approx((ids[:, :, None] == gt[:, None]).any(axis=1).mean(), abs=1e-12)
+    buckets, _ = chosen(index.candidates(query, None), index.threshold(10, 0.9, None, None))
+    sizes = np.append([len(one) for one in lists_of(index)], 0)
+    assert one.scanned == pytest.approx(sizes[buckets].sum() / 6000 / len(query), rel=1e-9)
+    assert one.nprobe == pytest.approx((buckets >= 0).sum() / len(query))
+
+
+def test_own_rows_do_not_count_as_found(index_of: Callable[..., Index]):
+    index, base = index_of("L2"), make_rows(6000, 1, "L2")
+    rows = np.arange(0, 6000, 20)
+    gt = by_hand.distances_of_others(base, rows, np.arange(6000)).argsort(axis=1)[:, :10]
+    (with_it,) = index.evaluate(base[rows], gt, recalls=(0.9,), without=rows)
+    assert with_it.recall > 0.85
+    np.testing.assert_array_equal(index.search(base[rows], 1, nprobe=24)[0][:, 0], rows)
+
+
+@pytest.mark.parametrize(("kind", "least"), [("SQ8", 0.95), ("PQ8", 0.4), ("PQ8x4fs", 0.2), ("RaBitQ", 0.1)])
+def test_other_codes_are_searched_and_calibrated_by_what_they_find(
+    kind: str, least: float, index_of: Callable[..., Index]
+):
+    index, base, query = index_of("L2", 0.8, kind), make_rows(6000, 1, "L2"), make_rows(1000, 3, "L2")
+    best = index.calibration.best(10)
+    assert best > least
+    near = np.argsort(by_hand.distances(query, base), axis=1)[:, :10]
+    asked = float(best) - 0.05
+    ids, _ = index.search(query, recall=asked)
+    assert (ids[:, :, None] == near[:, None]).any(axis=1).mean() == pytest.approx(asked, abs=0.03)
+    if best < 0.98:
+        with pytest.raises(UserError, match="this index reaches 0"):
+            index.search(query, recall=0.999)
+    assert all(len(set(row)) == 10 for row in ids.tolist())
+
+
+def test_plain_faiss_reads_and_searches_what_is_saved(tmp_path: Path, index_of: Callable[..., Index]):
+    index, query = index_of("IP"), make_rows(20, 2, "IP")
+    index.save(tmp_path / "saved")
+    plain: Any = faiss.read_index(str(tmp_path / "saved" / "index.faiss"))
+    np.testing.assert_array_equal(plain.quantizer.reconstruct_n(0, 24), np.load(tmp_path / "saved" / "ivfast.npy"))
+    plain.nprobe = 24
+    exact = np.argsort(by_hand.distances(query, make_rows(6000, 1, "IP")), axis=1)[:, 0]
+    np.testing.assert_array_equal(plain.search(query, 1)[1][:, 0], exact)
+    again = ivfast.load_index(tmp_path / "saved")
+    budgets: list[dict[str, Any]] = [{"recall": 0.9}, {"scanned": 0.05}, {"nprobe": 3}]
+    for budget in budgets:
+        for ours, theirs in zip(again.search(query, 7, **budget), index.search(query, 7, **budget), strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    assert (len(again), again.copies, again.kind) == (6000, 0.8, "Flat")
+
+
+def test_lists_on_disk_hold_the_same(
+    tmp_path: Path, index_of: Callable[..., Index], model_of: Callable[[str], TrainedModel],
+    monkeypatch: pytest.MonkeyPatch,
+):  # fmt: skip
+    index, query = index_of("L2"), make_rows(20, 2, "L2")
+    monkeypatch.setattr(filling.fill_on_disk, "__defaults__", (100_000,))
+    on_disk = model_of("L2").index(make_rows(6000, 1, "L2"), 0.8, lists_file=tmp_path / "index.ivfdata")
+    lists: Any = on_disk.faiss_index.invlists
+    assert isinstance(faiss.downcast_InvertedLists(lists), faiss.OnDiskInvertedLists)
+    for ours, theirs in zip(on_disk.search(query, 10), index.search(query, 10), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    on_disk.save(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
+    again = ivfast.load_index(tmp_path)
+    np.testing.assert_array_equal(again.search(query, 10)[0], index.search(query, 10)[0])
+
+
+def test_adding_in_parts_scans_about_as_much_as_storing_at_once(model_of: Callable[[str], TrainedModel]):
+    model, base, query = model_of("L2"), make_rows(6000, 1, "L2"), make_rows(1000, 3, "L2")
+    index = model.index(base[:4000], 0.8)
+    with pytest.raises(UserError, match="nothing was added"):
+        index.drift()
+    for start in range(4000, 6000, 200):
+        ids = index.add(base[start : start + 200])
+        np.testing.assert_array_equal(ids, np.arange(start, start + 200))
+    assert len(index) == 6000
+    stored = np.concatenate(lists_of(index))
+    np.testing.assert_array_equal(np.unique(stored), np.arange(6000))
+    assert len(stored) == pytest.approx(6000 * 1.8, rel=0.01)
+    gt = np.argsort(by_hand.distances(query, base), axis=1)[:, :10]
+    (grown,), (whole,) = (one.evaluate(query, gt, recalls=(0.9,)) for one in (index, model.index(base, 0.8)))
+    assert grown.recall == pytest.approx(whole.recall, abs=0.02)
+    assert grown.scanned < 1.1 * whole.scanned
+    drift = index.drift()
+    assert drift.added == 2000
+    assert drift.recall == pytest.approx(0.9, abs=0.04)
+    assert not drift.train_again
+
+
+def test_drift_tells_of_vectors_of_another_kind(model_of: Callable[[str], TrainedModel]):
+    model = model_of("L2")
+    index = model.index(make_rows(6000, 1, "L2"), 0.8)
+    index.add((40 + np.random.default_rng(1).normal(0, 3, (3000, DIM))).astype(np.float32))
+    drift = index.drift()
+    assert drift.train_again
+    assert drift.recall < 0.88 or drift.scanned > 1.2 * drift.expected_scanned or drift.imbalance > 1.2
+
+
+def test_removed_vectors_are_gone_with_their_copies(model_of: Callable[[str], TrainedModel]):
+    base = make_rows(6000, 1, "IP")
+    index = model_of("IP").index(base, 0.8)
+    assert index.remove(np.array([5, 17, 5, 99_999])) == 2
+    assert len(index) == 5998
+    assert not np.isin([5, 17], np.concatenate(lists_of(index))).any()
+    assert index.search(base[5:6], 3, nprobe=24)[0][0, 0] != 5
+    assert index.remove(np.array([5])) == 0
+    np.testing.assert_array_equal(index.sizes, [len(one) for one in lists_of(index)])
+
+
+def test_bad_questions_end_in_one_line(index_of: Callable[..., Index], model_of: Callable[[str], TrainedModel]):
+    index, query = index_of("IP"), make_rows(5, 2, "IP")
+    wrong = query.copy()
+    wrong[3, 2] = np.nan
+    for call, told in (
+        (lambda: index.search(query, recall=1.2), "recall 1.2: expected a share"),
+        (lambda: index.search(query, recall=0.9, nprobe=3), "recall and nprobe are two budgets"),
+        (lambda: index.search(query, nprobe=0), "nprobe 0: expected 1 to 24"),
+        (lambda: index.search(query, scanned=-1.0), "scanned -1: expected a share above 0"),
+        (lambda: index.search(query, k=0), "k 0: expected 1 or more"),
+        (lambda: index.search(query, k=101), "k 101: recall is known for up to 100"),
+        (lambda: index.search(query[:, :5]), r"query: found float32 of shape \(5, 5\)"),
+        (lambda: index.search(wrong), "query: row 3 is not finite"),
+        (lambda: index.search(2 * query), "query: row 0 has norm 2, expected unit norm"),
+        (lambda: index.evaluate(query, np.zeros((4, 10), int)), r"gt: found shape \(4, 10\), expected 5 rows"),
+        (lambda: model_of("IP").index(make_rows(2000, 1, "IP"), 0.3), "copies 0.3: expected one of"),
+        (lambda: model_of("IP").index(make_rows(2000, 1, "IP"), 0.8, "PQ7"), "kind 'PQ7': FAISS cannot make"),
+        (lambda: model_of("IP").index(make_rows(2000, 1, "IP"), 0.8, "HNSW"), "kind 'HNSW'"),
+    ):  # fmt: skip
+        with pytest.raises(UserError, match=told) as refused:
+            call()
+        assert "\n" not in str(refused.value)
+
+
+def test_first_distinct_keeps_the_first_of_each_and_says_how_many():
+    ids = np.array([[4, 4, 2, 9, 2], [1, 1, 1, -1, -1], [3, 8, 3, 8, 5]])
+    scores = np.arange(15, dtype=np.float32).reshape(3, 5)
+    found, numbers, counts = first_distinct(scores, ids, 3)
+    assert numbers.tolist() == [[4, 2, 9], [1, -1, -1], [3, 8, 5]]
+    assert counts.tolist() == [3, 1, 3]
+    assert found.tolist() == [[0, 2, 3], [5, 9, 9], [10, 11, 14]]
+
+
+def test_aside_rows_do_not_tell_where_their_answers_lie(model_of: Callable[[str], TrainedModel]):
+    """With them as askers the recall measured on them comes out above what other queries reach."""
+    assert build_index.__doc__ is not None
+    model, base, query = model_of("L2"), make_rows(6000, 1, "L2"), make_rows(2000, 3, "L2")
+    gt = np.argsort(by_hand.distances(query, base), axis=1)[:, :10]
+    (one,) = model.index(base, 0.8).evaluate(query, gt, recalls=(0.95,))
+    assert one.recall > 0.935
