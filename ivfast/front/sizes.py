@@ -5,8 +5,8 @@ import math
 import numpy as np
 
 from ivfast.data.vectors import UNIT_TOLERANCE
-from ivfast.runtime.draws import spread
 from ivfast.network.backend import INSTALL, installed_backends
+from ivfast.runtime.draws import spread
 from ivfast.runtime.errors import UserError
 
 SAMPLE = 10_000  # rows whose norms tell the metric
