@@ -34,5 +34,5 @@ def _as_list(paragraph: str) -> str:
     lines = []
     for line in paragraph.splitlines():
         named = NAMED.fullmatch(line)
-        lines.append(f"- **{named[1]}**: {named[2]}" if named else f"    {line}")
+        lines.append(f"- **{named[1]}**: {named[2]}" if named else f"    {line.strip()}")
     return "\n".join(lines)

@@ -65,6 +65,13 @@ def test_wheel_is_for_every_system_and_the_pythons_that_are_tested(wheel: Path, 
     assert said == tried == ["3.11", "3.12", "3.13"]
 
 
+def test_wheel_brings_both_commands(wheel: Path) -> None:
+    with ZipFile(wheel) as opened:
+        (name,) = (name for name in opened.namelist() if name.endswith("entry_points.txt"))
+        commands = opened.read(name).decode().splitlines()
+    assert {"run_dcnet = run_dcnet:main", "ivfast = ivfast.front.command_line:main"} <= set(commands)
+
+
 def test_what_not_every_run_needs_is_an_extra(metadata: Message) -> None:
     required = metadata.get_all("Requires-Dist", [])
     core = names([line for line in required if "extra ==" not in line])
