@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the wheel and installs it into bare environments, one for each Python that is there and each backend alone.
-# In each a tiny training runs outside the checkout. PYTHON builds the wheel.
+# In each a tiny training runs outside the checkout. Arguments: Pythons to try, else all. PYTHON builds the wheel.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/.." && pwd)
 work=$(mktemp -d)
@@ -10,7 +10,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1
 # from a copy, since modules that an earlier build left beside the sources would get in
 mkdir "$work/source"
 git -C "$root" ls-files -z | tar -C "$root" --null --files-from - --create | tar -C "$work/source" --extract
-"${PYTHON:-python3}" -m pip wheel --quiet --no-deps --wheel-dir "$work" "$work/source"
+"${PYTHON:-python3}" -m pip wheel --quiet --quiet --no-deps --wheel-dir "$work" "$work/source"
 wheel=$(echo "$work"/ivfast-*.whl)
 echo "built ${wheel##*/}"
 
@@ -31,8 +31,9 @@ find_python() { # by its name, or where pyenv keeps it
     done
 }
 
+(($#)) || set -- 3.11 3.12 3.13
 passed=0 failed=0
-for version in 3.11 3.12 3.13; do
+for version; do
     python=$(find_python "$version")
     if [[ -z $python ]]; then
         echo "python$version is not there"
@@ -41,12 +42,12 @@ for version in 3.11 3.12 3.13; do
     for backend in jax torch; do
         place=$work/$version-$backend started=$SECONDS
         "$python" -m venv "$place"
-        install=("$place/bin/python" -m pip install --quiet --constraint "$root/constraints.txt")
+        install=("$place/bin/python" -m pip install --quiet --quiet --constraint "$root/constraints.txt")
         if [[ $backend == jax ]]; then
             "${install[@]}" "$wheel"
         else # the other backend is left out by hand
-            "${install[@]}" --no-deps "$wheel"
             "${install[@]}" faiss-cpu numpy rich safetensors torch
+            "${install[@]}" --no-deps "$wheel"
         fi
         installed=$SECONDS
         mkdir "$place/run"
