@@ -78,9 +78,8 @@ def test_search_finds_what_brute_force_over_the_probed_lists_finds(
     for k, budget in budgets:
         ids, scores = index.search(query, k, **budget)
         nprobe = budget.get("nprobe")
-        buckets, _ = chosen(index.candidates(query, nprobe), index.threshold(k, *(
-            budget.get(name) for name in ("recall", "scanned", "nprobe")
-        )))  # fmt: skip
+        threshold = index.threshold(k, *(budget.get(name) for name in ("recall", "scanned", "nprobe")))
+        buckets, _ = chosen(index.candidates(query, threshold, nprobe), threshold)
         for row in range(len(query)):
             inside = np.unique(np.concatenate([lists[b] for b in buckets[row] if b >= 0]))
             expected = inside[np.argsort(d2[row, inside], kind="stable")][:k]
@@ -125,7 +124,8 @@ def test_evaluate_says_what_a_search_reaches_and_scans(index_of: Callable[..., I
     (one,) = index.evaluate(query, gt, recalls=(0.9,))
     ids, _ = index.search(query, recall=0.9)
     assert one.recall == pytest.approx((ids[:, :, None] == gt[:, None]).any(axis=1).mean(), abs=1e-12)
-    buckets, _ = chosen(index.candidates(query, None), index.threshold(10, 0.9, None, None))
+    threshold = index.threshold(10, 0.9, None, None)
+    buckets, _ = chosen(index.candidates(query, threshold), threshold)
     sizes = np.append([len(one) for one in lists_of(index)], 0)
     assert one.scanned == pytest.approx(sizes[buckets].sum() / 6000 / len(query), rel=1e-9)
     assert one.nprobe == pytest.approx((buckets >= 0).sum() / len(query))

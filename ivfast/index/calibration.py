@@ -10,7 +10,7 @@ from ivfast.runtime.errors import UserError
 
 MOST_K = 100  # nearest of a query that a recall can be asked for
 N_THRESHOLDS = 256
-MISSED = 1e-3  # share of the answers that may lie beyond the buckets that are looked at
+MISSED = 1e-3  # share of answers, and of queries, whose buckets may lie beyond those that are looked at
 ROWS = 1024  # ranked at once
 
 
@@ -29,6 +29,7 @@ class Calibration(NamedTuple):
     recall: np.ndarray  # (t, k) float32: of the 1, 2, .. k nearest, the share found at each threshold
     scanned: np.ndarray  # (t,) float64, entries scanned over vectors stored
     probed: np.ndarray  # (t,) float64, mean buckets
+    deepest: np.ndarray  # (t,) int64, nearest buckets among which next to all that were probed lie
 
     @property
     def most_k(self) -> int:
@@ -59,6 +60,11 @@ class Calibration(NamedTuple):
     def at_scanned(self, scanned: float) -> float:
         """The threshold that scans a share of the vectors stored, on average."""
         return float(np.interp(scanned, self.scanned, self.thresholds))
+
+    def width_at(self, threshold: float) -> int:
+        """How many nearest buckets a search looks at: a quarter more than were needed where this was measured."""
+        needed = float(np.interp(-threshold, -self.thresholds, self.deepest))
+        return min(self.width, int(np.ceil(1.25 * needed)))
 
     def predicted(self, threshold: float, k: int) -> tuple[float, float, float]:
         """Recall of the k nearest, scanned share and mean buckets probed at a threshold."""
@@ -120,8 +126,11 @@ def make_calibration(
     costs = shares[buckets]
     scanned = np.array([costs[gains > threshold].sum() / len(gains) for threshold in thresholds])
     probed = np.array([(gains > threshold).sum() / len(gains) for threshold in thresholds])
+    places = np.arange(1, gains.shape[1] + 1)
+    last = [(places * (gains > threshold)).max(axis=1) for threshold in thresholds]
+    deepest = np.array([np.quantile(one, 1 - MISSED, method="higher") for one in last])
     averaged = np.cumsum(recall, axis=1) / np.arange(1, recall.shape[1] + 1)
-    return Calibration(buckets.shape[1], thresholds, averaged.astype(np.float32), scanned, probed)
+    return Calibration(buckets.shape[1], thresholds, averaged.astype(np.float32), scanned, probed, deepest)
 
 
 def calibrate_codes(

@@ -108,7 +108,7 @@ def _stored_near(index: SearchedIndex, rows: np.ndarray, k: int) -> tuple[np.nda
     threshold = index.threshold(min(k, index.calibration.most_k), FOUND, None, None)
     many = k + int(np.ceil(k * index.copies))
     scores, pairs = search_lists(
-        index.faiss_index, rows, many, *chosen(index.candidates(rows, None), threshold), pairs=True
+        index.faiss_index, rows, many, *chosen(index.candidates(rows, threshold), threshold), pairs=True
     )
     once, key = np.unique(pairs, return_inverse=True)
     key = key.reshape(pairs.shape)
@@ -170,7 +170,8 @@ def measure_drift(index: SearchedIndex, recall: float, k: int = 10) -> Drift:
     everything = np.tile(np.arange(index.model.nlist), (len(x), 1))
     exact = search_distinct(index.faiss_index, x, k + 1, everything, np.zeros(everything.shape), index.copies)[1]
     nearest = _without(exact, sample, k)
-    threshold, candidates = index.threshold(k, recall, None, None), index.candidates(x, None)
+    threshold = index.threshold(k, recall, None, None)
+    candidates = index.candidates(x, threshold)
     found = _without(index.search_chosen(candidates, threshold, x, k + 1)[1], sample, k)
     probed = candidates.gains > threshold
     scanned = float(index.shares[candidates.buckets[probed]].sum() / len(x))

@@ -89,7 +89,7 @@ class SearchedIndex:
         x, threshold, found = self._checked(query, k), self.threshold(k, recall, scanned, nprobe), []
         for start in range(0, len(x), QUERIES):
             block = x[start : start + QUERIES]
-            found.append(self.search_chosen(self.candidates(block, nprobe), threshold, block, k))
+            found.append(self.search_chosen(self.candidates(block, threshold, nprobe), threshold, block, k))
         scores, ids = (np.concatenate(parts) for parts in zip(*found, strict=True))
         return ids, scores
 
@@ -117,17 +117,18 @@ class SearchedIndex:
                 f"gt: found shape {np.shape(gt)}, expected {len(x)} rows of {k} ids or more; name the answers of these "
                 "queries, or ask for a smaller k"
             )
-        ranked, answers = self.candidates(x, None), np.asarray(gt)[:, :k]
+        answers = np.asarray(gt)[:, :k]
         for recall in recalls:
             if recall > self.calibration.best(k):
                 continue
-            found.append(self._reached(ranked, self.threshold(k, recall, None, None), x, k, recall, answers, without))
+            found.append(self._reached(self.threshold(k, recall, None, None), x, k, recall, answers, without))
         return found
 
     def _reached(
-        self, ranked: Candidates, threshold: float, x: np.ndarray, k: int, asked: float, gt: np.ndarray,
+        self, threshold: float, x: np.ndarray, k: int, asked: float, gt: np.ndarray,
         without: np.ndarray | None,
     ) -> Reached:  # fmt: skip
+        ranked = self.candidates(x, threshold)
         ids = self.search_chosen(ranked, threshold, x, k + (without is not None))[1]
         if without is not None:
             order = np.argsort(ids == without[:, None], axis=1, kind="stable")
@@ -160,9 +161,10 @@ class SearchedIndex:
             raise UserError(f"recall {recall:g}: expected a share above 0, at most 1, such as 0.95; correct it")
         return self.calibration.at_recall(recall, k)
 
-    def candidates(self, x: np.ndarray, nprobe: int | None) -> Candidates:
+    def candidates(self, x: np.ndarray, threshold: float, nprobe: int | None = None) -> Candidates:
         """The buckets that a search looks at; of a fixed nprobe those that it probes. x: (n, dim), as stored"""
-        return self.prober.rank(x, self.calibration.width if nprobe is None else nprobe, self.shares)
+        width = self.calibration.width_at(threshold) if nprobe is None else nprobe
+        return self.prober.rank(x, width, self.shares)
 
     def search_chosen(
         self, candidates: Candidates, threshold: float, x: np.ndarray, k: int

@@ -8,7 +8,8 @@ import numpy as np
 from ivfast.data.exact import flat_index
 from ivfast.data.vectors import Space
 from ivfast.method import NEAR
-from ivfast.route.distances import log_softmax
+
+IN_SOFTMAX = 32  # nearest buckets over which chances are taken
 
 
 class Candidates(NamedTuple):
@@ -39,23 +40,25 @@ class Prober:
 
             gain_b = log p_b - log s_b
 
-        and its nearest bucket in any case. p is the softmax of the logits at probing_t over the `width` nearest alone:
-        those farther away have next to no part in it.
+        and its nearest bucket in any case. p is the softmax of the logits at probing_t over the 32 nearest buckets, so
+        that it is the same however many are looked at; those farther away have next to no part in it.
 
-        rows: (n, dim) float32, as stored; width: buckets that are looked at; shares: (nlist,) float64, entries over n
+        rows: (n, dim) float32, as stored; width: buckets that are looked at, at most nlist
+        shares: (nlist,) float64, entries over n
         """
         x = self.space.inside(rows)
-        distances, buckets = self._quantizer.search(x, width)
+        distances, buckets = self._quantizer.search(x, min(max(width, IN_SOFTMAX), self.nlist))
         d2 = np.maximum(2 - 2 * distances if self.space.metric == "IP" else distances, 0)
         delta = np.maximum(d2[:, :NEAR].mean(axis=1, keepdims=True), self.delta_floor)
-        log_p = log_softmax(-np.float32(self.k) * d2 / delta, self.probing_t)
+        z = (d2[:, :1] - d2) * (np.float32(self.k / self.probing_t) / delta)
+        log_p = z - np.log(np.exp(z[:, :IN_SOFTMAX]).sum(axis=1, keepdims=True))
         with np.errstate(divide="ignore"):
             gains = log_p - np.log(shares).astype(np.float32)[buckets]
         gains[shares[buckets] == 0] = -np.inf  # nothing is found in an empty bucket
         gains[:, 0] = np.inf
         if self.space.metric == "L2":
             distances = distances * np.float32(self.space.scale) ** 2
-        return Candidates(buckets, distances, gains.astype(np.float32))
+        return Candidates(buckets[:, :width], distances[:, :width], gains[:, :width].astype(np.float32))
 
 
 def chosen(ranked: Candidates, threshold: float) -> tuple[np.ndarray, np.ndarray]:
