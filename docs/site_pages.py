@@ -14,10 +14,10 @@ JOINED = {  # in the repository: on the site
     "CITATION.cff": "CITATION.cff",
     "CONTRIBUTING.md": "contributing.md",
     "LICENSE": "LICENSE",
+    "README.md": "overview.md",
     "SECURITY.md": "security.md",
     "ivfast/README.md": "house.md",
-}
-PLACES = JOINED | {"README.md": "index.md"}  # the README of the site is its first page
+} | {f"examples/{path.name}": f"examples/{path.name}" for path in (ROOT / "examples").glob("*.py")}
 
 
 def on_files(files: Files, *, config: Any) -> Files:
@@ -28,15 +28,20 @@ def on_files(files: Files, *, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
-    """Turn links between files of the repository into links between files of the site."""
+    """Turn links between files of the repository into links between files of the site.
+
+    And put an empty line before a list, where Python's Markdown needs one and GitHub does not.
+    """
     here = {place: name for name, place in JOINED.items()}.get(page.file.src_uri, f"docs/{page.file.src_uri}")
 
     def lead(link: re.Match[str]) -> str:
         target, anchor = link.group(1), link.group(2) or ""
         named = posixpath.normpath(posixpath.join(posixpath.dirname(here), target))
-        place = PLACES.get(named) or (named.removeprefix("docs/") if named.startswith("docs/") else None)
+        place = JOINED.get(named) or (named.removeprefix("docs/") if named.startswith("docs/") else None)
         if place is None:  # strict builds refuse it
             return link.group()
         return f"]({posixpath.relpath(place, posixpath.dirname(page.file.src_uri) or '.')}{anchor})"
 
-    return re.sub(r"\]\((?![a-z]+:)([^()\s#]+)(#[^()\s]*)?\)", lead, markdown)
+    parts = re.sub(r"\]\((?![a-z]+:)([^()\s#]+)(#[^()\s]*)?\)", lead, markdown).split("```")
+    parts[::2] = [re.sub(r"(?m)^([^-#|>\s\d][^\n]*\n)(?=- )", r"\1\n", prose) for prose in parts[::2]]
+    return "```".join(parts)
