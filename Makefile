@@ -4,7 +4,7 @@ BIN := .venv/bin
 # the tests of a file that share a run stay together
 TEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadgroup
 
-.PHONY: venv demo check test parity lint bench format clean
+.PHONY: venv demo check test parity lint bench docs wheel format clean
 
 venv: .venv/ready
 
@@ -39,5 +39,11 @@ format: venv
 bench: venv
 	$(BIN)/python -m benchmarks.main_job
 
+docs: venv
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+
+wheel: venv
+	PYTHON=$(BIN)/python .ci/wheel.sh
+
 clean:
-	rm -rf .venv demo_out build *.egg-info
+	rm -rf .venv demo_out site build *.egg-info

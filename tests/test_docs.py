@@ -10,7 +10,9 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import yaml
 
+import ivfast
 from ivfast.route.tiles import LogitTiles
 from ivfast.store import rules
 from ivfast.store.place import make_plans, place
@@ -20,7 +22,7 @@ from tests import by_hand
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = {
     path.relative_to(ROOT).as_posix(): path
-    for path in [ROOT / "README.md", ROOT / "ivfast" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+    for path in [*sorted(ROOT.glob("*.md")), ROOT / "ivfast" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 }
 LARGEST_PICTURE = 80_000  # bytes
 
@@ -119,6 +121,19 @@ def test_every_test_stands_beside_what_it_covers() -> None:
     assert {path for path in tests if f"`{path}`" not in text} == set()
     named = set(re.findall(r"`((?:tests|parity_tests)/[\w./]*)`", text))
     assert {path for path in named if not (ROOT / path).exists()} == set()
+
+
+def test_every_public_name_is_on_the_page_of_the_api() -> None:
+    named = re.findall(r"^::: ivfast\.(\w+)$", PAGES["docs/api.md"].read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert sorted(named) == sorted(name for name in ivfast.__all__ if name != "__version__")
+
+
+def test_citation_has_what_the_format_demands_and_the_version_of_the_package() -> None:
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    found = yaml.safe_load(text)
+    assert {"cff-version", "message", "title", "authors"} <= found.keys()
+    assert str(found["version"]) == ivfast.__version__
+    assert f"version = {{{ivfast.__version__}}}" in PAGES["docs/cite.md"].read_text(encoding="utf-8")
 
 
 def test_flags_page_is_what_the_parser_says() -> None:

@@ -17,6 +17,11 @@ def test_results_come_in_the_order_of_the_items():
     assert list(in_order(work, [])) == []
 
 
+def test_all_cores_count_where_the_system_does_not_say_which_are_ours(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delattr("os.sched_getaffinity")  # as on macOS
+    assert list(in_order(lambda item: item + 1, range(50))) == list(range(1, 51))
+
+
 def test_items_are_not_taken_far_ahead_of_the_caller():
     taken = []
 

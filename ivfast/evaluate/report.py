@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ SAME = 0.005  # a difference of less than 0.5 % of k-means' share is called none
 
 
 def write(config: Config, data: EvaluationSet, results: list[Result], found: Found, progress: Progress) -> None:
-    """Write evaluation.json, evaluation.csv and recall_scanned.png; show the table and the verdict.
+    """Write evaluation.json, evaluation.csv and, with matplotlib, recall_scanned.png; show the table and the verdict.
 
     config: the settings that evaluation.json repeats; found: the files that were evaluated
     """
@@ -47,15 +48,20 @@ def write(config: Config, data: EvaluationSet, results: list[Result], found: Fou
     }
     save_json(folder / "evaluation.json", record)
     save_text(folder / "evaluation.csv", as_csv(results))
+    names = ["evaluation.json", "evaluation.csv"]
     picture = folder / "recall_scanned.png"
-    at_no_cost(picture, progress, lambda: write_beside(picture, lambda beside: draw(beside, data.name, results)))
+    if find_spec("matplotlib") is None:
+        picture.unlink(missing_ok=True)  # it would show an earlier evaluation
+        progress.note(f"no {picture.name}, since matplotlib is not installed: pip install 'ivfast[report]' to have it")
+    else:
+        at_no_cost(picture, progress, lambda: write_beside(picture, lambda beside: draw(beside, data.name, results)))
+        names.append(picture.name)
     progress.table(table(results))
     if any(r.predicted for r in results):
         progress.table(predictions(results))
     for warning in warnings(results):
         progress.note(warning)
     progress.note(sentence)
-    names = ("evaluation.json", "evaluation.csv", "recall_scanned.png")
     progress.note(f"written: {', '.join(str(folder / name) for name in names)}")
 
 

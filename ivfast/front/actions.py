@@ -2,6 +2,7 @@
 
 import argparse
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,13 @@ from ivfast.data.formats.convert import convert as convert_file
 from ivfast.data.formats.convert import write_npy
 from ivfast.data.npy import open_array
 from ivfast.data.vectors import FLOATS
-from ivfast.evaluate.page.pages import compare_pages, write_page
 from ivfast.front.fit import fit as fit_model
 from ivfast.front.sentences import tell
 from ivfast.front.trial import try_index
 from ivfast.index.files import FAISS_NAME, LISTS_NAME
 from ivfast.index.index import Reached
 from ivfast.index.load import load, load_index
+from ivfast.runtime.errors import UserError
 from ivfast.runtime.progress import Progress
 
 OF_MEMORY = 0.5  # of the machine's memory that lists in memory may take
@@ -67,6 +68,10 @@ def convert(options: argparse.Namespace, progress: Progress) -> None:
 
 def report(options: argparse.Namespace, progress: Progress) -> None:
     """One page of a run, or of several beside each other."""
+    if find_spec("matplotlib") is None:
+        raise UserError("report: matplotlib is not installed; pip install 'ivfast[report]'")
+    from ivfast.evaluate.page.pages import compare_pages, write_page  # here, since the extra may lack
+
     folders = options.save_path
     path = write_page(folders[0]) if len(folders) == 1 else compare_pages(folders, options.out)
     progress.say(f"written: {path}")

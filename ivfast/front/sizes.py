@@ -1,11 +1,11 @@
 """What fits a base where nobody says it: metric, number of buckets, backend."""
 
-import importlib.util
 import math
 
 import numpy as np
 
 from ivfast.data.vectors import UNIT_TOLERANCE
+from ivfast.network.backend import INSTALL, installed_backends
 from ivfast.runtime.draws import spread
 from ivfast.runtime.errors import UserError
 
@@ -40,7 +40,8 @@ def choose_backend() -> str:
 
     raises: UserError where neither is
     """
-    for name, module in (("jax", "jax"), ("torch", "torch")):
-        if importlib.util.find_spec(module):
-            return name
-    raise UserError("no backend: neither JAX nor PyTorch is installed; pip install 'jax flax optax', or torch")
+    installed = installed_backends()
+    if not installed:
+        ways = " or ".join(INSTALL.values())
+        raise UserError(f"no backend: neither JAX with Flax and optax nor PyTorch is installed; {ways}")
+    return installed[0]

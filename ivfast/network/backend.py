@@ -3,6 +3,7 @@
 import importlib
 from collections.abc import Callable, Iterable
 from functools import partial
+from importlib.util import find_spec
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol
 
@@ -13,6 +14,7 @@ from ivfast.runtime.draws import generator
 from ivfast.runtime.errors import UserError
 
 INSTALL = {"jax": "pip install jax flax optax", "torch": "pip install torch"}
+NEEDS = {"jax": ("jax", "flax", "optax"), "torch": ("torch",)}  # what a backend imports beside NumPy
 
 
 class Chunk(NamedTuple):
@@ -249,9 +251,16 @@ def _import(name: str) -> Any:
     try:
         return importlib.import_module(f"ivfast_{name}")
     except ModuleNotFoundError as missing:
+        others = " or ".join(f"--backend {other}, which is installed" for other in installed_backends())
         raise UserError(
-            f"--backend {name}: {missing.name} is not installed; {INSTALL[name]}, or choose another --backend"
+            f"--backend {name}: {missing.name} is not installed; {INSTALL[name]}, or choose "
+            f"{others or 'another --backend'}"
         ) from None
+
+
+def installed_backends() -> list[str]:
+    """Backends whose frameworks are installed, the default first. Nothing is imported."""
+    return [name for name, packages in NEEDS.items() if all(map(find_spec, packages))]
 
 
 def starting_weights(param_list: tuple[int, ...], seed: int) -> dict[str, np.ndarray]:

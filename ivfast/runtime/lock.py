@@ -19,7 +19,7 @@ def locked(save_path: Path, progress: Progress) -> Iterator[None]:
 
     The system frees the lock of a process that dies; the file that it left is taken over.
 
-    raises: UserError where another process holds it, RunError where the folder can't be written
+    raises: UserError where another process holds it, RunError where the folder can't be written or locked
     """
     path = save_path / ".lock"
     try:
@@ -53,10 +53,15 @@ def _open(path: Path) -> TextIO:
         file = path.open("a+", encoding="utf-8")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except (BlockingIOError, PermissionError):
             file.close()
             raise UserError(
                 f"--save_path {path.parent} is in use by {_holder(path)}; wait for it, or choose another --save_path"
+            ) from None
+        except OSError as problem:  # NFS without its lock service
+            file.close()
+            raise RunError(
+                f"{path} cannot be locked ({problem.strerror}); choose a --save_path on a file system that has locks"
             ) from None
         if path.exists() and os.fstat(file.fileno()).st_ino == path.stat().st_ino:
             return file

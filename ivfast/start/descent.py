@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
@@ -19,9 +20,9 @@ import numpy as np
 
 from ivfast.data.exact import DeviceSearch, nearest_among, nearest_of, without_self
 from ivfast.data.mapped import map_points, x_path
-from ivfast.data.vectors import Points, rows_per_block
+from ivfast.data.vectors import Points, Vectors, rows_per_block
 from ivfast.runtime.cache import cached, fingerprint
-from ivfast.runtime.errors import RunError
+from ivfast.runtime.errors import RunError, UserError
 from ivfast.runtime.progress import Progress
 from ivfast.start import descent_process
 
@@ -53,8 +54,26 @@ class Means(NamedTuple):
 ALONE = Means()
 
 
+def check_descent(vectors: Vectors, means: Means = ALONE) -> None:
+    """Refuse now what a graph of these vectors would miss later.
+
+    raises: UserError where NN-descent would search for it and is not installed
+    """
+    n = len(vectors)
+    if means.exact(n) is None and find_spec("pynndescent") is None:
+        on_gpu = f", search them on a GPU (up to {MOST_EXACT:,})" if means.search is None and n <= MOST_EXACT else ""
+        raise UserError(
+            f"{vectors.name}: {vectors.path} has {n:,} vectors; pynndescent, which finds the neighbours of so many, is "
+            f"not installed: pip install 'ivfast[large]'{on_gpu}, or use fewer vectors"
+        )
+
+
 def graph_of(points: Points, k: int, progress: Progress, means: Means = ALONE) -> np.ndarray:
-    """The nearest of every point among the others, (n, k + 2) int32, nearest first; all, where they are fewer."""
+    """The nearest of every point among the others, (n, k + 2) int32, nearest first; all, where they are fewer.
+
+    raises: UserError as check_descent
+    """
+    check_descent(points.vectors, means)
     k = min(k + SPARE, len(points) - 1)
 
     def find() -> dict[str, np.ndarray]:

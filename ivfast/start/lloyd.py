@@ -1,7 +1,9 @@
 """k-means where an accelerator finds the nearest centers: FAISS' rules, with its own search on the host left out."""
 
+import io
+from contextlib import redirect_stdout
+
 import numpy as np
-from faiss.contrib.clustering import reassign_centroids
 
 from ivfast.data.exact import DeviceSearch, searcher
 from ivfast.runtime.progress import Bar
@@ -32,7 +34,7 @@ def cluster(
             counts += np.bincount(nearest, minlength=nlist)
             _add_by_bucket(sums, rows, nearest)
         means = (sums / np.maximum(counts, 1)[:, None]).astype(np.float32)
-        reassign_centroids(counts, means, draw)
+        _fill_empty(counts, means, draw)
         centers = _on_sphere(means, metric)
         done += 1
         bar.advance(1)
@@ -40,6 +42,13 @@ def cluster(
             break
         before = objective
     return centers, done
+
+
+def _fill_empty(counts: np.ndarray, means: np.ndarray, draw: np.random.RandomState) -> None:
+    """Give empty centers half of crowded ones, in place. counts: (nlist,); means: (nlist, dim) float32"""
+    with redirect_stdout(io.StringIO()):  # faiss.contrib prints a line where scipy, which this needs not, is absent
+        from faiss.contrib.clustering import reassign_centroids
+    reassign_centroids(counts, means, draw)
 
 
 def _add_by_bucket(sums: np.ndarray, x: np.ndarray, buckets: np.ndarray) -> None:

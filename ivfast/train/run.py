@@ -43,7 +43,7 @@ from ivfast.runtime.checkpoint import Saved
 from ivfast.runtime.config import AUTO, Config
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.progress import Progress
-from ivfast.start.descent import Means
+from ivfast.start.descent import Means, check_descent
 from ivfast.start.kmeans import Buckets, measure_buckets
 from ivfast.start.neighbors import LIMITS, LearnSet, check_split, n_held_out
 from ivfast.start.prepare import Cache, find_kmeans, find_learn_cells, find_learn_neighbors
@@ -163,7 +163,11 @@ def open_training(config: Config) -> tuple[Vectors, EvaluationSet]:
         raise missing(absent)
     learn = open_vectors(path, "learn", config.dim)
     check_learn_size(learn, config.nlist, config.ftopk, config.batch_size)
-    return learn, open_evaluation_set(config.data_path, config.data_name, config.dim)
+    data = open_evaluation_set(config.data_path, config.data_name, config.dim)
+    for vectors in (learn, data.base):
+        if len(vectors) > LIMITS.exact_learn:
+            check_descent(vectors, Means(search=load_search(config.backend, config.gpu)))
+    return learn, data
 
 
 def admit_training(config: Config, progress: Progress) -> tuple[Vectors, EvaluationSet]:
