@@ -14,8 +14,8 @@ BELOW["store"] = {"method", "runtime", "data", "network", "start", "route"}
 BELOW["choose"] = BELOW["index"] = BELOW["store"] | {"store"}
 BELOW["train"] = BELOW["evaluate"] = BELOW["choose"] | {"choose"}
 BELOW["commands"] = BELOW["train"] | {"train", "evaluate", "index"}
-BELOW["demo"] = BELOW["front"] = BELOW["commands"] | {"commands"}
-BELOW["__main__"] = BELOW["front"] | {"front"}
+BELOW["front"] = BELOW["commands"] | {"commands"}
+BELOW["demo"] = BELOW["__main__"] = BELOW["front"] | {"front"}
 WATCHED = {"faiss", "rich", "matplotlib"}
 OF_A_BACKEND = {"ivfast.method", "ivfast.network.backend", "ivfast.runtime.errors"}
 
