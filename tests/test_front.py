@@ -147,7 +147,8 @@ class TestFit:
 
     def test_rows_set_aside_trained_nothing(self, fitted: Callable[[], Path]):
         base, out = make_rows(5000, 1, "L2"), fitted()
-        aside, test = np.load(out / "aside.npy"), np.load(out / "test.npy")
+        facts = json.loads((out / "fit.json").read_text())
+        aside, test = facts["aside"], facts["test"]
         kept = np.setdiff1d(np.arange(5000), np.concatenate([aside, test]))
         assert len(aside) == len(test) == 250
         assert len(kept) == 4500

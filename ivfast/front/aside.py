@@ -6,11 +6,12 @@ from typing import NamedTuple
 import numpy as np
 
 from ivfast.data.exact import nearest_among
-from ivfast.data.vectors import Points, Vectors, rows_per_block
+from ivfast.data.formats.convert import write_rows
+from ivfast.data.vectors import Points, open_vectors, rows_per_block
 from ivfast.index.build import CALIBRATED_ON, MOST_OF_BASE
 from ivfast.method import COUNTED
 from ivfast.runtime.draws import generator
-from ivfast.runtime.files import save_array, save_json, write_beside
+from ivfast.runtime.files import save_array, save_json
 from ivfast.runtime.progress import Progress
 
 NAME = "data"  # of the evaluation set, below save_path
@@ -44,34 +45,20 @@ def write_run_files(folder: Path, base: Points, aside: Aside, query: np.ndarray 
     folder = folder / NAME
     folder.mkdir(parents=True, exist_ok=True)
     kept = np.setdiff1d(np.arange(len(base)), aside.rows)
-    _write_rows(folder / "base.npy", base.vectors, kept, progress)
+    step = rows_per_block(base.dim)
+    blocks = (base.vectors.raw(kept[i : i + step]).astype(np.float32) for i in range(0, len(kept), step))
+    # as float32, since a run reads them many times
+    write_rows(blocks, len(kept), base.dim, np.dtype(np.float32), folder / "base.npy", progress)
     rows = base.vectors.raw(aside.test) if query is None else query
     save_array(folder / "query.npy", np.ascontiguousarray(rows, dtype=np.float32))
-    vectors = Vectors("base", folder / "base.npy", np.load(folder / "base.npy", mmap_mode="r"))
+    vectors = open_vectors(folder / "base.npy", "base", base.dim)
     points = Points(vectors, base.space)
     with progress.bar("exact answers", len(points)) as bar:
         near = nearest_among(base.space.inside(rows), points, np.arange(len(points)), COUNTED, bar)[1]
     save_array(folder / "gt.npy", near)
 
 
-def _write_rows(path: Path, vectors: Vectors, rows: np.ndarray, progress: Progress) -> None:
-    """Some rows as a file of their own, block by block: as float32, since a run reads them many times."""
-
-    def write(beside: Path) -> None:
-        shape = (len(rows), vectors.dim)
-        target = np.lib.format.open_memmap(beside, mode="w+", dtype=np.float32, shape=shape)
-        step = rows_per_block(vectors.dim)
-        with progress.bar("writing base", len(rows)) as bar:
-            for start in range(0, len(rows), step):
-                target[start : start + step] = vectors.raw(rows[start : start + step])
-                bar.advance(min(step, len(rows) - start))
-        target.flush()
-
-    write_beside(path, write, len(rows) * vectors.dim * 4)
-
-
 def remember(folder: Path, aside: Aside, facts: dict[str, object]) -> None:
     """Write which rows were set aside, and of which base."""
-    save_array(folder / "aside.npy", aside.calibrate)
-    save_array(folder / "test.npy", aside.test)
-    save_json(folder / "fit.json", facts)
+    rows = {"aside": aside.calibrate.tolist(), "test": aside.test.tolist()}
+    save_json(folder / "fit.json", facts | rows)

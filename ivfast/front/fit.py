@@ -85,7 +85,7 @@ def as_floats(vectors: np.ndarray, name: str) -> np.ndarray:
 
     raises: UserError on another shape or type
     """
-    rows = vectors if isinstance(vectors, np.memmap) else np.asarray(vectors)
+    rows = np.asarray(vectors)
     if rows.ndim != 2 or 0 in rows.shape:
         raise UserError(f"{name}: found shape {rows.shape}, expected (n, dim), both above 0; reshape it")
     if rows.dtype.name in WHOLE:

@@ -28,7 +28,7 @@ from ivfast.start.descent import Means
 from ivfast.store.dcnet_file import Model, model_router
 from ivfast.store.records import Facts
 
-NAMES = ("ivfast.npy", "dcnet.safetensors", "fit.json", "aside.npy", "test.npy")
+NAMES = ("ivfast.npy", "dcnet.safetensors", "fit.json")
 TO_CALLERS = Advice("leave them out before", "divide rows by their norms (faiss.normalize_L2)")
 
 
@@ -226,8 +226,11 @@ class TrainedModel:
         about = self.folder / "fit.json"
         if not about.is_file():
             return {}
-        facts = json.loads(about.read_text(encoding="utf-8"))
-        return {facts["base_digest"]: (np.load(self.folder / "aside.npy"), np.load(self.folder / "test.npy"))}
+        try:
+            facts = json.loads(about.read_text(encoding="utf-8"))
+            return {facts["base_digest"]: (np.array(facts["aside"], np.int64), np.array(facts["test"], np.int64))}
+        except (OSError, ValueError, LookupError, TypeError) as problem:
+            raise UserError(f"{about} cannot be read ({problem}); remove it: other rows are drawn then") from None
 
     @cached_property
     def _centers(self) -> Router:
