@@ -19,6 +19,7 @@ from ivfast.front.fit import fit as fit_model
 from ivfast.front.sentences import tell
 from ivfast.front.trial import try_index
 from ivfast.index.files import FAISS_NAME, LISTS_NAME
+from ivfast.index.fill import try_kind
 from ivfast.index.index import Reached
 from ivfast.index.load import load, load_index
 from ivfast.runtime.errors import UserError
@@ -29,9 +30,11 @@ OF_MEMORY = 0.5  # of the machine's memory that lists in memory may take
 
 def fit(options: argparse.Namespace, progress: Progress) -> None:
     """Train, index, evaluate, tell."""
-    folder = options.save_path or Path(f"{options.base.name.split('.')[0]}_ivfast")
+    folder = folder_of(options)
+    refuse_grown(folder)
     base = open_file(options.base, folder, options.column, progress)
-    query = None if options.query is None else open_file(options.query, folder, None, progress, "query")
+    try_kind(options.kind, base.shape[1])
+    query = open_query(options.query, folder, progress) if options.query else None
     names = ("nlist", "metric", "normalize", "backend", "gpu", "seed", "epochs", "lr", "param_list")
     given = {name: value for name in names if (value := getattr(options, name)) is not None}
     model = fit_model(base, save_path=folder, copies=options.percents, query=query, progress=progress, **given)
@@ -47,14 +50,21 @@ def index(options: argparse.Namespace, progress: Progress) -> None:
     """Store another base, or the same in another way."""
     folder = options.out or options.save_path
     model, base = load(options.save_path), open_file(options.base, folder, options.column, progress)
-    made = model.index(base, options.percents, options.kind, lists_file(folder, base, options.percents), progress)
+    try_kind(options.kind, base.shape[1])
+    folder.mkdir(parents=True, exist_ok=True)
+    copies = model.usual_copies if options.percents is None else options.percents
+    made = model.index(base, copies, options.kind, lists_file(folder, base, copies), progress)
     made.save(folder)
     progress.say(f"written: {folder / FAISS_NAME}, {len(made):,} vectors, {made.faiss_index.ntotal:,} entries")
 
 
 def evaluate(options: argparse.Namespace, progress: Progress) -> None:
     """Search an index with queries whose answers are known, or found by a full search."""
-    made, query = load_index(options.save_path), open_file(options.query, options.save_path, None, progress, "query")
+    made, query = load_index(options.save_path), open_query(options.query, options.save_path, progress)
+    if made.kind != "Flat" and not options.gt:
+        raise UserError(f"--gt is missing: an index of kind {made.kind} can't tell exact answers; name a file of them")
+    if options.k < 1:
+        raise UserError(f"--k {options.k}: expected 1 or more; correct it")
     everything = made.model.nlist
     gt = open_gt(options.gt) if options.gt else made.search(query, options.k, nprobe=everything)[0]
     progress.console.print(as_table(made.evaluate(query, gt, options.k, tuple(options.recall))))
@@ -75,6 +85,30 @@ def report(options: argparse.Namespace, progress: Progress) -> None:
     folders = options.save_path
     path = write_page(folders[0]) if len(folders) == 1 else compare_pages(folders, options.out)
     progress.say(f"written: {path}")
+
+
+def folder_of(options: argparse.Namespace) -> Path:
+    """Where a fit writes: named after its base, with all of the name but the suffix of a file."""
+    if options.save_path:
+        return options.save_path
+    base = options.base.resolve()
+    return Path(f"{base.stem if base.is_file() else base.name}_ivfast")
+
+
+def refuse_grown(folder: Path) -> None:
+    """raises: UserError where the folder holds an index that has grown: fitting anew would lose what was added"""
+    if (folder / FAISS_NAME).is_file():
+        made = load_index(folder)
+        if made.next_id > made.n_built:
+            raise UserError(
+                f"--save_path {folder}: vectors were added to its index after it was made, which another fit would "
+                "lose; choose another --save_path"
+            )
+
+
+def open_query(path: Path, folder: Path, progress: Progress) -> np.ndarray:
+    """Queries of a file; of ann-benchmarks' HDF5 those of its dataset `test`."""
+    return open_file(path, folder, "test" if path.suffix in (".hdf5", ".h5") else None, progress, "query")
 
 
 def open_file(path: Path, folder: Path, column: str | None, progress: Progress, name: str = "base") -> np.ndarray:

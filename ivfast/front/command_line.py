@@ -25,12 +25,17 @@ def main(argv: list[str] | None = None) -> int:
     progress = Progress(brief=True)
     try:
         options = parse(sys.argv[1:] if argv is None else argv)
+        for name, value in vars(options).items():
+            if isinstance(value, Path):
+                setattr(options, name, value.expanduser())
+            elif isinstance(value, list) and isinstance(value[0], Path):
+                setattr(options, name, [path.expanduser() for path in value])
         with handled():
             options.action(options, progress)
     except UserError as wrong:
         progress.say(f"error: {wrong}")
         return 2
-    except RunError as failed:
+    except (RunError, OSError) as failed:
         progress.say(f"error: {failed}")
         return 1
     except StopRequestedError as stop:
@@ -94,7 +99,7 @@ def _add_index(commands: Any) -> Parser:
     flag("base", type=Path, metavar="BASE", help="vectors to store")
     flag("--out", type=Path, metavar="DIR", help="folder of the index (default: that of the fit)")
     flag("--column", metavar="NAME", help="column or tensor, where the file has several")
-    flag("--percents", type=float, default=0.8, metavar="RATIO", help="copies stored a vector on average (default 0.8)")
+    flag("--percents", type=float, metavar="RATIO", help="copies stored a vector (default 0.8, or the most of the fit)")
     flag("--kind", default="Flat", help="codes of the index: Flat, SQ8, PQ32, PQ32x4fs, RaBitQ (default Flat)")
     return parser
 

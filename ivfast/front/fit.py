@@ -1,5 +1,8 @@
 """From vectors to a trained model in one call: sizes chosen, queries set aside, trained, remembered."""
 
+import json
+import shutil
+import weakref
 from collections.abc import Iterable
 from pathlib import Path
 from tempfile import mkdtemp
@@ -13,16 +16,15 @@ from ivfast.data.vectors import FLOATS, Points, Vectors, measure_space
 from ivfast.front.aside import NAME, remember, set_aside, write_run_files
 from ivfast.front.sizes import choose_backend, choose_metric, choose_nlist
 from ivfast.index.load import load
-from ivfast.index.model import TO_CALLERS, TrainedModel
+from ivfast.index.model import TO_CALLERS, WHOLE, TrainedModel
 from ivfast.runtime.checkpoint import checkpoints_in
-from ivfast.runtime.config import Config
+from ivfast.runtime.config import BACKENDS, Config, check
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.progress import Progress, silent
 from ivfast.train.schedule import auto_warmup
 
 LR = 2e-3  # a good peak on every set that was tried
 LEAST = 1000  # vectors: below, searching all of them is as fast as anything
-WHOLE = ("uint8", "int8", "int16", "uint16")  # which float32 holds exactly
 
 
 class Settings(NamedTuple):
@@ -64,20 +66,59 @@ def fit(
     >>> model.centers.shape
     (16, 16)
     """
-    shown = progress or silent()
-    folder = Path(mkdtemp(prefix="ivfast_")) if save_path is None else Path(save_path)
+    folder = Path(mkdtemp(prefix="ivfast_")) if save_path is None else Path(save_path).expanduser()
     settings = Settings(nlist, metric, copies, normalize, backend, gpu, seed, more)
+    try:
+        model = _fit(folder, base, query, settings, progress or silent())
+    except BaseException:
+        if save_path is None:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    if save_path is None:
+        weakref.finalize(model, shutil.rmtree, folder, ignore_errors=True)
+    return model
+
+
+def _fit(folder: Path, base: np.ndarray, query: np.ndarray | None, settings: Settings, shown: Progress) -> TrainedModel:
     points = admit(as_floats(base, "base"), settings, shown)
     asked = None if query is None else as_floats(query, "query")
-    aside = set_aside(len(points), seed, test=query is None)
+    aside = set_aside(len(points), settings.seed, test=query is None)
+    if asked is not None:
+        asked = check_queries(asked, points, normalize=settings.normalize)
     config, given = make_config(folder, points, settings)
+    check(config)
+    refuse_other_base(folder, points)
     write_run_files(folder, points, aside, asked, shown)
     train_centers(config, shown, given)
-    facts = {"base_digest": points.vectors.digest, "n": len(points), "copies": copies}
+    facts = {"base_digest": points.vectors.digest, "n": len(points), "copies": settings.copies}
     remember(folder, aside, facts)
-    model = load(config.save_path, config.backend, gpu)
+    model = load(config.save_path, config.backend, settings.gpu)
     model.trained_on = points.vectors.rows
     return model
+
+
+def refuse_other_base(folder: Path, base: Points) -> None:
+    """raises: UserError where the folder holds the work of another base, before anything in it is written"""
+    about = folder / "fit.json"
+    if not about.is_file():
+        return
+    try:
+        digest = json.loads(about.read_text(encoding="utf-8"))["base_digest"]
+    except (OSError, ValueError, LookupError, TypeError) as problem:
+        raise UserError(f"{about} cannot be read ({problem}); choose another --save_path, or remove it") from None
+    if digest != base.vectors.digest:
+        raise UserError(f"--save_path {folder}: it holds what was made of another base; choose another --save_path")
+
+
+def check_queries(query: np.ndarray, base: Points, *, normalize: bool) -> np.ndarray:
+    """Queries that fit base.
+
+    raises: UserError on another dim, NaN or infinity
+    """
+    if query.shape[1] != base.dim:
+        raise UserError(f"query: found {query.shape[1]} entries a row, expected {base.dim}, as base has; correct it")
+    raw = Vectors("query", Path("(array)"), query)
+    return scan(raw, base.metric, silent(), Cleaning(normalize), TO_CALLERS).raw(slice(None))
 
 
 def as_floats(vectors: np.ndarray, name: str) -> np.ndarray:
@@ -119,8 +160,11 @@ def admit(rows: np.ndarray, settings: Settings, progress: Progress) -> Points:
 def make_config(folder: Path, base: Points, settings: Settings) -> tuple[Config, Iterable[str]]:
     """The settings of the training run, and the names of those that were chosen."""
     more = dict(settings.more or {})
-    if unknown := sorted(set(more) - set(Config.__dataclass_fields__)):
-        raise UserError(f"{unknown[0]}: unknown setting; expected the name of a flag of run_dcnet.py")
+    own = {"save_path", "data_path", "data_name", "learn_name", "percents", "resume", "eval", "ai_center", "dry_run"}
+    if unknown := sorted(set(more) - (set(Config.__dataclass_fields__) - own)):
+        raise UserError(f"{unknown[0]}: not a setting of fit; expected its own, or the name of a flag of run_dcnet.py")
+    if settings.backend not in (None, *BACKENDS):
+        raise UserError(f"backend {settings.backend!r}: expected 'jax' or 'torch'; correct it")
     nlist = choose_nlist(len(base)) if settings.nlist is None else settings.nlist
     values = {"epochs": "auto", "lr": LR, "param_list": (base.dim, nlist)} | more
     if isinstance(n_epochs := values["epochs"], int):

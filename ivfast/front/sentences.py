@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import numpy as np
+
 from ivfast.index.growth import Index
 from ivfast.index.index import Reached
 
@@ -17,14 +19,17 @@ def tell(folder: Path, index: Index, reached: list[Reached]) -> list[str]:
     return [_gain(folder, reached), _cost(index), _next(folder)]
 
 
-def kmeans_scanned(folder: Path) -> float | None:
-    """The share that a search with k-means centers scans at 90 % recall, each vector stored once."""
+def kmeans_scanned(folder: Path, recall: float) -> float | None:
+    """The share that a search with k-means centers scans for a recall, each vector stored once; None: not known."""
     path = folder / "evaluation.json"
     if not path.is_file():
         return None
     for result in json.loads(path.read_text(encoding="utf-8"))["results"]:
         if (result["router"], result["percent"], result["probing"], result["rule"]) == ("kmeans", 0, "fixed", "ratio"):
-            return result["scanned_at"][LEVEL]
+            known = list(zip(result["recall"], result["scanned"], strict=True))
+            known += [(float(level), share) for level, share in result["scanned_at"].items() if share is not None]
+            recalls, shares = zip(*sorted(known), strict=True)
+            return float(np.interp(recall, recalls, shares)) if recall <= recalls[-1] else None
     return None
 
 
@@ -36,12 +41,12 @@ def _gain(folder: Path, reached: list[Reached]) -> str:
         f"Asked for {100 * at.asked:.0f} % of the nearest, a search finds {100 * at.recall:.1f} % of them and compares "
         f"a query with {100 * at.scanned:.2f} % of the vectors"
     )
-    theirs = kmeans_scanned(folder)
-    if theirs is None or f"{at.asked:.2f}" != LEVEL:
+    theirs = kmeans_scanned(folder, at.recall)
+    if theirs is None:
         return f"{found}."
     times = theirs / at.scanned
     beside = f"{times:.1f} times fewer" if times > 1.05 else "about as many" if times > 0.95 else "more"
-    return f"{found}; with k-means centers it takes {100 * theirs:.2f} %, so these are {beside}."
+    return f"{found}; with k-means centers as many answers take {100 * theirs:.2f} %, so these are {beside}."
 
 
 def _cost(index: Index) -> str:

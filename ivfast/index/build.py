@@ -62,7 +62,9 @@ def build_index(model: Placing, base: Points, wishes: Wishes, progress: Progress
             search = _by_codes(index, answers, aside, wishes.copies)
             calibration = calibrate_codes(prober, answers, calibration.width, sizes / n, search)
     built = n, imbalance(sizes)
-    return Index(model, index, calibration, stored.probes_use, wishes.copies, wishes.kind, n, n, built)
+    return Index(
+        model, index, calibration, stored.probes_use, stored.reach, wishes.copies, wishes.kind, n, n, built
+    )  # fmt: skip
 
 
 def draw_aside(n: int, seed: int) -> np.ndarray:

@@ -1,6 +1,7 @@
 """An index on disk: index.faiss, which plain FAISS reads, and beside it what searching by recall and adding take."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,8 +10,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from ivfast.index.calibration import Calibration
+from ivfast.index.fill import on_disk
 from ivfast.runtime.errors import UserError
-from ivfast.runtime.files import save_tensors, write_beside
+from ivfast.runtime.files import file_hash, save_tensors, write_beside
 
 SCHEMA = 1
 FAISS_NAME, BESIDE_NAME, LISTS_NAME = "index.faiss", "index.safetensors", "index.ivfdata"
@@ -29,20 +31,24 @@ class Parts(NamedTuple):
     faiss_index: faiss.IndexIVF
     calibration: Calibration
     probes_use: ProbesUse
+    reach: np.ndarray  # (ids, 8) float32, see ivfast.index.place.reach_of
     about: dict[str, Any]
 
 
-def save_index(
-    folder: Path, faiss_index: faiss.IndexIVF, calibration: Calibration, probes_use: ProbesUse, about: dict[str, object]
-) -> None:
+def save_index(folder: Path, parts: Parts) -> None:
     """Write index.faiss and index.safetensors, each complete or not at all."""
+    faiss_index, calibration = parts.faiss_index, parts.calibration
     arrays = {
         name: np.ascontiguousarray(value)
-        for name, value in (calibration._asdict() | probes_use._asdict()).items()
+        for name, value in (calibration._asdict() | parts.probes_use._asdict() | {"reach": parts.reach}).items()
         if isinstance(value, np.ndarray)
     }
-    write_beside(folder / FAISS_NAME, lambda beside: faiss.write_index(faiss_index, str(beside)))
-    facts = about | {"schema": SCHEMA, "width": calibration.width, "ntotal": faiss_index.ntotal}
+    if (lists := on_disk(faiss_index)) is not None:
+        source = Path(lists.filename)
+        if (target := folder / source.name).resolve() != source.resolve():
+            write_beside(target, lambda beside: _copy(source, beside))
+    write_beside(folder / FAISS_NAME, lambda beside: _write(faiss_index, beside))
+    facts = parts.about | {"schema": SCHEMA, "width": calibration.width, "faiss_sha256": file_hash(folder / FAISS_NAME)}
     save_tensors(folder / BESIDE_NAME, arrays, {"ivfast_index": json.dumps(facts, sort_keys=True)})
 
 
@@ -56,14 +62,29 @@ def read_index(folder: Path) -> Parts:
         if not file.is_file():
             raise UserError(f"{file} is missing: expected an index; make it with `ivfast index`, or name its folder")
     try:
-        index: Any = faiss.read_index(str(path))
+        # lists on disk are looked for beside index.faiss, wherever both have been moved, and are not changed
+        index: Any = faiss.read_index(str(path), faiss.IO_FLAG_ONDISK_SAME_DIR | faiss.IO_FLAG_READ_ONLY)
         with safe_open(beside, framework="numpy") as opened:
             about = json.loads((opened.metadata() or {})["ivfast_index"])
             arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        if about["schema"] != SCHEMA or about["ntotal"] != index.ntotal:
-            raise ValueError(f"of schema {about['schema']}, {about['ntotal']} entries where {index.ntotal} lie")
+        if about["schema"] != SCHEMA:
+            raise ValueError(f"schema {about['schema']}, expected {SCHEMA}")
+        if about["faiss_sha256"] != file_hash(path):
+            raise ValueError(f"{beside.name} is of another {path.name}")
         calibration = Calibration(width=about["width"], **{name: arrays[name] for name in Calibration._fields[1:]})
-        return Parts(index, calibration, ProbesUse(arrays["log_use"], arrays["cost"]), about)
+        use = ProbesUse(arrays["log_use"], arrays["cost"])
+        return Parts(index, calibration, use, arrays["reach"], about)
     except (RuntimeError, SafetensorError, OSError, LookupError, TypeError, ValueError) as problem:
         said = str(problem).strip().splitlines()[-1][:200]
         raise UserError(f"{folder}: its index cannot be read ({said}); make it again with `ivfast index`") from None
+
+
+def _write(index: faiss.IndexIVF, path: Path) -> None:
+    try:
+        faiss.write_index(index, str(path))
+    except RuntimeError as problem:  # all that FAISS says of a disk
+        raise OSError(str(problem).strip().splitlines()[-1][:200]) from None
+
+
+def _copy(source: Path, target: Path) -> None:
+    shutil.copyfile(source, target)

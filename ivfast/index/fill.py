@@ -1,6 +1,7 @@
 """An empty FAISS index over given centers, and its lists filled with copies."""
 
 import os
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,14 @@ def empty_index(centers: np.ndarray, metric: str, kind: str, rows: np.ndarray, s
     return index
 
 
+def try_kind(kind: str, dim: int) -> None:
+    """raises: UserError where FAISS knows no such kind for vectors of dim entries: before a training, not after it"""
+    if kind != "Flat":
+        rows = np.random.default_rng(1).standard_normal((1000, dim)).astype(np.float32)
+        with redirect_stdout(None):
+            empty_index(rows[:4], "L2", kind, rows, 1)
+
+
 def fill(
     index: faiss.IndexIVF, vectors: Vectors, rows: np.ndarray, buckets: np.ndarray, ids: np.ndarray, progress: Progress
 ) -> None:
@@ -74,8 +83,11 @@ def fill_on_disk(
 ) -> None:  # fmt: skip
     """The same, with the lists in a file: FAISS merges shards that each fit memory.
 
-    data: file of the lists, which the index names from then on
+    data: file of the lists, which the index names from then on; another index on a file of that name goes on with its
+        own, since the new one is written beside and renamed
     """
+    data.parent.mkdir(parents=True, exist_ok=True)
+    beside = data.with_name(f".{data.name}.{os.getpid()}.merged")
     a_shard = max(1, shard_bytes // (index.code_size + 8))
     shards = []
     try:
@@ -85,10 +97,21 @@ def fill_on_disk(
             shards.append(data.with_name(f".{data.name}.{os.getpid()}.{len(shards)}"))
             faiss.write_index(index, str(shards[-1]))
             index.reset()
-        merge_ondisk(index, [str(shard) for shard in shards], str(data))
+        merge_ondisk(index, [str(shard) for shard in shards], str(beside))
+        beside.replace(data)
+        lists: Any = on_disk(index)
+        lists.filename = str(data)
     finally:
+        beside.unlink(missing_ok=True)
         for shard in shards:
             shard.unlink(missing_ok=True)
+
+
+def on_disk(index: faiss.IndexIVF) -> faiss.OnDiskInvertedLists | None:
+    """The lists of an index where they lie on disk."""
+    untyped: Any = index
+    lists = faiss.downcast_InvertedLists(untyped.invlists)
+    return lists if isinstance(lists, faiss.OnDiskInvertedLists) else None
 
 
 def finish(index: faiss.IndexIVF, kind: str) -> faiss.IndexIVF:

@@ -1,18 +1,21 @@
 """An index that grows: new vectors placed by the rule of the others, vectors taken out, and what has drifted."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
 
-from ivfast.index.fill import add_entries
-from ivfast.index.index import SearchedIndex
-from ivfast.index.place import Askers
+from ivfast.index.fill import add_entries, on_disk
+from ivfast.index.index import SearchedIndex, whole_numbers
+from ivfast.index.place import RANKS, Askers
 from ivfast.index.probing import chosen, search_distinct, search_lists
 from ivfast.runtime.errors import UserError
 from ivfast.store.demand import reverse_neighbors
 
 BATCH = 16_384  # vectors that are placed at once
+SPARE = 4  # times as many near vectors are looked at as count as askers
+LOWER = 0xFFFFFFFF  # of a pair, the place within its list
 FOUND = 0.95  # recall at which the neighbours of new vectors are searched
 SAMPLE = 1000  # vectors that drift is measured on
 LOSS, GROWTH = 0.02, 1.2  # train again below so much less recall, or above so many times the scanned share or imbalance
@@ -47,14 +50,22 @@ class Index(SearchedIndex):
         >>> index.add(query[:2])
         array([2000, 2001])
         """
+        if np.shape(vectors) == (0, self.model.dim):
+            return np.empty(0, np.int64)
         return add_vectors(self, self.model.as_stored(vectors, "vectors"))
 
     def remove(self, ids: np.ndarray) -> int:
         """Take vectors out, with all their copies. ids: (n,) integers; returns how many vectors were there"""
-        return remove_vectors(self, np.asarray(ids, dtype=np.int64))
+        return remove_vectors(self, whole_numbers(ids, "ids"))
 
     def drift(self, recall: float = 0.9) -> Drift:
-        """Whether what was added still resembles what was learned, and whether to train again."""
+        """Whether what was added still resembles what was learned, and whether to train again.
+
+        It says nothing of what was removed: a recall that is asked for may be missed after much of base has gone.
+
+        recall: of the 10 nearest, to search for
+        raises: UserError where nothing was added
+        """
         return measure_drift(self, recall)
 
 
@@ -65,64 +76,116 @@ def add_vectors(index: SearchedIndex, rows: np.ndarray) -> np.ndarray:
     """
     if index.kind.endswith("x4fs"):
         raise UserError(f"kind {index.kind!r}: packed codes can't be added to list by list; make the index again")
+    _refuse_on_disk(index)
     for start in range(0, len(rows), BATCH):
         block = rows[start : start + BATCH]
         ids = np.arange(index.next_id, index.next_id + len(block))
-        askers = _askers(index, block, index.model.asking)
+        askers, reach = _askers(index, block, index.model.asking)
         buckets = index.model.place_new(block, index.copies, askers, index.probes_use)
         entry, column = np.nonzero(buckets >= 0)
         add_entries(index.faiss_index, block[entry], ids[entry], buckets[entry, column])
+        index.reach = np.concatenate([index.reach, reach])
         index.next_id += len(block)
         index.n += len(block)
         index.refresh()
     return np.arange(index.next_id - len(rows), index.next_id)
 
 
-def _askers(index: SearchedIndex, rows: np.ndarray, weights: np.ndarray) -> Askers:
-    """New vectors' own neighbours, among what is stored and among themselves, stand for those who have them as such.
+def _askers(index: SearchedIndex, rows: np.ndarray, weights: np.ndarray) -> tuple[Askers, np.ndarray]:
+    """Who will ask for new vectors: those who would have one among their own nearest, stored or new themselves.
 
-    Who has a new vector among its nearest would take a search for each neighbour. Near pairs are near both ways, so
-    that a vector's place among its neighbour's nearest is taken to be the neighbour's place among its own.
+    They are looked for among four times as many near vectors as count. How near their own nearest are is known (see
+    `reach_of`), and with it at which place a new vector would stand among these.
 
-    weights: (k,) of `asking_weights`
+    weights: (k,) of `asking_weights`; returns the askers, and the reach of the new vectors, (n, 8)
     """
-    k, n = len(weights), len(rows)
-    scores, x, keys = _stored_near(index, rows, k)
-    own = faiss.knn(rows, rows, min(k + 1, n), metric=index.faiss_index.metric_type)
-    others = own[1] != np.arange(n)[:, None]
-    sign = -1 if index.model.metric == "IP" else 1
-    worst = np.float32(np.inf)
-    both = np.concatenate([np.where(keys >= 0, sign * scores, worst), np.where(others, sign * own[0], worst)], axis=1)
-    best = np.argsort(both, axis=1, kind="stable")[:, :k]
-    asker = np.take_along_axis(np.concatenate([keys + n, own[1]], axis=1), best, axis=1)
-    valid = np.isfinite(np.take_along_axis(both, best, axis=1))
-    row, place = np.nonzero(valid)
-    return Askers(np.concatenate([rows, x]), reverse_neighbors(row, asker[valid], place, np.arange(n), weights))
+    n, most = len(rows), SPARE * len(weights)
+    scores, pairs, ids = _near(index, rows, most)
+    sign = np.float32(-1 if index.model.metric == "IP" else 1)
+    own, mates = faiss.knn(rows, rows, min(most + 1, n), metric=index.faiss_index.metric_type)
+    itself = mates == np.arange(n)[:, None]
+    worth = [np.where(ids >= 0, sign * scores, np.inf), np.where(itself, np.inf, sign * own)]  # smaller is nearer
+    everyone = np.sort(np.concatenate(worth, axis=1), axis=1)
+    reach = sign * everyone[:, np.minimum(RANKS, everyone.shape[1]) - 1].astype(np.float32)
+    parts = [
+        _places(worth[0], sign * index.reach[np.maximum(ids, 0)]),
+        _places(worth[1], sign * reach[mates]),
+    ]
+    (row, column), (new, mate) = (np.nonzero(place < len(weights)) for place in parts)
+    once, number = np.unique(pairs[row, column], return_inverse=True)
+    x = np.concatenate([rows, _vectors_at(index.faiss_index, once)])
+    reverse = reverse_neighbors(
+        stored=np.concatenate([row, new]),
+        asker=np.concatenate([n + number, mates[new, mate]]),
+        place=np.concatenate([parts[0][row, column], parts[1][new, mate]]),
+        own=np.arange(n),
+        weights=weights,
+    )
+    return Askers(x, reverse), reach
 
 
-def _stored_near(index: SearchedIndex, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _places(distances: np.ndarray, reach: np.ndarray) -> np.ndarray:
+    """At which place, 0 the nearest, one would stand among those whose reach is known: midway between known ranks.
+
+    distances: (n, m), smaller is nearer, inf: none; reach: (n, m, 8) likewise; returns (n, m) int64, above all: 2^30
+    """
+    nearer = (reach < distances[:, :, None]).sum(axis=2)
+    borders = np.append(0, RANKS)
+    middle = np.append((borders[:-1] + borders[1:] - 1) // 2, 1 << 30)
+    return np.where(np.isfinite(distances), middle[nearer], 1 << 30)
+
+
+def _near(index: SearchedIndex, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The near vectors that are stored, as their codes have them.
 
-    returns: scores (n, m), x (found, dim) float32 of the different ones, and keys (n, m) into x, -1 where none
+    returns: scores (n, m) float32, where they lie (n, m) int64, and ids (n, m) int64, -1 where none or a twin
     """
-    threshold = index.threshold(min(k, index.calibration.most_k), FOUND, None, None)
+    most = min(k, index.calibration.most_k)
+    threshold = index.threshold(most, min(FOUND, index.calibration.best(most)), None, None)
     many = k + int(np.ceil(k * index.copies))
     scores, pairs = search_lists(
         index.faiss_index, rows, many, *chosen(index.candidates(rows, threshold), threshold), pairs=True
     )
-    once, key = np.unique(pairs, return_inverse=True)
-    key = key.reshape(pairs.shape)
-    first = int((once < 0).sum())  # -1 stands for nothing
-    x = np.stack([_vector(index.faiss_index, int(pair)) for pair in once[first:]]) if len(once) > first else rows[:0]
-    ids = np.array([_id(index.faiss_index, int(pair)) for pair in once[first:]], dtype=np.int64)
-    of_entry = np.where(pairs >= 0, np.append(ids, -1)[key - first], -1)
-    by_id = np.argsort(of_entry, axis=1, kind="stable")
-    ordered = np.take_along_axis(of_entry, by_id, axis=1)
-    twin = np.zeros(ordered.shape, dtype=bool)
-    twin[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
-    again = np.empty_like(twin)
-    np.put_along_axis(again, by_id, twin, axis=1)
-    return scores, x, np.where((pairs >= 0) & ~again, key - first, -1)
+    once, at = np.unique(pairs, return_inverse=True)
+    ids = ids_at(index.faiss_index, once)[at.reshape(pairs.shape)]
+    order = np.argsort(ids, axis=1, kind="stable")
+    by_id = np.take_along_axis(ids, order, axis=1)
+    twin = np.zeros(ids.shape, dtype=bool)
+    np.put_along_axis(twin, order[:, 1:], by_id[:, 1:] == by_id[:, :-1], axis=1)
+    return scores, pairs, np.where(twin, -1, ids)
+
+
+def ids_at(index: faiss.IndexIVF, pairs: np.ndarray) -> np.ndarray:
+    """The ids of entries. pairs: (m,) int64, ascending: list and place in it, -1: none; returns (m,) int64"""
+    lists: Any = index.invlists
+    found = np.full(len(pairs), -1, dtype=np.int64)
+    for bucket, here in _by_list(pairs):
+        found[here] = faiss.rev_swig_ptr(lists.get_ids(bucket), lists.list_size(bucket))[pairs[here] & LOWER]
+    return found
+
+
+def _vectors_at(index: faiss.IndexIVF, pairs: np.ndarray) -> np.ndarray:
+    """The vectors of entries, as their codes have them, (m, dim) float32. pairs: (m,) int64, ascending"""
+    x = np.empty((len(pairs), index.d), dtype=np.float32)
+    lists: Any = index.invlists
+    if isinstance(index, faiss.IndexIVFFlat):
+        for bucket, here in _by_list(pairs):
+            codes = faiss.rev_swig_ptr(lists.get_codes(bucket), lists.list_size(bucket) * index.code_size)
+            x[here] = codes.view(np.float32).reshape(-1, index.d)[pairs[here] & LOWER]
+        return x
+    for row, pair in enumerate(pairs.tolist()):
+        x[row] = _vector(index, pair)
+    return x
+
+
+def _by_list(pairs: np.ndarray) -> Iterator[tuple[int, slice]]:
+    """Each list that entries lie in, and which of them. pairs: (m,) int64, ascending, -1 first"""
+    first = int((pairs < 0).sum())
+    if first == len(pairs):
+        return
+    buckets, starts = np.unique(pairs[first:] >> 32, return_index=True)
+    for bucket, start, end in zip(buckets.tolist(), starts, np.append(starts[1:], len(pairs) - first), strict=True):
+        yield bucket, slice(first + int(start), first + int(end))
 
 
 def _vector(index: faiss.IndexIVF, pair: int) -> np.ndarray:
@@ -131,13 +194,15 @@ def _vector(index: faiss.IndexIVF, pair: int) -> np.ndarray:
     return x
 
 
-def _id(index: faiss.IndexIVF, pair: int) -> int:
-    lists: Any = index.invlists
-    return lists.get_single_id(pair >> 32, pair & 0xFFFFFFFF)
+def _refuse_on_disk(index: SearchedIndex) -> None:
+    """Lists on disk are what was saved: FAISS would change them in place, before anybody saves the rest."""
+    if on_disk(index.faiss_index) is not None:
+        raise UserError("the lists of this index are on disk and can't be changed in place; make it again")
 
 
 def remove_vectors(index: SearchedIndex, ids: np.ndarray) -> int:
     """Take out all entries of some ids."""
+    _refuse_on_disk(index)
     ids = np.unique(ids)
     there = stored_ids(index)
     gone = np.intersect1d(ids, there)
@@ -167,8 +232,8 @@ def measure_drift(index: SearchedIndex, recall: float, k: int = 10) -> Drift:
         raise UserError("drift: nothing was added to this index; add vectors first")
     sample = added[np.linspace(0, len(added) - 1, min(SAMPLE, len(added))).astype(np.int64)]
     x, k = _vectors_of(index, sample), min(k, len(ids) - 1)
-    everything = np.tile(np.arange(index.model.nlist), (len(x), 1))
-    exact = search_distinct(index.faiss_index, x, k + 1, everything, np.zeros(everything.shape), index.copies)[1]
+    everything = index.prober.rank(x, index.model.nlist, index.shares)
+    exact = search_distinct(index.faiss_index, x, k + 1, everything.buckets, everything.distances, index.copies)[1]
     nearest = _without(exact, sample, k)
     threshold = index.threshold(k, recall, None, None)
     candidates = index.candidates(x, threshold)

@@ -1,13 +1,14 @@
 """A searchable index: stock FAISS lists over trained centers, asked for a recall instead of an nprobe."""
 
+from numbers import Integral
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
 
 from ivfast.index.calibration import Calibration
-from ivfast.index.files import ProbesUse, save_index
+from ivfast.index.files import Parts, ProbesUse, save_index
 from ivfast.index.fill import sizes_of
 from ivfast.index.place import Placing
 from ivfast.index.probing import Candidates, chosen, search_distinct
@@ -36,6 +37,22 @@ class Reached(NamedTuple):
     nprobe: float
 
 
+def whole_numbers(values: np.ndarray, name: str) -> np.ndarray:
+    """Ids as int64.
+
+    raises: UserError where they are no integers
+    """
+    found = np.asarray(values)
+    if found.dtype.kind not in "iu":
+        raise UserError(f"{name}: found {found.dtype}, expected integers; convert them with .astype('int64')")
+    return found.astype(np.int64)
+
+
+def _check_recall(recall: float) -> None:
+    if not 0 < recall <= 1:
+        raise UserError(f"recall {recall:g}: expected a share above 0, at most 1, such as 0.95; correct it")
+
+
 class SearchedIndex:
     """Vectors stored under a trained model.
 
@@ -44,10 +61,10 @@ class SearchedIndex:
 
     def __init__(
         self, model: Placing, faiss_index: faiss.IndexIVF, calibration: Calibration, probes_use: ProbesUse,
-        copies: float, kind: str, n: int, next_id: int, built: tuple[int, float],
+        reach: np.ndarray, copies: float, kind: str, n: int, next_id: int, built: tuple[int, float],
     ) -> None:  # fmt: skip
         self.model, self.faiss_index, self.calibration = model, faiss_index, calibration
-        self.probes_use, self.copies, self.kind = probes_use, copies, kind
+        self.probes_use, self.reach, self.copies, self.kind = probes_use, reach, copies, kind
         self.n = n  # vectors stored, each counted once
         self.next_id = next_id  # of the next vector that is added; those from n_built on were added
         self.n_built, self.imbalance_built = built
@@ -87,6 +104,8 @@ class SearchedIndex:
         ((100, 3), dtype('int64'))
         """
         x, threshold, found = self._checked(query, k), self.threshold(k, recall, scanned, nprobe), []
+        if not len(x):
+            return np.empty((0, k), np.int64), np.empty((0, k), np.float32)
         for start in range(0, len(x), QUERIES):
             block = x[start : start + QUERIES]
             found.append(self.search_chosen(self.candidates(block, threshold, nprobe), threshold, block, k))
@@ -96,7 +115,12 @@ class SearchedIndex:
     def expect(
         self, k: int = 10, recall: float | None = None, scanned: float | None = None, nprobe: int | None = None
     ) -> Expected:
-        """What a search with this budget will find and take, as measured when the index was made."""
+        """What a search with this budget will find and take, as measured when the index was made.
+
+        raises: UserError as `search` does; of an nprobe it is not known
+        """
+        if not 1 <= k <= self.calibration.most_k:
+            raise UserError(f"k {k}: expected 1 to {self.calibration.most_k}, of which it is known; correct it")
         if nprobe is not None:
             raise UserError("nprobe: what it finds isn't known beforehand; ask for recall or scanned")
         return Expected(*self.calibration.predicted(self.threshold(k, recall, scanned, None), k))
@@ -110,14 +134,22 @@ class SearchedIndex:
         gt: (n, k or more) integers, ids of the exact nearest, nearest first
         recalls: to ask for, one after the other; those that the index can't reach are left out
         without: (n,) the ids of the queries themselves where they are stored: they don't count as found
+        raises: UserError on answers of another shape, or that are no ids of this index
         """
+        for recall in recalls:
+            _check_recall(recall)
         x, found = self._checked(query, k), []
         if np.ndim(gt) != 2 or len(gt) != len(x) or np.shape(gt)[1] < k:
             raise UserError(
                 f"gt: found shape {np.shape(gt)}, expected {len(x)} rows of {k} ids or more; name the answers of these "
                 "queries, or ask for a smaller k"
             )
-        answers = np.asarray(gt)[:, :k]
+        answers = whole_numbers(gt, "gt")[:, :k]
+        if answers.size and not 0 <= answers.min() <= answers.max() < self.next_id:
+            raise UserError(
+                f"gt: found ids from {answers.min()} to {answers.max()}, expected 0 to {self.next_id - 1}, those of "
+                "the index; name the answers of this base"
+            )
         for recall in recalls:
             if recall > self.calibration.best(k):
                 continue
@@ -149,16 +181,20 @@ class SearchedIndex:
         if len(given) > 1:
             raise UserError(f"{' and '.join(given)} are two budgets: give one of them")
         if nprobe is not None:
-            if not 1 <= nprobe <= self.model.nlist:
-                raise UserError(f"nprobe {nprobe}: expected 1 to {self.model.nlist}, the number of buckets; correct it")
+            if not isinstance(nprobe, Integral) or not 1 <= nprobe <= self.model.nlist:
+                raise UserError(
+                    f"nprobe {nprobe!r}: expected 1 to {self.model.nlist}, the number of buckets; correct it"
+                )
             return -np.inf
         if scanned is not None:
-            if not 0 < scanned <= 1 + self.copies:
-                raise UserError(f"scanned {scanned:g}: expected a share above 0, such as 0.01; correct it")
+            least = float(self.calibration.scanned[0])
+            if not least <= scanned <= 1 + self.copies:
+                raise UserError(
+                    f"scanned {scanned:g}: expected {least:.3g} or more, what the nearest bucket takes; correct it"
+                )
             return self.calibration.at_scanned(scanned)
         recall = RECALL if recall is None else recall
-        if not 0 < recall <= 1:
-            raise UserError(f"recall {recall:g}: expected a share above 0, at most 1, such as 0.95; correct it")
+        _check_recall(recall)
         return self.calibration.at_recall(recall, k)
 
     def candidates(self, x: np.ndarray, threshold: float, nprobe: int | None = None) -> Candidates:
@@ -174,8 +210,10 @@ class SearchedIndex:
         return search_distinct(self.faiss_index, x, k, buckets, distances, self.copies)
 
     def _checked(self, query: np.ndarray, k: int) -> np.ndarray:
-        if k < 1:
-            raise UserError(f"k {k}: expected 1 or more; correct it")
+        if not isinstance(k, Integral) or k < 1:
+            raise UserError(f"k {k!r}: expected a whole number, 1 or more; correct it")
+        if np.shape(query) == (0, self.model.dim):
+            return np.empty((0, self.model.dim), np.float32)
         return self.model.as_stored(query, "query")
 
     def save(self, folder: Path | str) -> None:
@@ -185,9 +223,10 @@ class SearchedIndex:
         all of it.
         """
         self.model.save(folder)
-        save_index(Path(folder), self.faiss_index, self.calibration, self.probes_use, self.about())
+        parts = Parts(self.faiss_index, self.calibration, self.probes_use, self.reach, self.about())
+        save_index(Path(folder), parts)
 
-    def about(self) -> dict[str, object]:
+    def about(self) -> dict[str, Any]:
         """What a file says of the index beside its arrays."""
         return {
             "copies": self.copies,

@@ -1,6 +1,10 @@
 """A trained model and an index, read from the folder of a finished run."""
 
 from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
 
 from ivfast.data.centers import check_norms, open_centers
 from ivfast.index.files import read_index
@@ -41,12 +45,16 @@ def load_index(folder: Path | str, backend: str | None = None, gpu: int = -1) ->
     about = parts.about
     if parts.faiss_index.nlist != model.nlist or parts.faiss_index.d != model.dim:
         raise UserError(f"{folder}: index.faiss is of another ivfast.npy; make it again with `ivfast index`")
+    quantizer: Any = faiss.downcast_index(parts.faiss_index.quantizer)
+    if not np.array_equal(quantizer.reconstruct_n(0, model.nlist), model.centers.astype(np.float32)):
+        raise UserError(f"{folder}: index.faiss is of another ivfast.npy; make it again with `ivfast index`")
     n_built, imbalance_built = about["built"]
     return Index(
         model=model,
         faiss_index=parts.faiss_index,
         calibration=parts.calibration,
         probes_use=parts.probes_use,
+        reach=parts.reach,
         copies=about["copies"],
         kind=about["kind"],
         n=about["n"],

@@ -26,9 +26,10 @@ from ivfast.runtime.files import write_beside
 from ivfast.runtime.progress import Progress, silent
 from ivfast.start.descent import Means
 from ivfast.store.dcnet_file import Model, model_router
-from ivfast.store.records import Facts
+from ivfast.store.records import Facts, same_copies
 
 NAMES = ("ivfast.npy", "dcnet.safetensors", "fit.json")
+WHOLE = ("uint8", "int8", "uint16", "int16")  # which float32 holds exactly
 TO_CALLERS = Advice("leave them out before", "divide rows by their norms (faiss.normalize_L2)")
 
 
@@ -75,6 +76,11 @@ class TrainedModel:
         """Numbers of copies that a base can be stored with: the run's --percents."""
         return tuple(storing.copies for storing in self._facts("centers").storings)
 
+    @property
+    def usual_copies(self) -> float:
+        """0.8 where the run was trained for it, else the most copies that it was trained for."""
+        return next((number for number in self.copies if same_copies(0.8, number)), max(self.copies))
+
     def rank(self, x: np.ndarray, nprobe: int, router: str = "centers") -> Ranked:
         """The nprobe best buckets of each vector, for an engine that takes a list of buckets to scan.
 
@@ -114,13 +120,13 @@ class TrainedModel:
         return Placed(np.ascontiguousarray(rows), buckets[rows, columns].astype(np.int64))
 
     def index(
-        self, base: np.ndarray, copies: float = 0.8, kind: str = "Flat", lists_file: Path | str | None = None,
+        self, base: np.ndarray, copies: float | None = None, kind: str = "Flat", lists_file: Path | str | None = None,
         progress: Progress | None = None,
     ) -> Index:  # fmt: skip
         """A searchable FAISS index of a base, stored as `store` says.
 
         base: (n, dim) float array or memory map; ids are its row numbers
-        copies: extra entries over all vectors; one of the run's --percents
+        copies: extra entries over all vectors; one of the run's --percents; None: 0.8, or the most that it has
         kind: what follows `IVF` in FAISS' index factory: Flat, SQ8, PQ32, PQ32x4fs, RaBitQ
         lists_file: where the lists lie on disk, for what exceeds memory; None: in memory
         raises: UserError as `store` does, and on a kind that FAISS can't make
@@ -129,13 +135,19 @@ class TrainedModel:
         >>> len(index), index.faiss_index.ntotal
         (2000, 3600)
         """
+        copies = self.usual_copies if copies is None else copies
         points = self.points(base)
         aside, test = self._aside.get(points.vectors.digest, (None, None))
         file = None if lists_file is None else Path(lists_file)
         return build_index(self, points, Wishes(copies, kind, file, aside, test, self._seed), progress or silent())
 
     def evaluate(
-        self, query: np.ndarray, gt: np.ndarray, base: np.ndarray | None = None, copies: float = 0.8, k: int = 10
+        self,
+        query: np.ndarray,
+        gt: np.ndarray,
+        base: np.ndarray | None = None,
+        copies: float | None = None,
+        k: int = 10,
     ) -> list[Reached]:
         """Index a base, and search it with queries whose answers are known, for a recall of 0.8, 0.9, 0.95 and 0.99.
 
@@ -157,7 +169,10 @@ class TrainedModel:
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
         for name in NAMES:
-            if (source := self.folder / name).is_file() and source.resolve() != (target / name).resolve():
+            source = self.folder / name
+            if not source.is_file() and name != "fit.json":
+                raise UserError(f"{source} is gone, so that the model can't be saved; save it before, or fit again")
+            if source.is_file() and source.resolve() != (target / name).resolve():
                 write_beside(target / name, partial(_copy, source))
 
     def prober(self) -> Prober:
@@ -171,8 +186,7 @@ class TrainedModel:
         raises: UserError on another shape or type, NaN, infinity, or rows that IP can't take
         """
         rows = self._shaped(vectors, name)
-        if self._normalize:
-            return unit_rows(rows)
+        rows = unit_rows(rows) if self._normalize else rows
         rows = np.ascontiguousarray(rows, dtype=np.float32)
         squares = np.einsum("ij,ij->i", rows, rows)
         if not np.isfinite(squares).all():
@@ -249,6 +263,8 @@ class TrainedModel:
 
     def _shaped(self, vectors: np.ndarray, name: str) -> np.ndarray:
         vectors = np.asarray(vectors)
+        if vectors.dtype.name in WHOLE:
+            vectors = vectors.astype(np.float32)
         if vectors.ndim != 2 or vectors.shape[1] != self.dim or not len(vectors) or vectors.dtype.name not in FLOATS:
             raise UserError(
                 f"{name}: found {vectors.dtype} of shape {vectors.shape}, expected floats, (n, {self.dim}) with n "

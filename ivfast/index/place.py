@@ -17,12 +17,16 @@ from ivfast.store.demand import Demand, ReverseNeighbors, find_probes, reverse_o
 from ivfast.store.place import make_plans, place
 from ivfast.store.records import Facts, storing_ts
 
+RANKS = np.array([1, 2, 3, 5, 8, 11, 15, 20])  # of a vector's nearest, whose scores are kept
+ROWS = 8192  # looked at at once
+
 
 class Stored(NamedTuple):
     """Where a base lies."""
 
     buckets: np.ndarray  # (n, width) int32, the first bucket of each vector first, -1 where none
     probes_use: ProbesUse
+    reach: np.ndarray  # (n, 8) float32, see `reach_of`
 
 
 class Askers(NamedTuple):
@@ -45,14 +49,17 @@ class Placer(NamedTuple):
         tiles = make_tiles(self.router, points, temperatures=storing_ts(self.facts), width=self.width)
         nlist = self.router.nlist
         demand, use = None, ProbesUse(np.zeros(nlist, np.float32), np.ones(nlist, np.float32))
+        reach = np.empty((len(points), len(RANKS)), dtype=np.float32)
         if len(points) > 1:
             with progress.stage("neighbours of base"):
                 nearest = nearest_of_all(points, len(self.asking), progress, means)
+            for start in range(0, len(points), ROWS):
+                reach[start : start + ROWS] = reach_of(points, start, nearest[start : start + ROWS])
             demand = Demand(reverse_of(nearest, self.asking, aside), find_probes(tiles, self.facts.nprobe))
             use = ProbesUse(demand.probes.log_use, demand.probes.cost)
         plans = make_plans([ROUTERS["centers"].default_rule], self.facts.terms([copies], demand))
         with progress.stage("placing vectors"), progress.bar("placing vectors", 2 * len(points)) as bar:
-            return Stored(place(tiles, plans, self.width, bar=bar)[0].buckets, use)
+            return Stored(place(tiles, plans, self.width, bar=bar)[0].buckets, use, reach)
 
     def place_new(
         self, points: Points, copies: float, askers: Points, reverse: ReverseNeighbors, use: ProbesUse
@@ -63,6 +70,20 @@ class Placer(NamedTuple):
         tiles = make_tiles(self.router, points, temperatures=storing_ts(self.facts), width=self.width)
         plans = make_plans([ROUTERS["centers"].default_rule], self.facts.terms([copies], demand))
         return place(tiles, plans, self.width)[0].buckets
+
+
+def reach_of(points: Points, start: int, nearest: np.ndarray) -> np.ndarray:
+    """How near its 1st, 2nd, 3rd, 5th, .. 20th nearest is to each vector: whoever is nearer is among them.
+
+    nearest: (n, k) rows of points, nearest first, of the rows from start on; the last stands for ranks beyond k
+    returns: (n, 8) float32, inner products or squared distances as FAISS gives them for the rows as stored
+    """
+    n = len(nearest)
+    near = nearest[:, np.minimum(RANKS, nearest.shape[1]) - 1]
+    x, others = points.x(slice(start, start + n)), points.x(near.ravel()).reshape(*near.shape, -1)
+    if points.metric == "IP":
+        return np.einsum("nd,nrd->nr", x, others)
+    return np.square(x[:, None] - others).sum(axis=2) * np.float32(points.space.scale) ** 2
 
 
 class Placing(Protocol):
