@@ -20,7 +20,7 @@ from ivfast.front.fit import as_floats
 from ivfast.front.sentences import tell
 from ivfast.front.sizes import choose_metric, choose_nlist
 from ivfast.front.trial import try_index
-from ivfast.runtime.errors import UserError
+from ivfast.runtime.errors import StopRequestedError, UserError
 from ivfast.runtime.progress import silent
 from tests import by_hand
 from tests.test_index import make_rows
@@ -108,6 +108,27 @@ def test_help_fits_a_screen(command: str, capsys: pytest.CaptureFixture[str], mo
 def test_version_is_told_without_loading_a_backend():
     done = subprocess.run([sys.executable, "-m", "ivfast", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == f"ivfast {ivfast.__version__}"
+
+
+@pytest.mark.parametrize(
+    ("words", "told"), [(["fit", "x.npy"], "goes on where"), (["index", "d", "x.npy"], "begins anew")]
+)
+def test_a_signal_says_what_the_same_command_does(
+    words: list[str], told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    def stop(*_: Any) -> None:
+        raise StopRequestedError(15)
+
+    monkeypatch.setattr(f"ivfast.front.actions.{words[0]}", stop)
+    assert main(words) == 128 + 15
+    assert f"stopped by signal 15; the same command {told}" in capsys.readouterr().err
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    np.save(tmp_path / "base.npy", make_rows(1000, 1, "L2"))
+    (tmp_path / "file").write_text("no folder")
+    assert main(["fit", str(tmp_path / "base.npy"), "--save_path", str(tmp_path / "file" / "out")]) in (1, 2)
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 @pytest.mark.parametrize("rows", [10, 999])

@@ -22,9 +22,9 @@ def main(argv: list[str] | None = None) -> int:
 
     returns: exit code, as run_dcnet's: 0 done, 1 failed, 2 the input is wrong, 128 + n stopped by signal n
     """
-    progress = Progress(brief=True)
+    progress, words = Progress(brief=True), sys.argv[1:] if argv is None else argv
     try:
-        options = parse(sys.argv[1:] if argv is None else argv)
+        options = parse(words)
         for name, value in vars(options).items():
             if isinstance(value, Path):
                 setattr(options, name, value.expanduser())
@@ -39,7 +39,8 @@ def main(argv: list[str] | None = None) -> int:
         progress.say(f"error: {failed}")
         return 1
     except StopRequestedError as stop:
-        progress.say(f"{stop}; the same command goes on where it stopped")
+        again = "goes on where it stopped" if words[0] == "fit" else "begins anew"
+        progress.say(f"{str(stop).split(';')[0]}; the same command {again}")
         return 128 + stop.number
     return 0
 

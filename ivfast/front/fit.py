@@ -17,10 +17,13 @@ from ivfast.front.aside import NAME, remember, set_aside, write_run_files
 from ivfast.front.sizes import choose_backend, choose_metric, choose_nlist
 from ivfast.index.load import load
 from ivfast.index.model import TO_CALLERS, WHOLE, TrainedModel
+from ivfast.network.backend import load_search
 from ivfast.runtime.checkpoint import checkpoints_in
 from ivfast.runtime.config import BACKENDS, Config, check
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.progress import Progress, silent
+from ivfast.start.descent import Means, check_descent
+from ivfast.start.neighbors import LIMITS
 from ivfast.train.schedule import auto_warmup
 
 LR = 2e-3  # a good peak on every set that was tried
@@ -88,6 +91,8 @@ def _fit(folder: Path, base: np.ndarray, query: np.ndarray | None, settings: Set
     config, given = make_config(folder, points, settings)
     check(config)
     refuse_other_base(folder, points)
+    if len(points) > LIMITS.exact_learn:
+        check_descent(points.vectors, Means(search=load_search(config.backend, config.gpu)))
     write_run_files(folder, points, aside, asked, shown)
     train_centers(config, shown, given)
     facts = {"base_digest": points.vectors.digest, "n": len(points), "copies": settings.copies}
