@@ -8,7 +8,7 @@ import numpy as np
 from ivfast.data.exact import nearest_among
 from ivfast.data.formats.convert import write_rows
 from ivfast.data.vectors import Points, open_vectors, rows_per_block
-from ivfast.index.build import CALIBRATED_ON, MOST_OF_BASE
+from ivfast.index.build import n_aside
 from ivfast.method import COUNTED
 from ivfast.runtime.draws import generator
 from ivfast.runtime.files import save_array, save_json
@@ -32,7 +32,7 @@ class Aside(NamedTuple):
 
 def set_aside(n: int, seed: int, *, test: bool) -> Aside:
     """Draw up to 2,000 rows to calibrate on, and as many for a test, each at most a twentieth of all."""
-    wanted = max(1, min(CALIBRATED_ON, n // MOST_OF_BASE))
+    wanted = n_aside(n)
     drawn = generator(seed, 0, "sample", PART).choice(n, wanted * (2 if test else 1), replace=False)
     return Aside(np.sort(drawn[:wanted]), np.sort(drawn[wanted:]))
 

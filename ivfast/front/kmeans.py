@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ivfast.data.exact import flat_index
+from ivfast.data.exact import searcher
 from ivfast.front.fit import fit
 from ivfast.index.model import TrainedModel
 from ivfast.runtime.errors import UserError
@@ -59,7 +59,6 @@ class Kmeans:
         """
         if self.centroids is None:
             raise UserError("Kmeans: nothing is trained yet; call train(x) first")
-        index = flat_index(self.d, "IP" if self.spherical else "L2")
-        index.add(self.centroids)
-        distances, centers = index.search(np.ascontiguousarray(x, dtype=np.float32), 1)
+        find = searcher(self.centroids, "IP" if self.spherical else "L2")
+        distances, centers = find(np.ascontiguousarray(x, dtype=np.float32), 1)
         return distances[:, 0], centers[:, 0]

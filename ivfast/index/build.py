@@ -67,11 +67,14 @@ def build_index(model: Placing, base: Points, wishes: Wishes, progress: Progress
     )  # fmt: skip
 
 
+def n_aside(n: int) -> int:
+    """How many of n vectors stand for queries."""
+    return max(1, min(CALIBRATED_ON, n // MOST_OF_BASE))
+
+
 def draw_aside(n: int, seed: int) -> np.ndarray:
     """Rows of base that stand for queries, ascending."""
-    return np.sort(
-        generator(seed, 0, "sample", ASIDE_PART).choice(n, max(1, min(CALIBRATED_ON, n // MOST_OF_BASE)), replace=False)
-    )
+    return np.sort(generator(seed, 0, "sample", ASIDE_PART).choice(n, n_aside(n), replace=False))
 
 
 def exact_answers(base: Points, rows: np.ndarray, progress: Progress, most_k: int = MOST_K) -> Answers:

@@ -1,7 +1,6 @@
 """An index on disk: index.faiss, which plain FAISS reads, and beside it what searching by recall and adding take."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 from ivfast.index.calibration import Calibration
 from ivfast.index.fill import on_disk
 from ivfast.runtime.errors import UserError
-from ivfast.runtime.files import file_hash, save_tensors, write_beside
+from ivfast.runtime.files import copy_beside, file_hash, save_tensors, write_beside
 
 SCHEMA = 1
 FAISS_NAME, BESIDE_NAME, LISTS_NAME = "index.faiss", "index.safetensors", "index.ivfdata"
@@ -46,7 +45,7 @@ def save_index(folder: Path, parts: Parts) -> None:
     if (lists := on_disk(faiss_index)) is not None:
         source = Path(lists.filename)
         if (target := folder / source.name).resolve() != source.resolve():
-            write_beside(target, lambda beside: _copy(source, beside))
+            copy_beside(source, target)
     write_beside(folder / FAISS_NAME, lambda beside: _write(faiss_index, beside))
     facts = parts.about | {"schema": SCHEMA, "width": calibration.width, "faiss_sha256": file_hash(folder / FAISS_NAME)}
     save_tensors(folder / BESIDE_NAME, arrays, {"ivfast_index": json.dumps(facts, sort_keys=True)})
@@ -84,7 +83,3 @@ def _write(index: faiss.IndexIVF, path: Path) -> None:
         faiss.write_index(index, str(path))
     except RuntimeError as problem:  # all that FAISS says of a disk
         raise OSError(str(problem).strip().splitlines()[-1][:200]) from None
-
-
-def _copy(source: Path, target: Path) -> None:
-    shutil.copyfile(source, target)

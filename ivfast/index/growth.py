@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import faiss
 import numpy as np
 
+from ivfast.data.exact import without_self
 from ivfast.index.fill import add_entries, on_disk
 from ivfast.index.index import SearchedIndex, whole_numbers
 from ivfast.index.place import RANKS, Askers
@@ -190,7 +191,7 @@ def _by_list(pairs: np.ndarray) -> Iterator[tuple[int, slice]]:
 
 def _vector(index: faiss.IndexIVF, pair: int) -> np.ndarray:
     x = np.empty(index.d, dtype=np.float32)
-    index.reconstruct_from_offset(pair >> 32, pair & 0xFFFFFFFF, faiss.swig_ptr(x))
+    index.reconstruct_from_offset(pair >> 32, pair & LOWER, faiss.swig_ptr(x))
     return x
 
 
@@ -234,36 +235,27 @@ def measure_drift(index: SearchedIndex, recall: float, k: int = 10) -> Drift:
     x, k = _vectors_of(index, sample), min(k, len(ids) - 1)
     everything = index.prober.rank(x, index.model.nlist, index.shares)
     exact = search_distinct(index.faiss_index, x, k + 1, everything.buckets, everything.distances, index.copies)[1]
-    nearest = _without(exact, sample, k)
-    threshold = index.threshold(k, recall, None, None)
-    candidates = index.candidates(x, threshold)
-    found = _without(index.search_chosen(candidates, threshold, x, k + 1)[1], sample, k)
-    probed = candidates.gains > threshold
-    scanned = float(index.shares[candidates.buckets[probed]].sum() / len(x))
-    expected = index.calibration.predicted(threshold, k)[1]
-    reached = float((found[:, :, None] == nearest[:, None, :]).any(axis=1).mean())
-    worse = reached < recall - LOSS or scanned > GROWTH * expected or index.imbalance > GROWTH * index.imbalance_built
-    return Drift(len(added), recall, reached, expected, scanned, index.imbalance_built, index.imbalance, worse)
-
-
-def _without(ids: np.ndarray, own: np.ndarray, k: int) -> np.ndarray:
-    """The first k different ids of each row other than its own. (n, k) int64, -2 where there are fewer"""
-    found = np.full((len(ids), k), -2, dtype=np.int64)
-    for row, (near, itself) in enumerate(zip(ids.tolist(), own.tolist(), strict=True)):
-        different = [number for number in dict.fromkeys(near) if number not in (itself, -1)][:k]
-        found[row, : len(different)] = different
-    return found
+    one = index.reached(index.threshold(k, recall, None, None), x, k, recall, without_self(exact, sample), sample)
+    expected = one.expected.scanned
+    worse = (
+        one.recall < recall - LOSS
+        or one.scanned > GROWTH * expected
+        or index.imbalance > GROWTH * index.imbalance_built
+    )
+    return Drift(len(added), recall, one.recall, expected, one.scanned, index.imbalance_built, index.imbalance, worse)
 
 
 def _vectors_of(index: SearchedIndex, ids: np.ndarray) -> np.ndarray:
     """The vectors of some ids, as their codes have them. ids ascending; returns (n, dim) float32"""
     lists = index.faiss_index.invlists
     assert lists is not None
-    x = np.empty((len(ids), index.model.dim), dtype=np.float32)
+    pairs = np.empty(len(ids), dtype=np.int64)
     for i, size in enumerate(index.sizes):
-        if not size:
-            continue
-        here = faiss.rev_swig_ptr(lists.get_ids(i), int(size))
-        for offset in np.flatnonzero(np.isin(here, ids)):
-            x[np.searchsorted(ids, here[offset])] = _vector(index.faiss_index, i << 32 | int(offset))
+        if size:
+            here = faiss.rev_swig_ptr(lists.get_ids(i), int(size))
+            offsets = np.flatnonzero(np.isin(here, ids))
+            pairs[np.searchsorted(ids, here[offsets])] = (i << 32) + offsets
+    order = np.argsort(pairs)
+    x = np.empty((len(ids), index.model.dim), dtype=np.float32)
+    x[order] = _vectors_at(index.faiss_index, pairs[order])
     return x

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import faiss
 import numpy as np
 
+from ivfast.data.exact import without_self
 from ivfast.index.calibration import Calibration
 from ivfast.index.files import Parts, ProbesUse, save_index
 from ivfast.index.fill import sizes_of
@@ -153,18 +154,18 @@ class SearchedIndex:
         for recall in recalls:
             if recall > self.calibration.best(k):
                 continue
-            found.append(self._reached(self.threshold(k, recall, None, None), x, k, recall, answers, without))
+            found.append(self.reached(self.threshold(k, recall, None, None), x, k, recall, answers, without))
         return found
 
-    def _reached(
+    def reached(
         self, threshold: float, x: np.ndarray, k: int, asked: float, gt: np.ndarray,
         without: np.ndarray | None,
     ) -> Reached:  # fmt: skip
+        """What a search above a threshold finds and scans. x: (n, dim), as stored; the rest as `evaluate` has it."""
         ranked = self.candidates(x, threshold)
         ids = self.search_chosen(ranked, threshold, x, k + (without is not None))[1]
         if without is not None:
-            order = np.argsort(ids == without[:, None], axis=1, kind="stable")
-            ids = np.take_along_axis(ids, order, axis=1)[:, :k]
+            ids = without_self(ids, without)
         probed = ranked.gains > threshold
         return Reached(
             asked=asked,

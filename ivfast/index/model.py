@@ -1,8 +1,7 @@
 """The trained model of a finished run: its centers, what ranks buckets, and where a base is stored."""
 
 import json
-import shutil
-from functools import cached_property, partial
+from functools import cached_property
 from numbers import Integral
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +21,7 @@ from ivfast.route.distances import log_softmax, top
 from ivfast.route.routers import Router, centers_router
 from ivfast.route.tiles import LogitTiles
 from ivfast.runtime.errors import UserError
-from ivfast.runtime.files import write_beside
+from ivfast.runtime.files import copy_beside
 from ivfast.runtime.progress import Progress, silent
 from ivfast.start.descent import Means
 from ivfast.store.dcnet_file import Model, model_router
@@ -173,7 +172,7 @@ class TrainedModel:
             if not source.is_file() and name != "fit.json":
                 raise UserError(f"{source} is gone, so that the model can't be saved; save it before, or fit again")
             if source.is_file() and source.resolve() != (target / name).resolve():
-                write_beside(target / name, partial(_copy, source))
+                copy_beside(source, target / name)
 
     def prober(self) -> Prober:
         """What ranks buckets by the centers, for searching an index."""
@@ -271,7 +270,3 @@ class TrainedModel:
                 "above 0; convert them with .astype('float32'), or hand over vectors of the run's dim"
             )
         return vectors
-
-
-def _copy(source: Path, target: Path) -> None:
-    shutil.copyfile(source, target)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import faiss
 import numpy as np
 
-from ivfast.data.exact import flat_index
+from ivfast.data.exact import searcher
 from ivfast.data.vectors import Space
 from ivfast.method import NEAR
 
@@ -29,8 +29,7 @@ class Prober:
     def __init__(self, centers: np.ndarray, space: Space, delta_floor: float, k: float, probing_t: float) -> None:
         self.space, self.delta_floor, self.k, self.probing_t = space, delta_floor, k, probing_t
         self.nlist = len(centers)
-        self._quantizer = flat_index(centers.shape[1], space.metric)
-        self._quantizer.add(np.ascontiguousarray(space.inside(centers)))
+        self._search = searcher(np.ascontiguousarray(space.inside(centers)), space.metric)
 
     def rank(self, rows: np.ndarray, width: int, shares: np.ndarray) -> Candidates:
         """The nearest buckets, and what probing each brings beside its cost.
@@ -47,7 +46,7 @@ class Prober:
         shares: (nlist,) float64, entries over n
         """
         x = self.space.inside(rows)
-        distances, buckets = self._quantizer.search(x, min(max(width, IN_SOFTMAX), self.nlist))
+        distances, buckets = self._search(x, min(max(width, IN_SOFTMAX), self.nlist))
         d2 = np.maximum(2 - 2 * distances if self.space.metric == "IP" else distances, 0)
         delta = np.maximum(d2[:, :NEAR].mean(axis=1, keepdims=True), self.delta_floor)
         z = (d2[:, :1] - d2) * (np.float32(self.k / self.probing_t) / delta)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,15 @@ def remove_leftovers(folder: Path) -> None:
     for path in folder.rglob(".*.*"):
         if BESIDE.fullmatch(path.name):
             _remove(path)
+
+
+def copy_beside(source: Path, path: Path) -> None:
+    """Write a copy of a file."""
+
+    def write(beside: Path) -> None:
+        shutil.copyfile(source, beside)
+
+    write_beside(path, write)
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
