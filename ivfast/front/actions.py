@@ -35,7 +35,7 @@ def fit(options: argparse.Namespace, progress: Progress) -> None:
     base = open_file(options.base, folder, options.column, progress)
     try_kind(options.kind, base.shape[1])
     query = open_query(options.query, folder, progress) if options.query else None
-    names = ("nlist", "metric", "normalize", "backend", "gpu", "seed", "epochs", "lr", "param_list")
+    names = ("nlist", "metric", "normalize", "start", "backend", "gpu", "seed", "epochs", "lr", "param_list")
     given = {name: value for name in names if (value := getattr(options, name)) is not None}
     model = fit_model(base, save_path=folder, copies=options.percents, query=query, progress=progress, **given)
     made = model.index(base, options.percents, options.kind, lists_file(folder, base, options.percents), progress)
@@ -102,7 +102,7 @@ def refuse_grown(folder: Path) -> None:
         if made.next_id > made.n_built:
             raise UserError(
                 f"--save_path {folder}: vectors were added to its index after it was made, which another fit would "
-                "lose; choose another --save_path"
+                f"lose; choose another --save_path, where --start {folder} begins at the centers of this one"
             )
 
 

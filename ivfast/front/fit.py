@@ -4,6 +4,7 @@ import json
 import shutil
 import weakref
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from ivfast.commands import train_centers
 from ivfast.data.cleaning import Cleaning, scan
 from ivfast.data.vectors import FLOATS, Points, Vectors, measure_space
 from ivfast.front.aside import NAME, remember, set_aside, write_run_files
+from ivfast.front.given import Given, Start, open_given
 from ivfast.front.sizes import choose_backend, choose_metric, choose_nlist
 from ivfast.index.load import load
 from ivfast.index.model import TO_CALLERS, WHOLE, TrainedModel
@@ -21,6 +23,7 @@ from ivfast.network.backend import load_search
 from ivfast.runtime.checkpoint import checkpoints_in
 from ivfast.runtime.config import BACKENDS, Config, check
 from ivfast.runtime.errors import UserError
+from ivfast.runtime.files import save_array
 from ivfast.runtime.progress import Progress, silent
 from ivfast.start.descent import Means, check_descent
 from ivfast.start.neighbors import LIMITS
@@ -40,13 +43,15 @@ class Settings(NamedTuple):
     backend: str | None = None
     gpu: int = -1
     seed: int = 1
+    start: Start | None = None
     more: dict[str, Any] | None = None  # further settings by the names of run_dcnet.py's flags
 
 
 def fit(
     base: np.ndarray, nlist: int | None = None, *, metric: str | None = None, copies: float = 0.8,
     query: np.ndarray | None = None, save_path: Path | str | None = None, normalize: bool = False,
-    backend: str | None = None, gpu: int = -1, seed: int = 1, progress: Progress | None = None, **more: Any,
+    start: Start | None = None, backend: str | None = None, gpu: int = -1, seed: int = 1,
+    progress: Progress | None = None, **more: Any,
 ) -> TrainedModel:  # fmt: skip
     """Train the centers of an index of base, in-sample.
 
@@ -61,6 +66,8 @@ def fit(
     save_path: folder of all that is written, kept; a call that was interrupted goes on there. None: a temporary one,
         until `model.save`
     normalize: divide rows by their norms first, under IP
+    start: where training starts instead of k-means, for a base that has grown: an earlier model, the folder of a fit
+        or run, an .npy of centers, or (nlist, dim) floats; nlist and metric are its own
     backend: jax or torch; None: what is installed; gpu: -1 is the CPU
     more: further settings by the names of run_dcnet.py's flags: epochs, lr, ftopk, param_list, use_amp, ..
     raises: UserError on input that cannot be right
@@ -70,7 +77,7 @@ def fit(
     (16, 16)
     """
     folder = Path(mkdtemp(prefix="ivfast_")) if save_path is None else Path(save_path).expanduser()
-    settings = Settings(nlist, metric, copies, normalize, backend, gpu, seed, more)
+    settings = Settings(nlist, metric, copies, normalize, backend, gpu, seed, start, more)
     try:
         model = _fit(folder, base, query, settings, progress or silent())
     except BaseException:
@@ -83,23 +90,45 @@ def fit(
 
 
 def _fit(folder: Path, base: np.ndarray, query: np.ndarray | None, settings: Settings, shown: Progress) -> TrainedModel:
+    given = None if settings.start is None else open_given(settings.start)
+    if given:
+        settings = as_started(given, settings)
     points = admit(as_floats(base, "base"), settings, shown)
+    if given:
+        given.check(points)
     asked = None if query is None else as_floats(query, "query")
     aside = set_aside(len(points), settings.seed, test=query is None)
     if asked is not None:
         asked = check_queries(asked, points, normalize=settings.normalize)
-    config, given = make_config(folder, points, settings)
+    config, chosen = make_config(folder, points, settings)
+    if given:
+        config = replace(config, start=folder / NAME / "start.npy")
     check(config)
     refuse_other_base(folder, points)
     if len(points) > LIMITS.exact_learn:
         check_descent(points.vectors, Means(search=load_search(config.backend, config.gpu)))
     write_run_files(folder, points, aside, asked, shown)
-    train_centers(config, shown, given)
+    if given:
+        save_array(folder / NAME / "start.npy", given.centers)
+    train_centers(config, shown, chosen)
     facts = {"base_digest": points.vectors.digest, "n": len(points), "copies": settings.copies}
     remember(folder, aside, facts)
     model = load(config.save_path, config.backend, settings.gpu)
     model.trained_on = points.vectors.rows
     return model
+
+
+def as_started(given: Given, settings: Settings) -> Settings:
+    """Settings with the number of buckets and the metric of the start.
+
+    raises: UserError where others were asked for
+    """
+    nlist, metric = len(given.centers), given.metric
+    if settings.nlist not in (None, nlist):
+        raise UserError(f"nlist {settings.nlist}: {given.name} has {nlist} centers; leave nlist out")
+    if settings.metric not in (None, metric) and metric is not None:
+        raise UserError(f"metric {settings.metric}: {given.name} was trained for {metric}; leave metric out")
+    return settings._replace(nlist=nlist, metric=metric or settings.metric)
 
 
 def refuse_other_base(folder: Path, base: Points) -> None:
@@ -165,7 +194,18 @@ def admit(rows: np.ndarray, settings: Settings, progress: Progress) -> Points:
 def make_config(folder: Path, base: Points, settings: Settings) -> tuple[Config, Iterable[str]]:
     """The settings of the training run, and the names of those that were chosen."""
     more = dict(settings.more or {})
-    own = {"save_path", "data_path", "data_name", "learn_name", "percents", "resume", "eval", "ai_center", "dry_run"}
+    own = {
+        "save_path",
+        "data_path",
+        "data_name",
+        "learn_name",
+        "percents",
+        "resume",
+        "eval",
+        "ai_center",
+        "dry_run",
+        "start",
+    }
     if unknown := sorted(set(more) - (set(Config.__dataclass_fields__) - own)):
         raise UserError(f"{unknown[0]}: not a setting of fit; expected its own, or the name of a flag of run_dcnet.py")
     if settings.backend not in (None, *BACKENDS):
