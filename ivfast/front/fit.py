@@ -90,27 +90,27 @@ def fit(
 
 
 def _fit(folder: Path, base: np.ndarray, query: np.ndarray | None, settings: Settings, shown: Progress) -> TrainedModel:
-    given = None if settings.start is None else open_given(settings.start)
-    if given:
-        settings = as_started(given, settings)
+    start = None if settings.start is None else open_given(settings.start)
+    if start:
+        settings = as_started(start, settings)
     points = admit(as_floats(base, "base"), settings, shown)
-    if given:
-        given.check(points)
+    if start:
+        start.check(points)
     asked = None if query is None else as_floats(query, "query")
     aside = set_aside(len(points), settings.seed, test=query is None)
     if asked is not None:
         asked = check_queries(asked, points, normalize=settings.normalize)
-    config, chosen = make_config(folder, points, settings)
-    if given:
+    config, given = make_config(folder, points, settings)
+    if start:
         config = replace(config, start=folder / NAME / "start.npy")
     check(config)
     refuse_other_base(folder, points)
     if len(points) > LIMITS.exact_learn:
         check_descent(points.vectors, Means(search=load_search(config.backend, config.gpu)))
     write_run_files(folder, points, aside, asked, shown)
-    if given:
-        save_array(folder / NAME / "start.npy", given.centers)
-    train_centers(config, shown, chosen)
+    if start:
+        save_array(folder / NAME / "start.npy", start.centers)
+    train_centers(config, shown, given)
     facts = {"base_digest": points.vectors.digest, "n": len(points), "copies": settings.copies}
     remember(folder, aside, facts)
     model = load(config.save_path, config.backend, settings.gpu)
@@ -118,16 +118,16 @@ def _fit(folder: Path, base: np.ndarray, query: np.ndarray | None, settings: Set
     return model
 
 
-def as_started(given: Given, settings: Settings) -> Settings:
+def as_started(start: Given, settings: Settings) -> Settings:
     """Settings with the number of buckets and the metric of the start.
 
     raises: UserError where others were asked for
     """
-    nlist, metric = len(given.centers), given.metric
+    nlist, metric = len(start.centers), start.metric
     if settings.nlist not in (None, nlist):
-        raise UserError(f"nlist {settings.nlist}: {given.name} has {nlist} centers; leave nlist out")
-    if settings.metric not in (None, metric) and metric is not None:
-        raise UserError(f"metric {settings.metric}: {given.name} was trained for {metric}; leave metric out")
+        raise UserError(f"nlist {settings.nlist}: {start.name} has {nlist} centers; leave nlist out")
+    if metric and settings.metric not in (None, metric):
+        raise UserError(f"metric {settings.metric}: {start.name} was trained for {metric}; leave metric out")
     return settings._replace(nlist=nlist, metric=metric or settings.metric)
 
 
