@@ -15,10 +15,12 @@ import ivfast
 from ivfast.choose.judgement import Curves, nprobe_grid
 from ivfast.data.synthetic import make_faces
 from ivfast.front.command_line import main as ivfast_main
+from ivfast.front.given import open_given
 from ivfast.runtime.command_line import parse
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.progress import silent
 from ivfast.train import epochs as training
+from ivfast.train.given import digest_of
 from ivfast.train.run import Run, start_run
 from run_dcnet import main
 from tests.runs import flags, make_data, outputs
@@ -247,12 +249,14 @@ def test_a_model_of_two_thirds_is_trained_again_on_all_and_scans_no_more_than_km
 def test_a_start_is_a_model_a_folder_a_file_or_an_array(
     base: np.ndarray, first: ivfast.TrainedModel, tmp_path: Path
 ) -> None:
-    folder = first.folder
-    for i, start in enumerate((first, folder, str(folder / "ivfast.npy"), first.centers.astype(np.float64))):
-        out = tmp_path / str(i)
-        ivfast.fit(base, start=start, epochs=0, save_path=out, backend="jax", metric="IP")
-        assert (out / "ivfast.npy").read_bytes() == (tmp_path / "0" / "ivfast.npy").read_bytes()
-    np.testing.assert_allclose(np.load(tmp_path / "0" / "ivfast.npy"), first.centers, atol=1e-6)
+    file = str(first.folder / "ivfast.npy")
+    for start, metric in ((first, "IP"), (first.folder, "IP"), (file, "IP"), (first.centers.astype(np.float64), None)):
+        given = open_given(start)
+        np.testing.assert_array_equal(given.centers, first.centers)
+        assert (given.centers.dtype, given.metric) == (np.float32, metric)
+    ivfast.fit(base, start=first, epochs=0, save_path=tmp_path, backend="jax")
+    np.testing.assert_array_equal(np.load(tmp_path / "data" / "start.npy"), first.centers)
+    assert about(tmp_path)["start"] == digest_of(first.centers)
 
 
 @pytest.mark.parametrize(
