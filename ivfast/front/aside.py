@@ -11,7 +11,7 @@ from ivfast.data.vectors import Points, open_vectors, rows_per_block
 from ivfast.index.build import n_aside
 from ivfast.method import COUNTED
 from ivfast.runtime.draws import generator
-from ivfast.runtime.files import save_array, save_json
+from ivfast.runtime.files import save_array
 from ivfast.runtime.progress import Progress
 
 NAME = "data"  # of the evaluation set, below save_path
@@ -56,9 +56,3 @@ def write_run_files(folder: Path, base: Points, aside: Aside, query: np.ndarray 
     with progress.bar("exact answers", len(points)) as bar:
         near = nearest_among(base.space.inside(rows), points, np.arange(len(points)), COUNTED, bar)[1]
     save_array(folder / "gt.npy", near)
-
-
-def remember(folder: Path, aside: Aside, facts: dict[str, object]) -> None:
-    """Write which rows were set aside, and of which base."""
-    rows = {"aside": aside.calibrate.tolist(), "test": aside.test.tolist()}
-    save_json(folder / "fit.json", facts | rows)

@@ -1,6 +1,5 @@
 """The trained model of a finished run: its centers, what ranks buckets, and where a base is stored."""
 
-import json
 from functools import cached_property
 from numbers import Integral
 from pathlib import Path
@@ -9,9 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from ivfast.data.cleaning import Advice, Cleaning, scan
-from ivfast.data.vectors import FLOATS, UNIT_TOLERANCE, Points, Vectors, unit_rows
+from ivfast.data.vectors import UNIT_TOLERANCE, Points, Vectors, float_rows, unit_rows
 from ivfast.index.build import Wishes, build_index
 from ivfast.index.files import ProbesUse
+from ivfast.index.fit_file import FIT_NAME, FitFacts, read_fit
 from ivfast.index.growth import Index
 from ivfast.index.index import Reached
 from ivfast.index.place import Askers, Placer, Stored
@@ -27,8 +27,7 @@ from ivfast.start.descent import Means
 from ivfast.store.dcnet_file import Model, model_router
 from ivfast.store.records import Facts, same_copies
 
-NAMES = ("ivfast.npy", "dcnet.safetensors", "fit.json")
-WHOLE = ("uint8", "int8", "uint16", "int16")  # which float32 holds exactly
+NAMES = ("ivfast.npy", "dcnet.safetensors", FIT_NAME)
 TO_CALLERS = Advice("leave them out before", "divide rows by their norms (faiss.normalize_L2)")
 
 
@@ -56,7 +55,7 @@ class TrainedModel:
     def __init__(self, centers: np.ndarray, model: Model, folder: Path, backend: str = "jax", gpu: int = -1) -> None:
         self.centers, self.metric, self.folder = centers, model.space.metric, folder
         self._model, self._backend, self._gpu = model, backend, gpu
-        self.trained_on: np.ndarray | None = None  # base, as long as the model that `ivfast.fit` returned lives
+        self.trained_on: Vectors | None = None  # base as it was checked, of a model that `ivfast.fit` returned
         self._normalize: bool = model.about["settings"]["normalize"]
         self._seed: int = model.about["settings"]["seed"]
 
@@ -134,11 +133,18 @@ class TrainedModel:
         >>> len(index), index.faiss_index.ntotal
         (2000, 3600)
         """
-        copies = self.usual_copies if copies is None else copies
-        points = self.points(base)
-        aside, test = self._aside.get(points.vectors.digest, (None, None))
         file = None if lists_file is None else Path(lists_file)
-        return build_index(self, points, Wishes(copies, kind, file, aside, test, self._seed), progress or silent())
+        return self.index_points(self.points(base), copies, kind, file, progress or silent())
+
+    def index_points(
+        self, points: Points, copies: float | None, kind: str, lists_file: Path | None, progress: Progress
+    ) -> Index:
+        """As `index`, of a base that is checked already."""
+        copies = self.usual_copies if copies is None else copies
+        fitted, aside, test = self._fitted, None, None
+        if fitted is not None and fitted.base_digest == points.vectors.digest:
+            aside, test = fitted.aside, fitted.test
+        return build_index(self, points, Wishes(copies, kind, lists_file, aside, test, self._seed), progress)
 
     def evaluate(
         self,
@@ -158,7 +164,8 @@ class TrainedModel:
         >>> model.evaluate(query, gt, base)[0].asked
         0.8
         """
-        base = self.trained_on if base is None else base
+        if base is None and self.trained_on is not None:
+            base = self.trained_on.rows
         if base is None:
             raise UserError("evaluate: a model that was loaded knows no base; hand it over as base=..")
         return self.index(base, copies).evaluate(query, gt, k)
@@ -169,7 +176,7 @@ class TrainedModel:
         target.mkdir(parents=True, exist_ok=True)
         for name in NAMES:
             source = self.folder / name
-            if not source.is_file() and name != "fit.json":
+            if not source.is_file() and name != FIT_NAME:
                 raise UserError(f"{source} is gone, so that the model can't be saved; save it before, or fit again")
             if source.is_file() and source.resolve() != (target / name).resolve():
                 copy_beside(source, target / name)
@@ -184,7 +191,7 @@ class TrainedModel:
 
         raises: UserError on another shape or type, NaN, infinity, or rows that IP can't take
         """
-        rows = self._shaped(vectors, name)
+        rows = float_rows(vectors, name, self.dim)
         rows = unit_rows(rows) if self._normalize else rows
         rows = np.ascontiguousarray(rows, dtype=np.float32)
         squares = np.einsum("ij,ij->i", rows, rows)
@@ -234,16 +241,9 @@ class TrainedModel:
         return self._centers if name == "centers" else self._net
 
     @cached_property
-    def _aside(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Rows that `ivfast fit` set aside to calibrate on and to test with, by the digest of their base."""
-        about = self.folder / "fit.json"
-        if not about.is_file():
-            return {}
-        try:
-            facts = json.loads(about.read_text(encoding="utf-8"))
-            return {facts["base_digest"]: (np.array(facts["aside"], np.int64), np.array(facts["test"], np.int64))}
-        except (OSError, ValueError, LookupError, TypeError) as problem:
-            raise UserError(f"{about} cannot be read ({problem}); remove it: other rows are drawn then") from None
+    def _fitted(self) -> FitFacts | None:
+        """What `ivfast fit` remembers of its base; None after another run."""
+        return read_fit(self.folder)
 
     @cached_property
     def _centers(self) -> Router:
@@ -257,16 +257,10 @@ class TrainedModel:
 
     def points(self, vectors: np.ndarray) -> Points:
         """Check what a caller hands over as a run checks its base."""
-        raw = Vectors("vectors", Path("(array)"), self._shaped(vectors, "vectors"))
+        raw = Vectors("vectors", Path("(array)"), float_rows(vectors, "vectors", self.dim))
         return Points(scan(raw, self.metric, silent(), Cleaning(self._normalize), TO_CALLERS), self._model.space)
 
-    def _shaped(self, vectors: np.ndarray, name: str) -> np.ndarray:
-        vectors = np.asarray(vectors)
-        if vectors.dtype.name in WHOLE:
-            vectors = vectors.astype(np.float32)
-        if vectors.ndim != 2 or vectors.shape[1] != self.dim or not len(vectors) or vectors.dtype.name not in FLOATS:
-            raise UserError(
-                f"{name}: found {vectors.dtype} of shape {vectors.shape}, expected floats, (n, {self.dim}) with n "
-                "above 0; convert them with .astype('float32'), or hand over vectors of the run's dim"
-            )
-        return vectors
+    def points_trained_on(self) -> Points:
+        """Base of the fit that has just returned this model, as it was checked there."""
+        assert self.trained_on is not None
+        return Points(self.trained_on, self._model.space)
