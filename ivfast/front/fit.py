@@ -12,9 +12,9 @@ import numpy as np
 from ivfast.commands import train_centers
 from ivfast.data.cleaning import Cleaning, scan
 from ivfast.data.vectors import Points, Vectors, float_rows, measure_space
-from ivfast.front.aside import NAME, set_aside, write_run_files
+from ivfast.front.aside import set_aside, write_run_files
 from ivfast.front.sizes import choose_backend, choose_metric, choose_nlist
-from ivfast.index.fit_file import FitFacts, read_fit, save_fit
+from ivfast.index.fit_file import DATA_NAME, FitFacts, read_fit, save_fit
 from ivfast.index.load import load
 from ivfast.index.model import TO_CALLERS, TrainedModel
 from ivfast.network.backend import load_search
@@ -150,7 +150,7 @@ def make_config(folder: Path, base: Points, settings: Settings) -> tuple[Config,
         values = {"warmup": min(auto_warmup(Config.warmup, n_epochs), max(n_epochs - 1, 0))} | values
     copies = tuple(dict.fromkeys((0.0, settings.copies)))
     config = Config(
-        save_path=folder, data_path=folder, data_name=NAME, learn_name=f"{NAME}/base", percents=copies,
+        save_path=folder, data_path=folder, data_name=DATA_NAME, learn_name=f"{DATA_NAME}/base", percents=copies,
         metric=base.metric, nlist=nlist, backend=settings.backend or choose_backend(), gpu=settings.gpu,
         seed=settings.seed, normalize=settings.normalize, resume=bool(checkpoints_in(folder)), **values,
     )  # fmt: skip

@@ -10,6 +10,7 @@ from ivfast.runtime.errors import UserError
 from ivfast.runtime.files import save_json
 
 FIT_NAME = "fit.json"
+DATA_NAME = "data"  # of the folder beside it: the arrays of the training run
 
 
 class FitFacts(NamedTuple):

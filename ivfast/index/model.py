@@ -1,5 +1,6 @@
 """The trained model of a finished run: its centers, what ranks buckets, and where a base is stored."""
 
+from dataclasses import replace
 from functools import cached_property
 from numbers import Integral
 from pathlib import Path
@@ -8,10 +9,10 @@ from typing import NamedTuple
 import numpy as np
 
 from ivfast.data.cleaning import Advice, Cleaning, scan
-from ivfast.data.vectors import UNIT_TOLERANCE, Points, Vectors, float_rows, unit_rows
+from ivfast.data.vectors import UNIT_TOLERANCE, Points, Vectors, float_rows, open_vectors, unit_rows
 from ivfast.index.build import Wishes, build_index
 from ivfast.index.files import ProbesUse
-from ivfast.index.fit_file import FIT_NAME, FitFacts, read_fit
+from ivfast.index.fit_file import DATA_NAME, FIT_NAME, FitFacts, read_fit
 from ivfast.index.growth import Index
 from ivfast.index.index import Reached
 from ivfast.index.place import Askers, Placer, Stored
@@ -24,6 +25,8 @@ from ivfast.runtime.errors import UserError
 from ivfast.runtime.files import copy_beside
 from ivfast.runtime.progress import Progress, silent
 from ivfast.start.descent import Means
+from ivfast.start.extend import Part
+from ivfast.start.neighbors import LIMITS
 from ivfast.store.dcnet_file import Model, model_router
 from ivfast.store.records import Facts, same_copies
 
@@ -208,7 +211,9 @@ class TrainedModel:
     def place_points(self, points: Points, copies: float, aside: np.ndarray, progress: Progress) -> Stored:
         """Where the vectors of a base go. aside: rows that are stored, but don't count as asking for others"""
         means = Means(search=load_search(self._backend, self._gpu))
-        return self._placer(copies).place_all(points, copies, aside, means, progress)
+        # an accelerator's exact search of all of them is as fast
+        part = self._part_of(points) if means.exact(len(points)) is None else None
+        return self._placer(copies).place_all(points, copies, aside, means, progress, part)
 
     def place_new(self, rows: np.ndarray, copies: float, askers: Askers, use: ProbesUse) -> np.ndarray:
         """Where vectors go that come later. rows: (n, dim) float32, as stored; returns (n, width) int32, -1: none"""
@@ -244,6 +249,17 @@ class TrainedModel:
     def _fitted(self) -> FitFacts | None:
         """What `ivfast fit` remembers of its base; None after another run."""
         return read_fit(self.folder)
+
+    def _part_of(self, points: Points) -> Part | None:
+        """Of the base of the fit that has just returned this model those rows that trained: their graph is known."""
+        if points.vectors is not self.trained_on or self._fitted is None:
+            return None
+        rows = np.setdiff1d(np.arange(len(points)), np.union1d(self._fitted.aside, self._fitted.test))
+        if len(rows) <= LIMITS.exact_learn:
+            return None
+        learn = open_vectors(self.folder / DATA_NAME / "base.npy", "learn", self.dim)
+        learn = replace(learn, digest=self._model.about["learn"]["hash"], normalize=self._normalize)
+        return Part(Points(learn, self._model.space), rows, self.folder / "cache")
 
     @cached_property
     def _centers(self) -> Router:
