@@ -220,8 +220,11 @@ class TestFit:
         index = ivfast.load_index(out)
         index.add(make_rows(10, 3, "L2"))
         index.save(out)
-        assert main(["fit", str(tmp_path / "other.npy"), "--save_path", str(out)]) == 2
-        assert "vectors were added to its index" in capsys.readouterr().err
+        grown = (out / "index.faiss").read_bytes()
+        for words in (["fit", str(tmp_path / "other.npy"), "--save_path"], ["index"]):
+            assert main([*words, str(out), *([str(tmp_path / "other.npy")] if words == ["index"] else [])]) == 2
+            assert "vectors were added to its index" in capsys.readouterr().err
+        assert (out / "index.faiss").read_bytes() == grown
 
     def test_what_would_fail_later_is_refused_first(
         self, fitted: Callable[[], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]

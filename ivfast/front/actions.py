@@ -32,7 +32,7 @@ OF_MEMORY = 0.5  # of the machine's memory that lists in memory may take
 def fit(options: argparse.Namespace, progress: Progress) -> None:
     """Train, index, evaluate, tell."""
     folder = folder_of(options)
-    refuse_grown(folder)
+    refuse_grown(folder, "--save_path")
     base = open_file(options.base, folder, options.column, progress)
     try_kind(options.kind, base.shape[1])
     query = open_query(options.query, folder, progress) if options.query else None
@@ -52,6 +52,7 @@ def fit(options: argparse.Namespace, progress: Progress) -> None:
 def index(options: argparse.Namespace, progress: Progress) -> None:
     """Store another base, or the same in another way."""
     folder = options.out or options.save_path
+    refuse_grown(folder, "--out")
     model, base = load(options.save_path), open_file(options.base, folder, options.column, progress)
     try_kind(options.kind, base.shape[1])
     folder.mkdir(parents=True, exist_ok=True)
@@ -98,15 +99,15 @@ def folder_of(options: argparse.Namespace) -> Path:
     return Path(f"{base.stem if base.is_file() else base.name}_ivfast")
 
 
-def refuse_grown(folder: Path) -> None:
-    """raises: UserError where the folder holds an index that has grown: fitting anew would lose what was added"""
+def refuse_grown(folder: Path, flag: str) -> None:
+    """raises: UserError where the folder holds an index that has grown: writing it anew would lose what was added"""
     if not (folder / FAISS_NAME).is_file():
         return
     fitted = read_fit(folder)
     if was_added_to(folder, None if fitted is None else fitted.n):
         raise UserError(
-            f"--save_path {folder}: vectors were added to its index after it was made, which another fit would lose; "
-            "choose another --save_path"
+            f"{folder}: vectors were added to its index after it was made, which would be lost if it were written "
+            f"anew; choose another {flag}, or remove {FAISS_NAME} if they are in base now"
         )
 
 
