@@ -1,6 +1,5 @@
 """From vectors to a trained model in one call: sizes chosen, queries set aside, trained, remembered."""
 
-import json
 import shutil
 import weakref
 from collections.abc import Iterable
@@ -13,12 +12,13 @@ import numpy as np
 
 from ivfast.commands import train_centers
 from ivfast.data.cleaning import Cleaning, scan
-from ivfast.data.vectors import FLOATS, Points, Vectors, measure_space
-from ivfast.front.aside import NAME, remember, set_aside, write_run_files
+from ivfast.data.vectors import Points, Vectors, float_rows, measure_space
+from ivfast.front.aside import set_aside, write_run_files
 from ivfast.front.given import Given, Start, open_given
 from ivfast.front.sizes import choose_backend, choose_metric, choose_nlist
+from ivfast.index.fit_file import DATA_NAME, FitFacts, read_fit, save_fit
 from ivfast.index.load import load
-from ivfast.index.model import TO_CALLERS, WHOLE, TrainedModel
+from ivfast.index.model import TO_CALLERS, TrainedModel
 from ivfast.network.backend import load_search
 from ivfast.runtime.checkpoint import checkpoints_in
 from ivfast.runtime.config import BACKENDS, Config, check
@@ -93,28 +93,25 @@ def _fit(folder: Path, base: np.ndarray, query: np.ndarray | None, settings: Set
     start = None if settings.start is None else open_given(settings.start)
     if start:
         settings = as_started(start, settings)
-    points = admit(as_floats(base, "base"), settings, shown)
+    points = admit(float_rows(base, "base"), settings, shown)
     if start:
         start.check(points)
-    asked = None if query is None else as_floats(query, "query")
+    asked = None if query is None else check_queries(query, points, normalize=settings.normalize)
     aside = set_aside(len(points), settings.seed, test=query is None)
-    if asked is not None:
-        asked = check_queries(asked, points, normalize=settings.normalize)
     config, given = make_config(folder, points, settings)
     if start:
-        config = replace(config, start=folder / NAME / "start.npy")
+        config = replace(config, start=folder / DATA_NAME / "start.npy")
     check(config)
     refuse_other_base(folder, points)
     if len(points) > LIMITS.exact_learn:
         check_descent(points.vectors, Means(search=load_search(config.backend, config.gpu)))
     write_run_files(folder, points, aside, asked, shown)
     if start:
-        save_array(folder / NAME / "start.npy", start.centers)
+        save_array(folder / DATA_NAME / "start.npy", start.centers)
     train_centers(config, shown, given)
-    facts = {"base_digest": points.vectors.digest, "n": len(points), "copies": settings.copies}
-    remember(folder, aside, facts)
+    save_fit(folder, FitFacts(points.vectors.digest, len(points), settings.copies, aside.calibrate, aside.test))
     model = load(config.save_path, config.backend, settings.gpu)
-    model.trained_on = points.vectors.rows
+    model.trained_on = points.vectors
     return model
 
 
@@ -133,41 +130,18 @@ def as_started(start: Given, settings: Settings) -> Settings:
 
 def refuse_other_base(folder: Path, base: Points) -> None:
     """raises: UserError where the folder holds the work of another base, before anything in it is written"""
-    about = folder / "fit.json"
-    if not about.is_file():
-        return
-    try:
-        digest = json.loads(about.read_text(encoding="utf-8"))["base_digest"]
-    except (OSError, ValueError, LookupError, TypeError) as problem:
-        raise UserError(f"{about} cannot be read ({problem}); choose another --save_path, or remove it") from None
-    if digest != base.vectors.digest:
+    fitted = read_fit(folder)
+    if fitted is not None and fitted.base_digest != base.vectors.digest:
         raise UserError(f"--save_path {folder}: it holds what was made of another base; choose another --save_path")
 
 
 def check_queries(query: np.ndarray, base: Points, *, normalize: bool) -> np.ndarray:
     """Queries that fit base.
 
-    raises: UserError on another dim, NaN or infinity
+    raises: UserError on another dim or type, NaN or infinity
     """
-    if query.shape[1] != base.dim:
-        raise UserError(f"query: found {query.shape[1]} entries a row, expected {base.dim}, as base has; correct it")
-    raw = Vectors("query", Path("(array)"), query)
+    raw = Vectors("query", Path("(array)"), float_rows(query, "query", base.dim))
     return scan(raw, base.metric, silent(), Cleaning(normalize), TO_CALLERS).raw(slice(None))
-
-
-def as_floats(vectors: np.ndarray, name: str) -> np.ndarray:
-    """Vectors as floats: integers that float32 holds exactly are taken as such.
-
-    raises: UserError on another shape or type
-    """
-    rows = np.asarray(vectors)
-    if rows.ndim != 2 or 0 in rows.shape:
-        raise UserError(f"{name}: found shape {rows.shape}, expected (n, dim), both above 0; reshape it")
-    if rows.dtype.name in WHOLE:
-        return rows.astype(np.float32)
-    if rows.dtype.name not in FLOATS:
-        raise UserError(f"{name}: found {rows.dtype}, expected floats or small integers; use .astype('float32')")
-    return rows
 
 
 def admit(rows: np.ndarray, settings: Settings, progress: Progress) -> Points:
@@ -216,7 +190,7 @@ def make_config(folder: Path, base: Points, settings: Settings) -> tuple[Config,
         values = {"warmup": min(auto_warmup(Config.warmup, n_epochs), max(n_epochs - 1, 0))} | values
     copies = tuple(dict.fromkeys((0.0, settings.copies)))
     config = Config(
-        save_path=folder, data_path=folder, data_name=NAME, learn_name=f"{NAME}/base", percents=copies,
+        save_path=folder, data_path=folder, data_name=DATA_NAME, learn_name=f"{DATA_NAME}/base", percents=copies,
         metric=base.metric, nlist=nlist, backend=settings.backend or choose_backend(), gpu=settings.gpu,
         seed=settings.seed, normalize=settings.normalize, resume=bool(checkpoints_in(folder)), **values,
     )  # fmt: skip
