@@ -36,5 +36,6 @@ LEVELS = (0.80, 0.90, 0.95, 0.99)  # levels of recall
 COUNTED = 10  # columns of gt that count as right answers
 
 # The dynamic loss scale
-GROWTH_INTERVAL = 2000  # finite steps in a row after which it doubles
+GROWTH_INTERVAL = 2000  # finite steps in a row after which it doubles, of a run that is long enough
+GROWTHS, LEAST_INTERVAL = 20, 10  # of a shorter run a twentieth, else it would end at whatever scale it fell to
 SMALLEST_SCALE, LARGEST_SCALE = 1, 2**24  # its bounds, powers of two like all its values
