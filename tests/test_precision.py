@@ -23,7 +23,8 @@ from ivfast.runtime.command_line import parse
 from ivfast.runtime.config import check
 from run_dcnet import main
 from tests.conftest import unit_rows
-from tests.runs import flags, make_data
+from tests.runs import flags as run_flags
+from tests.runs import make_data
 
 REQUIRED = ["--save_path", "s", "--data_path", "d", "--data_name", "n", "--percents", "0", "--learn_name", "l"]
 GOAL = Goal(10.0, 3.0, 9.0, 0.3)
@@ -204,8 +205,9 @@ def test_sums_over_more_than_float16_can_count_are_float32_s(
 ) -> None:
     """float16 ends at 65,504: a batch, or the buckets of a row, are more."""
     setup = make_setup(rng, 1024.0, nlist=nlist)
-    rows, weights = (unit_rows(rng, batch, DIM)[None] for _ in range(2)), starting_weights((DIM, 12, nlist), 1)
-    chunk, use = Chunk(*rows, np.ones((1, batch), dtype=bool)), np.full(nlist, 1 / nlist)
+    x, x_pair = (unit_rows(rng, batch, DIM)[None] for _ in range(2))
+    chunk, use = Chunk(x, x_pair, np.ones((1, batch), dtype=bool)), np.full(nlist, 1 / nlist)
+    weights = starting_weights((DIM, 12, nlist), 1)
     ends = {}
     for precision in ("float32", "O2-float16"):
         found = load_backend(backend, setup, -1, precision)
@@ -270,7 +272,7 @@ def test_short_run_from_the_largest_scale_finds_what_a_float32_run_finds(tmp_pat
     data = make_data(tmp_path / "data", n_identities=260, n_query=200)
 
     def scanned(name: str, *more: str) -> dict[tuple[str, ...], float]:
-        words = flags(data, tmp_path / name, "--batch_size", "85", "--epochs", "12", "--backend", "torch", *more)
+        words = run_flags(data, tmp_path / name, "--batch_size", "85", "--epochs", "12", "--backend", "torch", *more)
         assert main(words) == 0
         results = json.loads((tmp_path / name / "evaluation.json").read_text())["results"]
         return {(r["router"], r["rule"], str(r["percent"]), r["probing"]): r["scanned_at"]["0.90"] for r in results}
