@@ -58,6 +58,7 @@ class Config:
     normalize: bool = False
     drop_bad_rows: bool = False
     dry_run: bool = False
+    ties: bool = False
 
     def __post_init__(self) -> None:
         """Take paths as text, lists for tuples, "auto", and numbers written twice, as callers write them."""
