@@ -191,6 +191,7 @@ class TestFit:
     ):
         query, base = make_rows(200, 5, "L2"), make_rows(5000, 1, "L2")
         np.save(tmp_path / "query.npy", query)
+        np.save(tmp_path / "one.npy", query[:1])
         np.save(tmp_path / "gt.npy", np.argsort(by_hand.distances(query, base), axis=1)[:, :10])
         words = ["evaluate", str(fitted()), "--query", str(tmp_path / "query.npy"), "--recall", "0.9"]
         capsys.readouterr()
@@ -199,6 +200,13 @@ class TestFit:
         assert main([*words, "--gt", str(tmp_path / "gt.npy")]) == 0
         assert capsys.readouterr().err == found
         assert "90.0 %" in found
+        assert "recall@10" in found
+        assert main([*words, "--ties", "True"]) == 0
+        assert "without ties" not in capsys.readouterr().err  # no two are equally far
+        assert main([*words[:3], str(tmp_path / "one.npy"), *words[4:]]) == 0
+        told = capsys.readouterr().err
+        assert "unknown" in told
+        assert "recall@10 is that of 1 query: how sure it is cannot be told" in told
 
     def test_index_stores_another_base_elsewhere(self, fitted: Callable[[], Path], tmp_path: Path):
         np.save(tmp_path / "more.npy", make_rows(3000, 9, "L2"))
@@ -241,6 +249,10 @@ class TestFit:
         np.save(tmp_path / "query.npy", make_rows(5, 8, "L2"))
         assert main(["evaluate", str(tmp_path / "lossy"), "--query", str(tmp_path / "query.npy")]) == 2
         assert "--gt is missing" in capsys.readouterr().err
+        np.save(tmp_path / "gt.npy", np.zeros((5, 10), dtype=int))
+        words = ["evaluate", str(tmp_path / "lossy"), "--query", str(tmp_path / "query.npy")]
+        assert main([*words, "--gt", str(tmp_path / "gt.npy"), "--ties", "True"]) == 2
+        assert "codes of kind PQ4 tell no equal distances, expected kind Flat" in capsys.readouterr().err
 
     def test_report_is_one_page_and_a_comparison_another(self, fitted: Callable[[], Path], tmp_path: Path):
         shutil.copytree(fitted(), tmp_path / "one")

@@ -131,6 +131,35 @@ def test_evaluate_says_what_a_search_reaches_and_scans(index_of: Callable[..., I
     assert one.nprobe == pytest.approx((buckets >= 0).sum() / len(query))
 
 
+@pytest.mark.parametrize("metric", ["IP", "L2"])
+def test_ties_count_where_a_vector_is_as_near_as_the_last_answer(
+    metric: str, model_of: Callable[[str], TrainedModel]
+) -> None:
+    base, query = make_rows(3000, 1, metric), make_rows(60, 3, metric)
+    base[1500:] = base[:1500]  # each vector twice: every tenth answer that is a first one has a twin
+    index = model_of(metric).index(base, 0.8)
+    wide, asked = base.astype(np.float64), query.astype(np.float64)
+    d2 = np.square(asked[:, None] - wide).sum(axis=2) if metric == "L2" else -(asked[:, None] * wide).sum(axis=2)
+    near = np.argsort(d2, axis=1, kind="stable")
+    gt = near[:, :11]
+    last = np.take_along_axis(d2, gt[:, [10]], axis=1)
+    (one,), (plain,) = (index.evaluate(query, gt, 11, (0.9,), ties=ties) for ties in (True, False))
+    ids, _ = index.search(query, 11, recall=0.9)
+    of_found = np.take_along_axis(d2, ids, axis=1)
+    right = (ids[:, :, None] == gt[:, None]).any(axis=2) | (np.abs(of_found - last) < 1e-9)
+    assert one.recall == pytest.approx(right.mean())
+    assert one.without_ties == plain.recall == pytest.approx((ids[:, :, None] == gt[:, None]).any(axis=1).mean())
+    assert plain.without_ties is None
+    assert one.recall > plain.recall + 0.01
+    assert one.error == pytest.approx(right.mean(axis=1).std(ddof=1) / 60**0.5)
+    assert (one.k, plain.k) == (11, 11)
+    rows = np.arange(50)
+    gt = by_hand.distances_of_others(base, rows, np.arange(3000)).argsort(axis=1)[:, :10]
+    (own,) = index.evaluate(base[rows], gt, recalls=(0.9,), without=rows, ties=True)
+    assert own.without_ties is not None
+    assert 1 >= own.recall >= own.without_ties
+
+
 def test_own_rows_do_not_count_as_found(index_of: Callable[..., Index]):
     index, base = index_of("L2"), make_rows(6000, 1, "L2")
     rows = np.arange(0, 6000, 20)

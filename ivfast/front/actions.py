@@ -23,6 +23,8 @@ from ivfast.index.fill import try_kind
 from ivfast.index.fit_file import read_fit
 from ivfast.index.index import Reached
 from ivfast.index.load import load, load_index
+from ivfast.method import TIED
+from ivfast.route.certainty import doubt
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.progress import Progress
 
@@ -71,7 +73,10 @@ def evaluate(options: argparse.Namespace, progress: Progress) -> None:
         raise UserError(f"--k {options.k}: expected 1 to {made.calibration.most_k}, of which recall is known")
     everything = made.model.nlist
     gt = open_gt(options.gt) if options.gt else made.search(query, options.k, nprobe=everything)[0]
-    progress.console.print(as_table(made.evaluate(query, gt, options.k, tuple(options.recall))))
+    reached = made.evaluate(query, gt, options.k, tuple(options.recall), ties=options.ties)
+    progress.console.print(as_table(reached))
+    if reached and (said := doubt(options.k, max(one.error for one in reached), len(query))):
+        progress.say(said)
 
 
 def convert(options: argparse.Namespace, progress: Progress) -> None:
@@ -139,13 +144,17 @@ def lists_file(folder: Path, base: np.ndarray, copies: float) -> Path | None:
 
 def as_table(reached: list[Reached]) -> Table:
     """A row for each recall that was asked for."""
+    name = f"recall@{reached[0].k}" if reached else "recall"
+    tied = any(one.without_ties is not None and abs(one.recall - one.without_ties) > TIED for one in reached)
     table = Table(title="what a search of the index finds and scans")
-    for title in ("recall asked for", "reached", "scanned, expected", "scanned", "buckets"):
+    titles = [f"{name} asked for", "reached", "standard error", "scanned, expected", "scanned", "buckets"]
+    for title in titles[:2] + ["without ties"] * tied + titles[2:]:
         table.add_column(title, justify="right")
     for one in reached:
-        shares: list[Any] = [one.asked, one.recall]
+        shares: list[Any] = [one.asked, one.recall] + [one.without_ties] * tied
         table.add_row(
             *(f"{100 * share:.1f} %" for share in shares),
+            "unknown" if np.isnan(one.error) else f"{100 * one.error:.1f} %",
             f"{100 * one.expected.scanned:.3f} %",
             f"{100 * one.scanned:.3f} %",
             f"{one.nprobe:.1f}",

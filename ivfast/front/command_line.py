@@ -115,6 +115,8 @@ def _add_evaluate(commands: Any) -> Parser:
     flag("--gt", type=Path, metavar="FILE", help="ids of their exact nearest (default: found by a full search)")
     flag("--k", type=int, default=10, help="nearest that count (default 10)")
     flag("--recall", type=float, nargs="+", default=[0.8, 0.9, 0.95, 0.99], help="what to ask for")
+    flag("--ties", type=boolean, default=False, metavar="True|False", help="count vectors as right that are as near as "
+         "the last of the k nearest (default False)")  # fmt: skip
     return parser
 
 

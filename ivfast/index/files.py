@@ -9,7 +9,8 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from ivfast.index.calibration import Calibration
-from ivfast.index.fill import on_disk, stored_ids
+from ivfast.index.entries import stored_ids
+from ivfast.index.fill import on_disk
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.files import copy_beside, file_hash, save_tensors, write_beside
 

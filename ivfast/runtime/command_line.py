@@ -210,6 +210,13 @@ def _add_evaluation(parser: Parser) -> None:
         type=int,
         metavar="ROWS",
     )
+    _flag(
+        group,
+        "ties",
+        "count stored vectors as right that are as near as a query's last right answer, as big-ann-benchmarks does",
+        type=boolean,
+        metavar="True|False",
+    )
     _flag(group, "eval", "evaluate --ai_center without training", type=boolean, metavar="True|False")
     _flag(group, "ai_center", "centers to evaluate, an ivfast.npy", type=Path, metavar="FILE")
 

@@ -59,6 +59,7 @@ class Config:
     drop_bad_rows: bool = False
     dry_run: bool = False
     start: Path | None = None
+    ties: bool = False
 
     def __post_init__(self) -> None:
         """Take paths as text, lists for tuples, "auto", and numbers written twice, as callers write them."""

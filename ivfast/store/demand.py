@@ -29,7 +29,9 @@ class ReverseNeighbors(NamedTuple):
 
     first: np.ndarray  # (n + 1,) int64: those of vector i are asker[first[i]:first[i + 1]]
     asker: np.ndarray  # (pairs,) int32, numbers of askers
-    place: np.ndarray  # (pairs,) uint16, 1 where the vector is its asker's nearest, 2: the next, ..; 0: itself
+    place: (
+        np.ndarray
+    )  # (pairs,) uint16 or uint32, 1 where the vector is its asker's nearest, 2: the next, ..; 0: itself
     weights: np.ndarray  # (1 + k,) float32, of an asker by that place: 1, then those of `asking_weights`
 
 
@@ -90,8 +92,9 @@ class TileAskers(NamedTuple):
         buckets: (n, width); returns (pairs, width) float32, 0 beyond an asker's 32 best
         """
         n, width = buckets.shape
-        columns = np.full((n, len(self.probes.cost)), -1, dtype=np.int16)
-        np.put_along_axis(columns, buckets, np.arange(width, dtype=np.int16)[None], axis=1)
+        kind = np.int16 if width <= np.iinfo(np.int16).max else np.int32
+        columns = np.full((n, len(self.probes.cost)), -1, dtype=kind)
+        np.put_along_axis(columns, buckets, np.arange(width, dtype=kind)[None], axis=1)
         column = columns.ravel().take(self.cell).ravel()
         hit = np.flatnonzero(column >= 0)
         above = np.full(len(self.row) * width, -np.inf, dtype=np.float32)
@@ -185,12 +188,17 @@ def reverse_neighbors(
         order = order[nth < most]
         count = np.minimum(count, most)
     first = np.r_[0, np.cumsum(count + 1)]
-    found, at = np.empty(first[-1], dtype=np.int32), np.zeros(first[-1], dtype=np.uint16)
+    found, at = np.empty(first[-1], dtype=np.int32), np.zeros(first[-1], dtype=_place_type(len(weights)))
     itself = np.zeros(len(found), dtype=bool)
     itself[first[:-1]] = True
     found[itself], found[~itself] = own, asker[order]
-    at[~itself] = place[order] + 1
+    at[~itself] = place[order].astype(at.dtype) + 1
     return ReverseNeighbors(first, found, at, np.concatenate([np.ones(1, np.float32), weights], dtype=np.float32))
+
+
+def _place_type(k: int) -> type[np.unsignedinteger]:
+    """What places from 0 to k fit into."""
+    return np.uint16 if k <= np.iinfo(np.uint16).max else np.uint32
 
 
 def reverse_of(nearest: np.ndarray, weights: np.ndarray, silent: np.ndarray | None = None) -> ReverseNeighbors:
@@ -202,7 +210,7 @@ def reverse_of(nearest: np.ndarray, weights: np.ndarray, silent: np.ndarray | No
     n, k = nearest.shape
     rows = np.arange(n, dtype=np.int32)
     asks = rows if silent is None else np.delete(rows, silent)
-    places = np.tile(np.arange(k, dtype=np.uint16), len(asks))
+    places = np.tile(np.arange(k, dtype=_place_type(k)), len(asks))
     return reverse_neighbors(nearest[asks].ravel(), np.repeat(asks, k), places, rows, weights[:k])
 
 

@@ -15,7 +15,7 @@ WHERE = (  # settings that say where and how fast, not what
     "dry_run", "start",
 )  # fmt: skip
 JUDGING_VERSION = 4  # raised where pairs are drawn, or epochs judged, in another way than before
-FREE = (*WHERE, "data_name", "nprobes", "eval", "ai_center", "backend")  # may differ on resume
+FREE = (*WHERE, "data_name", "nprobes", "eval", "ai_center", "backend", "ties")  # may differ on resume
 
 
 class Point(NamedTuple):

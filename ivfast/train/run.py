@@ -37,7 +37,7 @@ from ivfast.network.backend import (
     load_search,
     starting_weights,
 )
-from ivfast.network.precision import advice, precision_name
+from ivfast.network.precision import advice, growth_interval, precision_name
 from ivfast.route.routers import ROUTERS, Router, centers_router, net_router, trained_routers
 from ivfast.runtime.checkpoint import Saved
 from ivfast.runtime.config import AUTO, Config
@@ -238,6 +238,7 @@ def make_setup(config: Config, learn: LearnSet, start: np.ndarray, buckets: Buck
         use_rate=min(1.0, config.batch_size / (USE_MEMORY * config.nlist)),
         loss_scale=config.scale,
         blocks=blocks_of(config.nlist, config.batch_size),
+        growth_interval=growth_interval(config.epochs * n_steps),
     )
 
 
