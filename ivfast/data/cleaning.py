@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ivfast.data.far import FarRows
 from ivfast.data.vectors import BLOCK_BYTES, UNIT_TOLERANCE, Vectors, rows_per_block, unit_rows
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.progress import Progress
@@ -40,7 +41,7 @@ def scan(
     vectors: Vectors, metric: str, progress: Progress, cleaning: Cleaning = AS_STORED, advice: Advice = BY_FLAGS,
     block_bytes: int = BLOCK_BYTES,
 ) -> Vectors:  # fmt: skip
-    """One pass over all rows of the file: hash them, and refuse or drop what would spoil a run.
+    """One pass over all rows of the file: hash them, refuse or drop what would spoil a run, and name far rows.
 
     returns: the vectors with their digest, and with what cleaning made of them
     raises: UserError on NaN, infinity, or (under IP) rows of zeros or without unit norm, where cleaning leaves them
@@ -48,12 +49,14 @@ def scan(
     _note_form(vectors, progress)
     digest = hashlib.blake2b(f"{vectors.rows.shape} {vectors.rows.dtype.str}".encode(), digest_size=16)
     faults = np.zeros(len(vectors.rows), dtype=np.int8)
-    step = rows_per_block(vectors.dim, block_bytes)
+    step, far = rows_per_block(vectors.dim, block_bytes), FarRows(vectors) if metric == "L2" else None
     with progress.bar(f"checking {vectors.name}", len(faults)) as bar:
         for start in range(0, len(faults), step):
             block = np.ascontiguousarray(vectors.rows[start : start + step])
             digest.update(block.data)
             faults[start : start + step] = _faults(unit_rows(block) if cleaning.normalize else block, metric)
+            if far is not None:
+                far.look(block, start)
             bar.advance(len(block))
     if cleaning.normalize:
         digest.update(b"normalize")
@@ -64,7 +67,9 @@ def scan(
             digest.update(b"drop")
         faults[(faults == NOT_FINITE) | (faults == ZERO)] = FINE  # they are gone
     _refuse(vectors, faults, advice)
-    return replace(scanned, digest=digest.hexdigest())
+    if far is not None:
+        far.note(progress)
+    return replace(scanned, digest=digest.hexdigest(), far=far.rows if far else None)
 
 
 def _note_form(vectors: Vectors, progress: Progress) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from ivfast.commands import train_centers
 from ivfast.data.cleaning import Cleaning, scan
+from ivfast.data.far import without_far
 from ivfast.data.vectors import FLOATS, Points, Vectors, measure_space
 from ivfast.front.aside import NAME, remember, set_aside, write_run_files
 from ivfast.front.sizes import choose_backend, choose_metric, choose_nlist
@@ -159,7 +160,7 @@ def admit(rows: np.ndarray, settings: Settings, progress: Progress) -> Points:
         progress.note(f"metric {metric}: {'all rows are of unit norm' if metric == 'IP' else 'norms of rows differ'}")
     raw = Vectors("base", Path("(array)"), rows)
     scanned = scan(raw, metric, progress, Cleaning(settings.normalize), TO_CALLERS)
-    return Points(scanned, measure_space(scanned, metric))
+    return Points(scanned, measure_space(without_far(scanned), metric))
 
 
 def make_config(folder: Path, base: Points, settings: Settings) -> tuple[Config, Iterable[str]]:
