@@ -79,7 +79,7 @@ def odd_forms(learn: Vectors, space: Space) -> list[str]:
     usual = np.median(columns[columns > 0]) if columns.any() else np.inf
     if len(far := np.flatnonzero(columns > FAR * usual)):
         found.append(
-            f"{numbers(far, "column")} {_up_to(far)}{columns.max() / usual:.2g} times farther apart than the middle one: "
+            f"{numbers(far, 'column')} {_up_to(far)}{columns.max() / usual:.2g} times farther apart than the middle one: "
             "distances go by little else; rescale such columns in learn, base and query, or leave them out"
         )
     offset = float(np.sqrt(np.square(space.mean, dtype=np.float64).mean())) / scale

@@ -7,7 +7,7 @@ import numpy as np
 from ivfast.data.cleaning import Cleaning, scan
 from ivfast.data.exact import nearest_among, nearest_wide
 from ivfast.data.ground_truth import follow_kept
-from ivfast.data.vectors import BLOCK_BYTES, EvaluationSet, Points, Vectors, rows_per_block, space_of
+from ivfast.data.vectors import BLOCK_BYTES, EvaluationSet, Points, rows_per_block, space_of
 from ivfast.method import COUNTED
 from ivfast.runtime.draws import spread
 from ivfast.runtime.errors import UserError
