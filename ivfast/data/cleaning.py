@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ivfast.data.far import FarRows
+from ivfast.data.far import FarRows, numbers
 from ivfast.data.vectors import BLOCK_BYTES, UNIT_TOLERANCE, Vectors, rows_per_block, unit_rows
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.progress import Progress
@@ -117,9 +117,14 @@ def _refuse(vectors: Vectors, faults: np.ndarray, advice: Advice) -> None:
     """Raise UserError where a row of the file is not fine."""
     where = f"{vectors.name}: {vectors.path}"
     found = {fault: np.flatnonzero(faults == fault) for fault in (NOT_FINITE, ZERO, NOT_UNIT)}
+    if len(large := found[NOT_FINITE]) and np.isfinite(vectors.rows[large[0]]).all():
+        raise UserError(
+            f"{where} {_rows(large, 'holds', 'hold')} a value beyond float32, expected at most 3.4e38; multiply learn, "
+            f"base and query by one number in float64, or {advice.drop}"
+        )
     if len(found[NOT_FINITE]):
         raise UserError(
-            f"{where} {_rows(found[NOT_FINITE], 'holds', 'hold')} NaN, infinity or a value beyond float32, expected "
+            f"{where} {_rows(found[NOT_FINITE], 'holds', 'hold')} NaN or infinity, expected "
             f"finite numbers; mend such rows, or {advice.drop}"
         )
     if len(found[ZERO]):
@@ -136,8 +141,5 @@ def _refuse(vectors: Vectors, faults: np.ndarray, advice: Advice) -> None:
 
 
 def _rows(index: np.ndarray, verb: str, plural: str) -> str:
-    """The first rows by number, and how many more: 'row 3 holds', 'rows 3, 7 (and 40 more) hold'."""
-    if len(index) == 1:
-        return f"row {index[0]} {verb}"
-    more = f" (and {len(index) - 5:,} more)" if len(index) > 5 else ""
-    return f"rows {', '.join(str(row) for row in index[:5])}{more} {plural}"
+    """The first rows by number, with their verb: 'row 3 holds', 'rows 3, 7 (and 40 more) hold'."""
+    return f"{numbers(index, 'row')} {verb if len(index) == 1 else plural}"

@@ -42,23 +42,20 @@ class FarRows:
     def note(self, progress: Progress) -> None:
         """Name them in one line, where there are any."""
         if (rows := self.rows) is not None:
+            lie = "lies" if len(rows) == 1 else "lie up to"
             progress.note(
-                f"{self._name}: {numbers(rows, 'row')} {_up_to(rows)}{self._farthest:.2g} times farther from the middle than "
-                "nine of ten rows: such rows do not train, and are stored and searched by their direction alone; leave "
-                "them out if they are faults of the file"
+                f"{self._name}: {numbers(rows, 'row')} {lie} {self._farthest:.2g} times farther from the middle than nine "
+                "of ten rows: such rows do not train, and are stored and searched by their direction alone; leave them "
+                "out if they are faults of the file"
             )
 
 
 def numbers(found: np.ndarray, what: str) -> str:
-    """The first rows or columns by number, and how many more: 'row 3 lies', 'rows 3, 7 (and 40 more) lie'."""
+    """The first rows or columns by number, and how many more: 'row 3', 'rows 3, 7 (and 40 more)'."""
     if len(found) == 1:
-        return f"{what} {found[0]} lies"
+        return f"{what} {found[0]}"
     more = f" (and {len(found) - NAMED:,} more)" if len(found) > NAMED else ""
-    return f"{what}s {', '.join(str(number) for number in found[:NAMED])}{more} lie"
-
-
-def _up_to(found: np.ndarray) -> str:
-    return "up to " if len(found) > 1 else ""
+    return f"{what}s {', '.join(str(number) for number in found[:NAMED])}{more}"
 
 
 def without_far(learn: Vectors) -> Vectors:
@@ -70,6 +67,11 @@ def without_far(learn: Vectors) -> Vectors:
     return replace(learn, rows_kept=np.setdiff1d(everyone, learn.far), far=None, digest=digest)
 
 
+def has_usual_unit(space: Space) -> bool:
+    """Whether squares of distances fit float32, in which FAISS computes."""
+    return space.metric == "IP" or UNITS[0] < space.scale < UNITS[1]
+
+
 def odd_forms(learn: Vectors, space: Space) -> list[str]:
     """What makes learn hard for engines that compute in float32, a line each; none of most files. Under L2."""
     if space.metric == "IP":
@@ -78,9 +80,10 @@ def odd_forms(learn: Vectors, space: Space) -> list[str]:
     columns = learn.raw(sampled(len(learn), learn.dim)).astype(np.float64).std(axis=0)
     usual = np.median(columns[columns > 0]) if columns.any() else np.inf
     if len(far := np.flatnonzero(columns > FAR * usual)):
+        spread = "spreads" if len(far) == 1 else "spread up to"
         found.append(
-            f"{numbers(far, 'column')} {_up_to(far)}{columns.max() / usual:.2g} times farther apart than the middle one: "
-            "distances go by little else; rescale such columns in learn, base and query, or leave them out"
+            f"{numbers(far, 'column')} {spread} {columns.max() / usual:.2g} times wider than the middle one: distances "
+            "go by little else; rescale such columns in learn, base and query, or leave them out"
         )
     offset = float(np.sqrt(np.square(space.mean, dtype=np.float64).mean())) / scale
     if offset > OFFSET:
@@ -88,7 +91,7 @@ def odd_forms(learn: Vectors, space: Space) -> list[str]:
             f"its mean lies {offset:.2g} times farther from zero than rows lie from it: engines that compute in "
             "float32 lose digits by that; subtract it from learn, base and query"
         )
-    if not UNITS[0] < scale < UNITS[1]:
+    if not has_usual_unit(space):
         found.append(
             f"its rows differ by about {scale:.1g}, the square of which is no fit for float32: FAISS and most engines "
             f"can't search them; multiply learn, base and query by {1 / scale:.0e}"

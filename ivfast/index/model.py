@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ivfast.data.cleaning import Advice, Cleaning, scan
+from ivfast.data.far import has_usual_unit
 from ivfast.data.vectors import FLOATS, UNIT_TOLERANCE, Points, Vectors, unit_rows
 from ivfast.index.build import Wishes, build_index
 from ivfast.index.files import ProbesUse
@@ -134,6 +135,11 @@ class TrainedModel:
         >>> len(index), index.faiss_index.ntotal
         (2000, 3600)
         """
+        if not has_usual_unit(space := self._model.space):
+            raise UserError(
+                f"index: learn's rows differ by about {space.scale:.1g}, expected 1e-15 to 1e15, since FAISS computes "
+                f"squares in float32; multiply all vectors by {1 / float(space.scale):.0e} and train again"
+            )
         copies = self.usual_copies if copies is None else copies
         points = self.points(base)
         aside, test = self._aside.get(points.vectors.digest, (None, None))
