@@ -44,9 +44,9 @@ class FarRows:
         if (rows := self.rows) is not None:
             lie = "lies" if len(rows) == 1 else "lie up to"
             progress.note(
-                f"{self._name}: {numbers(rows, 'row')} {lie} {self._farthest:.2g} times farther from the middle than nine "
-                "of ten rows: such rows do not train, and are stored and searched by their direction alone; leave them "
-                "out if they are faults of the file"
+                f"{self._name}: {numbers(rows, 'row')} {lie} {self._farthest:.2g} times farther from the middle than "
+                "nine of ten rows: such rows do not train, and are stored and searched by their direction alone; leave "
+                "them out if they are faults of the file"
             )
 
 
@@ -69,7 +69,7 @@ def without_far(learn: Vectors) -> Vectors:
 
 def has_usual_unit(space: Space) -> bool:
     """Whether squares of distances fit float32, in which FAISS computes."""
-    return space.metric == "IP" or UNITS[0] < space.scale < UNITS[1]
+    return space.metric == "IP" or UNITS[0] < float(space.scale) < UNITS[1]
 
 
 def odd_forms(learn: Vectors, space: Space) -> list[str]:

@@ -16,7 +16,7 @@ from ivfast.runtime.errors import UserError
 BLOCK_BYTES = 64 << 20  # what is read at once: far under the memory of any machine
 UNIT_TOLERANCE = 1e-3  # a row this close to unit norm counts as unit norm under IP
 FLOATS = ("float16", "float32", "float64")
-LIMIT = 4000.0  # root mean squares from the mean, as far as inside reaches; rows that are not far lie within 3,200
+LIMIT = 5000.0  # root mean squares from the mean, as far as inside reaches; rows that are not far lie within 4,500
 COARSE = 2  # times the scale: float32's steps, where centers would be told apart no more
 LOST = 1e-3  # of the scale: where float32 rounds rows by more, those of float64 are centered in float64
 
