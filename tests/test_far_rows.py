@@ -215,9 +215,8 @@ def test_distances_are_from_the_median_over_those_of_nine_in_ten() -> None:
     kept = np.delete(rows, 4, axis=0) / 1e200
     distances = np.linalg.norm(kept - np.median(kept, axis=0), axis=1)
     np.testing.assert_allclose(middle.times(kept * 1e200), distances / np.quantile(distances, 0.9), rtol=1e-12)
-    assert (
-        FAR * np.sqrt(20) < LIMIT
-    )  # who is not far is not moved: a tenth lie at the quantile, mean and median a root mean square apart
+    # who is not far is not moved: a tenth lie at the quantile or beyond, mean and median a root mean square apart
+    assert FAR * np.sqrt(20) < LIMIT
 
 
 def test_nobody_is_far_under_ip() -> None:
@@ -233,10 +232,10 @@ def test_odd_forms_are_named() -> None:
     rows = normal(300)
     for change, told in (
         (lambda x: x, []),
-        (lambda x: x * np.array([1, 1, 1e5, 1, 1, 1]), ["column 2 spreads 1"]),
+        (lambda x: x * np.array([1, 1, 1e5, 1, 1, 1]), ["column 2 spreads 9.7e+04 times"]),
         (lambda x: x * np.array([1, 1e5, 1e5, 1, 1, 1]), ["columns 1, 2 spread up to "]),
         (lambda x: x * np.array([1, 0, 0, 0, 0, 1]), []),  # constant columns are no measure
-        (lambda x: x + 1e4, ["its mean lies 9.8e+03 times farther from zero"]),
+        (lambda x: x + 1e4, ["its mean lies 9.9e+03 times farther from zero"]),
         (lambda x: x * 1e30, ["its rows differ by about 1e+30"]),
         (lambda x: x * 1e-20, ["its rows differ by about 1e-20"]),
     ):
