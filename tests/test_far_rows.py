@@ -11,7 +11,7 @@ import pytest
 
 from ivfast.data.cleaning import Cleaning, scan
 from ivfast.data.exact import nearest_of_stored, nearest_wide
-from ivfast.data.far import odd_forms, without_far
+from ivfast.data.far import note_other_unit, odd_forms, without_far
 from ivfast.data.intake import check_distinct, judge_gt
 from ivfast.data.middle import FAR, middle_of
 from ivfast.data.vectors import LIMIT, EvaluationSet, Points, Space, Vectors, measure_space, space_of
@@ -236,12 +236,23 @@ def test_odd_forms_are_named() -> None:
         (lambda x: x * np.array([1, 1e5, 1e5, 1, 1, 1]), ["columns 1, 2 spread up to "]),
         (lambda x: x * np.array([1, 0, 0, 0, 0, 1]), []),  # constant columns are no measure
         (lambda x: x + 1e4, ["its mean lies 9.9e+03 times farther from zero"]),
+        (lambda x: x * np.where(np.arange(300) < 200, 1e-5, 1)[:, None], ["its rows lie "]),
+        (lambda x: x * (np.arange(300) >= 200)[:, None], []),  # rows that are equal are no measure
         (lambda x: x * 1e30, ["its rows differ by about 1e+30"]),
         (lambda x: x * 1e-20, ["its rows differ by about 1e-20"]),
     ):
         learn = vectors(change(rows).astype(np.float32))
         found = odd_forms(learn, measure_space(learn, "L2"))
         assert [form.startswith(start) for form, start in zip(found, told, strict=True)] == [True] * len(told)
+
+
+def test_a_base_of_another_unit_is_told() -> None:
+    space = measure_space(vectors(normal(300)), "L2")
+    for size, n in ((1, 0), (100, 0), (1e6, 1), (1e37, 1)):
+        notes = Notes()
+        note_other_unit(vectors(normal(200) * np.float32(size), "base"), space, notes)
+        assert len(notes.told) == n
+        assert all("warning: base: half of its rows lie more than" in told for told in notes.told)
 
 
 # exact answers

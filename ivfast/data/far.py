@@ -77,13 +77,19 @@ def odd_forms(learn: Vectors, space: Space) -> list[str]:
     if space.metric == "IP":
         return []
     found, scale = [], float(space.scale)
-    columns = learn.raw(sampled(len(learn), learn.dim)).astype(np.float64).std(axis=0)
+    x = space.wide(learn.raw(sampled(len(learn), learn.dim)))
+    columns, sizes = x.std(axis=0), np.sqrt(np.square(x - np.median(x, axis=0)).mean(axis=1))
     usual = np.median(columns[columns > 0]) if columns.any() else np.inf
     if len(far := np.flatnonzero(columns > FAR * usual)):
         spread = "spreads" if len(far) == 1 else "spread up to"
         found.append(
             f"{numbers(far, 'column')} {spread} {columns.max() / usual:.2g} times wider than the middle one: distances "
             "go by little else; rescale such columns in learn, base and query, or leave them out"
+        )
+    if sizes.any() and (times := 1 / np.median(sizes[sizes > 0])) > FAR:
+        found.append(
+            f"its rows lie {times:.2g} times farther from their mean than half of them lie from the middle, so that "
+            "float32 hardly tells that half apart: unless they are twins, train the two kinds each on their own"
         )
     offset = float(np.sqrt(np.square(space.mean, dtype=np.float64).mean())) / scale
     if offset > OFFSET:
@@ -97,3 +103,15 @@ def odd_forms(learn: Vectors, space: Space) -> list[str]:
             f"can't search them; multiply learn, base and query by {1 / scale:.0e}"
         )
     return found
+
+
+def note_other_unit(vectors: Vectors, space: Space, progress: Progress) -> None:
+    """Warn where most rows of base or query lie far outside learn, under L2: as in another unit."""
+    if space.metric == "IP":
+        return
+    sizes = np.sqrt(np.square(space.wide(vectors.raw(sampled(len(vectors), vectors.dim)))).mean(axis=1))
+    if (times := np.median(sizes)) > FAR:
+        progress.note(
+            f"warning: {vectors.name}: half of its rows lie more than {times:.2g} times farther from learn's mean than "
+            "learn's rows, as in another unit: only their direction counts; make learn of such rows"
+        )
