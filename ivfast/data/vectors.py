@@ -16,6 +16,7 @@ from ivfast.runtime.errors import UserError
 BLOCK_BYTES = 64 << 20  # what is read at once: far under the memory of any machine
 UNIT_TOLERANCE = 1e-3  # a row this close to unit norm counts as unit norm under IP
 FLOATS = ("float16", "float32", "float64")
+WHOLE = ("uint8", "int8", "uint16", "int16")  # which float32 holds exactly
 LIMIT = 5000.0  # root mean squares from the mean, as far as inside reaches; rows that are not far lie within 4,500
 COARSE = 2  # times the scale: float32's steps, where centers would be told apart no more
 LOST = 1e-3  # of the scale: where float32 rounds rows by more, those of float64 are centered in float64
@@ -24,10 +25,9 @@ LOST = 1e-3  # of the scale: where float32 rounds rows by more, those of float64
 class Space(NamedTuple):
     """How stored rows become the x of all formulas: x = (row - mean) / scale in float32.
 
-    Under L2 mean and scale are learn's, so that every product is of centered vectors of
-    about unit size, whatever the unit of the file. Rows that lie thousands of times farther from
-    the mean are moved toward it, so that no square overflows. Under IP rows of nearly unit norm
-    (within 0.001) are divided by it, others stay as they are.
+    Under L2 mean and scale are learn's, so that every product is of centered vectors of about unit size, whatever the
+    unit of the file. Rows that lie thousands of times farther from the mean are moved toward it, so that no square
+    overflows. Under IP rows of nearly unit norm (within 0.001) are divided by it, others stay as they are.
     """
 
     metric: str
@@ -44,8 +44,7 @@ class Space(NamedTuple):
         return np.where(near, x / np.where(near, norms, 1), x)
 
     def _centered(self, rows: np.ndarray) -> np.ndarray:
-        wide = rows.dtype.itemsize == self.mean.dtype.itemsize == 8
-        dtype = np.float64 if wide else np.float32
+        dtype = np.float64 if rows.dtype.itemsize == self.mean.dtype.itemsize == 8 else np.float32
         with np.errstate(over="ignore"):
             x = np.ascontiguousarray(rows, dtype=dtype) - self.mean.astype(dtype, copy=False)
             x = x.astype(np.float32, copy=False) / self.scale
@@ -251,6 +250,23 @@ def _wide_moments(
     mean /= n
     square = sum(float(np.square(block - mean).sum()) for block in blocks())
     return mean, float(np.sqrt(square / (n * dim)))
+
+
+def float_rows(vectors: np.ndarray, name: str, dim: int | None = None) -> np.ndarray:
+    """Vectors that a caller hands over, as floats: integers that float32 holds exactly are taken as such.
+
+    dim: entries each row must have; None: any
+    returns: (n, dim) floats
+    raises: UserError on another shape or type
+    """
+    rows = np.asarray(vectors)
+    known = rows.dtype.name in (*FLOATS, *WHOLE)
+    if not known or rows.ndim != 2 or 0 in rows.shape or dim not in (None, rows.shape[1]):
+        raise UserError(
+            f"{name}: found {rows.dtype} of shape {rows.shape}, expected floats, (n, {dim or 'dim'}) with n above 0, "
+            "or 8- and 16-bit integers; convert them with .astype('float32'), or hand over vectors of that shape"
+        )
+    return rows.astype(np.float32) if rows.dtype.name in WHOLE else rows
 
 
 class EvaluationSet(NamedTuple):

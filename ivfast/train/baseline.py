@@ -1,4 +1,4 @@
-"""Which k-means a run starts from and is held against: where learn is of an odd form, the better of two."""
+"""Which k-means a run is held against: where learn is of an odd form, the better of two."""
 
 import numpy as np
 
@@ -34,8 +34,7 @@ def better_kmeans(ours: np.ndarray, held: HeldOut, cache: Cache, niter: int) -> 
     better = int(shares[1] < shares[0])
     cache.progress.note(
         f"k-means: on vectors from their mean it scans {100 * shares[0]:.2f} % of learn for 90 % recall, on vectors as "
-        f"they are stored {100 * shares[1]:.2f} %; the {('first', 'second')[better]} is where training starts, and "
-        "what it is held against"
+        f"they are stored {100 * shares[1]:.2f} %; the {('first', 'second')[better]} is taken"
     )
     return (ours, raw)[better]
 

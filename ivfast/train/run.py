@@ -50,8 +50,9 @@ from ivfast.start.neighbors import LIMITS, LearnSet, check_split, n_held_out
 from ivfast.start.prepare import Cache, find_kmeans, find_learn_cells, find_learn_neighbors
 from ivfast.train.baseline import better_kmeans, note_forms
 from ivfast.train.disk import check_disk
+from ivfast.train.given import digest_of, open_start
 from ivfast.train.pairs import PairSource
-from ivfast.train.point import refuse_other_search, refuse_others
+from ivfast.train.point import refuse_other_search, refuse_other_start, refuse_others
 from ivfast.train.schedule import auto_epochs, auto_warmup, learning_rates
 
 RECOMMENDED = 39  # learn vectors a bucket; FAISS warns below so many
@@ -63,8 +64,10 @@ class Run(NamedTuple):
     config: Config
     progress: Progress
     learn: LearnSet
-    kmeans: np.ndarray  # (nlist, dim) float32, where training starts
-    buckets: Buckets  # of k-means
+    kmeans: np.ndarray  # (nlist, dim) float32
+    start: np.ndarray  # (nlist, dim) float32, where training starts: kmeans itself, or what was given
+    started_at: str | None  # digest of what was given, as stored
+    buckets: Buckets  # of the start
     backend: Backend
     held: HeldOut  # all held-out vectors, on which facts are fitted
     judged: HeldOut  # those among them that states are judged by
@@ -88,8 +91,11 @@ def start_run(config: Config, progress: Progress, saved: Saved | None = None) ->
     with progress.stage("checking files"):
         scanned, points, data = admit_training(config, progress)
     config = with_epochs(config, len(points), progress)
+    given = open_start(config)
+    started_at = None if given is None else digest_of(given)
     if saved is not None:
         refuse_others(saved, config, points.vectors.digest)
+        refuse_other_start(saved, started_at)
     check_disk(config, len(points), len(data.base))
     progress.note(advice(config))
     folder = config.save_path / "cache"
@@ -109,26 +115,29 @@ def start_run(config: Config, progress: Progress, saved: Saved | None = None) ->
         judged = make_held_out(fewer(learn, JUDGED), config.nlist, width, config.seed, progress)
     if odd:
         kmeans = better_kmeans(kmeans, judged, cache, config.niter)
+    start = kmeans if given is None else points.space.inside(given)
     with progress.stage("measuring buckets"):
         cells = None
         if blocks_of(config.nlist, config.batch_size) is None:
-            buckets = measure_buckets(points, kmeans, config.seed, progress)
+            buckets = measure_buckets(points, start, config.seed, progress)
         else:
-            cells, buckets = find_learn_cells(cache, kmeans, config.niter)
-        setup = make_setup(config, learn, kmeans, buckets)
+            cells, buckets = find_learn_cells(cache, start, config.niter)
+        setup = make_setup(config, learn, start, buckets)
     backend = load_backend(config.backend, setup, config.gpu, precision_name(config))
     source = PairSource(learn, config.batch_size, config.drop_prop if config.use_drop else 0.0, config.seed)
     if setup.blocks is not None:
         source = source._replace(cells=cells, block_pairs=setup.blocks.pairs)
     ranker = load_ranker(config.backend, config.gpu)
-    start = centers_router("kmeans", kmeans, config.metric, buckets.delta_floor, 1.0, ranker)
+    plain = centers_router("kmeans", kmeans, config.metric, buckets.delta_floor, 1.0, ranker)
     with progress.stage("first judgement"):
-        kmeans_curves = judge_kmeans(judged, start, config.percents)
+        kmeans_curves = judge_kmeans(judged, plain, config.percents)
     return Run(
         config=config,
         progress=progress,
         learn=learn,
         kmeans=kmeans,
+        start=start,
+        started_at=started_at,
         buckets=buckets,
         backend=backend,
         held=held,
@@ -160,6 +169,7 @@ def open_training(config: Config) -> tuple[Vectors, EvaluationSet]:
     """
     assert config.learn_name is not None
     check_device(config.backend, config.gpu)
+    open_start(config)
     path = learn_path(config.data_path, config.learn_name)
     folder = config.data_path / config.data_name
     four = {"learn": path} | {name: folder / f"{name}.npy" for name in ("base", "query", "gt")}
@@ -214,7 +224,7 @@ def check_learn_size(learn: Vectors, nlist: int, ftopk: int, batch_size: int) ->
         )
 
 
-def make_setup(config: Config, learn: LearnSet, kmeans: np.ndarray, buckets: Buckets) -> Setup:
+def make_setup(config: Config, learn: LearnSet, start: np.ndarray, buckets: Buckets) -> Setup:
     """The shapes, statistics and rates that a backend is made from."""
     points = learn.points
     if points.metric == "IP":
@@ -225,7 +235,7 @@ def make_setup(config: Config, learn: LearnSet, kmeans: np.ndarray, buckets: Buc
     return Setup(
         param_list=config.param_list,
         metric=config.metric,
-        start=kmeans,
+        start=start,
         radius=buckets.radius,
         mean=mean,
         scale=np.float32(scale or 1),
@@ -282,5 +292,5 @@ def params_of(run: Run, candidate: Candidate) -> Any:
 def centers_of(run: Run, candidate: Candidate) -> np.ndarray:
     """A candidate's centers, (nlist, dim) float32, inside."""
     if candidate.epoch == 0:  # not through the backend: under IP it would renormalise what k-means found
-        return run.kmeans
+        return run.kmeans if candidate.is_kmeans else run.start
     return run.backend.centers(params_of(run, candidate))
