@@ -9,6 +9,7 @@ from pathlib import Path
 
 from ivfast.data.cleaning import Cleaning
 from ivfast.data.criticism import criticise
+from ivfast.data.far import note_other_unit
 from ivfast.data.intake import scan_set
 from ivfast.data.mapped import remove_mapped
 from ivfast.data.ties import find_ties
@@ -225,6 +226,8 @@ def _evaluate(
         progress.note(f"{beside} belongs to another {found.path.name}: its network and what was fitted are left out")
     learn = learn or open_learn(config.data_path, config.learn_name, found, config.ftopk, cleaning, progress)
     space = space_for(found, learn)
+    for vectors in (data.base, data.query):
+        note_other_unit(vectors, space, progress)
     source: Source | None = None
     if learn and found.model:
         source = FromFile(found.model, Points(learn, space), copies)

@@ -19,7 +19,7 @@ from ivfast.demo import make_patches
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.progress import Progress, silent
 from run_dcnet import main
-from tests.conftest import plain_space
+from tests.conftest import plain_space, points_of
 
 DROP, NORMALIZE = Cleaning(drop=True), Cleaning(normalize=True)
 IP = plain_space(8, "IP")
@@ -213,6 +213,10 @@ def test_a_base_too_large_to_search_is_not_searched(most: int, told: str, tiny_s
     assert told in notes.told[0]
 
 
+def in_plain_space(vectors: Vectors) -> Points:
+    return Points(vectors, plain_space(vectors.dim))
+
+
 def test_distinct_vectors_are_counted_only_until_enough() -> None:
     class Watched(Vectors):
         def raw(self, index: np.ndarray | slice) -> np.ndarray:
@@ -222,14 +226,14 @@ def test_distinct_vectors_are_counted_only_until_enough() -> None:
     taken: list[Any] = []
     rows = np.repeat(np.arange(50, dtype=np.float32), 4)[:, None]  # 4 copies of each
     block_bytes = 4 * 10  # 10 rows a block
-    check_distinct(Watched("learn", Path("learn.npy"), rows), 5, block_bytes)
+    check_distinct(in_plain_space(Watched("learn", Path("learn.npy"), rows)), 5, block_bytes)
     assert len(taken) == 2
-    check_distinct(Watched("learn", Path("learn.npy"), rows), 50, block_bytes)
+    check_distinct(in_plain_space(Watched("learn", Path("learn.npy"), rows)), 50, block_bytes)
     with pytest.raises(UserError, match="50 distinct vectors among 200, fewer than --nlist 51"):
-        check_distinct(Watched("learn", Path("learn.npy"), rows), 51, block_bytes)
+        check_distinct(in_plain_space(Watched("learn", Path("learn.npy"), rows)), 51, block_bytes)
     signs = np.array([[0.0], [-0.0], [1.0]], np.float32)
     with pytest.raises(UserError, match="2 distinct"):
-        check_distinct(Vectors("learn", Path("learn.npy"), signs), 3)
+        check_distinct(points_of(signs), 3)
 
 
 def test_moments_are_the_same_bits_in_fortran_order(rng: np.random.Generator, tmp_path: Path) -> None:

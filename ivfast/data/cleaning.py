@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ivfast.data.far import FarRows, numbers
 from ivfast.data.vectors import BLOCK_BYTES, UNIT_TOLERANCE, Vectors, rows_per_block, unit_rows
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.progress import Progress
@@ -40,7 +41,7 @@ def scan(
     vectors: Vectors, metric: str, progress: Progress, cleaning: Cleaning = AS_STORED, advice: Advice = BY_FLAGS,
     block_bytes: int = BLOCK_BYTES,
 ) -> Vectors:  # fmt: skip
-    """One pass over all rows of the file: hash them, and refuse or drop what would spoil a run.
+    """One pass over all rows of the file: hash them, refuse or drop what would spoil a run, and name far rows.
 
     returns: the vectors with their digest, and with what cleaning made of them
     raises: UserError on NaN, infinity, or (under IP) rows of zeros or without unit norm, where cleaning leaves them
@@ -48,12 +49,14 @@ def scan(
     _note_form(vectors, progress)
     digest = hashlib.blake2b(f"{vectors.rows.shape} {vectors.rows.dtype.str}".encode(), digest_size=16)
     faults = np.zeros(len(vectors.rows), dtype=np.int8)
-    step = rows_per_block(vectors.dim, block_bytes)
+    step, far = rows_per_block(vectors.dim, block_bytes), FarRows(vectors) if metric == "L2" else None
     with progress.bar(f"checking {vectors.name}", len(faults)) as bar:
         for start in range(0, len(faults), step):
             block = np.ascontiguousarray(vectors.rows[start : start + step])
             digest.update(block.data)
             faults[start : start + step] = _faults(unit_rows(block) if cleaning.normalize else block, metric)
+            if far is not None:
+                far.look(block, start)
             bar.advance(len(block))
     if cleaning.normalize:
         digest.update(b"normalize")
@@ -64,7 +67,9 @@ def scan(
             digest.update(b"drop")
         faults[(faults == NOT_FINITE) | (faults == ZERO)] = FINE  # they are gone
     _refuse(vectors, faults, advice)
-    return replace(scanned, digest=digest.hexdigest())
+    if far is not None:
+        far.note(progress)
+    return replace(scanned, digest=digest.hexdigest(), far=far.rows if far else None)
 
 
 def _note_form(vectors: Vectors, progress: Progress) -> None:
@@ -112,9 +117,14 @@ def _refuse(vectors: Vectors, faults: np.ndarray, advice: Advice) -> None:
     """Raise UserError where a row of the file is not fine."""
     where = f"{vectors.name}: {vectors.path}"
     found = {fault: np.flatnonzero(faults == fault) for fault in (NOT_FINITE, ZERO, NOT_UNIT)}
+    if len(large := found[NOT_FINITE]) and np.isfinite(vectors.rows[large[0]]).all():
+        raise UserError(
+            f"{where} {_rows(large, 'holds', 'hold')} a value beyond float32, expected at most 3.4e38; multiply learn, "
+            f"base and query by one number in float64, or {advice.drop}"
+        )
     if len(found[NOT_FINITE]):
         raise UserError(
-            f"{where} {_rows(found[NOT_FINITE], 'holds', 'hold')} NaN, infinity or a value beyond float32, expected "
+            f"{where} {_rows(found[NOT_FINITE], 'holds', 'hold')} NaN or infinity, expected "
             f"finite numbers; mend such rows, or {advice.drop}"
         )
     if len(found[ZERO]):
@@ -131,8 +141,5 @@ def _refuse(vectors: Vectors, faults: np.ndarray, advice: Advice) -> None:
 
 
 def _rows(index: np.ndarray, verb: str, plural: str) -> str:
-    """The first rows by number, and how many more: 'row 3 holds', 'rows 3, 7 (and 40 more) hold'."""
-    if len(index) == 1:
-        return f"row {index[0]} {verb}"
-    more = f" (and {len(index) - 5:,} more)" if len(index) > 5 else ""
-    return f"rows {', '.join(str(row) for row in index[:5])}{more} {plural}"
+    """The first rows by number, with their verb: 'row 3 holds', 'rows 3, 7 (and 40 more) hold'."""
+    return f"{numbers(index, 'row')} {verb if len(index) == 1 else plural}"

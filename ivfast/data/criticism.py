@@ -5,13 +5,13 @@ from typing import Any
 
 import numpy as np
 
+from ivfast.data.middle import middle_of, sampled
 from ivfast.data.vectors import BLOCK_BYTES, Vectors, rows_per_block
 from ivfast.method import COUNTED
 from ivfast.runtime.draws import spread
 
 SCHEMA = 1
 MOST_ROWS = 200_000  # rows looked at: a few seconds, and shares above 0.01 % are seen
-MIDDLE_ROWS = 10_000  # of them, for the middle of each column: a median, so that far rows do not move it
 PROBES = 100  # queries, and as many rows of base, whose nearest is searched for
 FAR = 5.0  # times the median distance from the middle; unit vectors never lie so far
 SAME = 1e-5  # two distances that differ by less, beside the larger of them, are one
@@ -80,8 +80,8 @@ class _Nearest:
 
 
 def _middle(vectors: Vectors) -> np.ndarray:
-    """The median of each column, (dim,) float64."""
-    return np.median(vectors.raw(spread(len(vectors), MIDDLE_ROWS)).astype(np.float64), axis=0)
+    """The median of each column, (dim,) float64: where `scan` too sees the middle, from which rows lie far."""
+    return middle_of(vectors.raw(sampled(len(vectors), vectors.dim))).center
 
 
 def _look_at(vectors: Vectors, middle: np.ndarray, block_bytes: int, probes: _Nearest | None = None) -> dict[str, Any]:

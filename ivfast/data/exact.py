@@ -8,6 +8,8 @@ import numpy as np
 from ivfast.data.vectors import BLOCK_BYTES, Points, rows_per_block
 from ivfast.runtime.progress import Bar, Progress
 
+BLURRED = 100.0  # root mean squares from the mean: from there on float32 loses digits by which answers differ
+
 # x (n, dim), blocks of others (m, dim), k, metric -> the k nearest: closeness (n, k) float32 and numbers (n, k) int32
 DeviceSearch = Callable[[np.ndarray, Iterable[np.ndarray], int, str], tuple[np.ndarray, np.ndarray]]
 
@@ -58,6 +60,46 @@ def nearest_among(
             bar.advance(len(block))
     heap.finalize()
     return heap.D, rows[heap.I]
+
+
+def nearest_of_stored(
+    asked: np.ndarray, points: Points, rows: np.ndarray, k: int, bar: Bar | None = None, block_bytes: int = BLOCK_BYTES
+) -> np.ndarray:
+    """The exact k nearest of rows as they are stored, however far they lie from the points.
+
+    asked: (n, dim) any float; rows: (m,) those of points that are searched
+    returns: rows (n, k), nearest first; k is at most m
+    """
+    near = nearest_among(points.space.inside(asked), points, rows, k, bar, block_bytes)[1]
+    if points.metric == "L2":
+        times = np.sqrt(np.square(points.space.wide(asked)).mean(axis=1))
+        if len(far := np.flatnonzero(times > BLURRED)):
+            near[far] = nearest_wide(asked[far], points, rows, k, block_bytes)[1]
+    return near
+
+
+def nearest_wide(
+    asked: np.ndarray, points: Points, rows: np.ndarray, k: int, block_bytes: int = BLOCK_BYTES
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same in float64 for L2, for a few that are asked: slower, and exact for far rows.
+
+    returns: squared distances in the unit of the space (n, k) float64, and rows (n, k), nearest first
+    """
+    x, vectors, space = points.space.wide(asked), points.vectors, points.space
+    k = min(k, len(rows))
+    best, near = np.empty((len(x), 0)), np.empty((len(x), 0), dtype=np.int64)
+    step = rows_per_block(points.dim, block_bytes // 2)
+    for start in range(0, len(rows), step):
+        part = rows[start : start + step]
+        block = space.wide(vectors.raw(part))
+        # without |x|^2, beside which digits of the rest would vanish
+        found = np.square(block).sum(axis=1) - 2 * x @ block.T
+        few = np.sort(np.argpartition(found, min(k, len(part)) - 1, axis=1)[:, :k], axis=1)
+        best = np.concatenate([best, np.take_along_axis(found, few, axis=1)], axis=1)
+        near = np.concatenate([near, part[few]], axis=1)
+        order = np.argsort(best, axis=1, kind="stable")[:, :k]
+        best, near = np.take_along_axis(best, order, axis=1), np.take_along_axis(near, order, axis=1)
+    return np.maximum(best + np.square(x).sum(axis=1, keepdims=True), 0), near
 
 
 def nearest_of(

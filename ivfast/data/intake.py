@@ -5,9 +5,9 @@ import hashlib
 import numpy as np
 
 from ivfast.data.cleaning import Cleaning, scan
-from ivfast.data.exact import nearest_among
+from ivfast.data.exact import nearest_among, nearest_wide
 from ivfast.data.ground_truth import follow_kept
-from ivfast.data.vectors import BLOCK_BYTES, EvaluationSet, Points, Vectors, rows_per_block, space_of
+from ivfast.data.vectors import BLOCK_BYTES, EvaluationSet, Points, rows_per_block, space_of
 from ivfast.method import COUNTED
 from ivfast.runtime.draws import spread
 from ivfast.runtime.errors import UserError
@@ -19,19 +19,19 @@ SAME_DISTANCE = 1e-4  # inside: two vectors whose distances differ by less are b
 LEAST_AGREEMENT = 0.5  # of those queries; below it a warning is given
 
 
-def check_distinct(learn: Vectors, nlist: int, block_bytes: int = BLOCK_BYTES) -> None:
-    """Refuse a learn in which fewer than nlist vectors differ. Reads only until nlist are seen."""
+def check_distinct(learn: Points, nlist: int, block_bytes: int = BLOCK_BYTES) -> None:
+    """Refuse a learn in which fewer than nlist vectors differ inside. Reads only until nlist are seen."""
     seen: set[bytes] = set()
     step = rows_per_block(learn.dim, block_bytes)
     for start in range(0, len(learn), step):
-        rows = learn.raw(slice(start, start + step)).astype(np.float32) + np.float32(0)  # -0 becomes 0
+        rows = learn.x(slice(start, start + step)) + np.float32(0)  # -0 becomes 0
         for row in rows:
             seen.add(hashlib.blake2b(row.data, digest_size=16).digest())
             if len(seen) == nlist:
                 return
     raise UserError(
-        f"learn: {learn.path} has {len(seen)} distinct vectors among {len(learn)}, fewer than --nlist {nlist}, "
-        "as float32; use other vectors or fewer buckets, or subtract their mean and rescale them in float64"
+        f"learn: {learn.vectors.path} has {len(seen)} distinct vectors among {len(learn)}, fewer than --nlist {nlist}, "
+        "as float32 from their mean; use other vectors or fewer buckets"
     )
 
 
@@ -69,16 +69,30 @@ def judge_gt(data: EvaluationSet, metric: str, progress: Progress, most_searched
         )
         return
     judged = answered[spread(len(answered), JUDGED)]
-    space = space_of(data.query.raw(judged), metric)
-    base, x = Points(data.base, space), Points(data.query, space).x(judged)
-    answer = base.x(np.asarray(data.gt[judged, 0]).astype(np.int64))
-    best = nearest_among(x, base, np.arange(len(base)), 1)[0][:, 0]
-    nearest = best if metric == "IP" else -best
-    found = (x * answer).sum(axis=1) if metric == "IP" else -np.square(x - answer).sum(axis=1)
-    n_same = int((found >= nearest - SAME_DISTANCE * np.maximum(np.abs(nearest), 1)).sum())
+    n_same = (_first_by_product if metric == "IP" else _first_by_distance)(data, judged)
     text = f"gt: its first answer is the exact nearest for {n_same} of {len(judged)} queries searched for"
     if n_same < LEAST_AGREEMENT * len(judged):
         text = (
             f"warning: {text}; legal where answers go by identity, else gt is stale or of another metric: regenerate it"
         )
     progress.note(text)
+
+
+def _first_by_product(data: EvaluationSet, judged: np.ndarray) -> int:
+    """For how many of some queries the first answer is the exact nearest, under IP."""
+    space = space_of(data.query.raw(judged), "IP")
+    base, x = Points(data.base, space), Points(data.query, space).x(judged)
+    answer = base.x(np.asarray(data.gt[judged, 0]).astype(np.int64))
+    nearest = nearest_among(x, base, np.arange(len(base)), 1)[0][:, 0]
+    found = (x * answer).sum(axis=1)
+    return int((found >= nearest - SAME_DISTANCE * np.maximum(np.abs(nearest), 1)).sum())
+
+
+def _first_by_distance(data: EvaluationSet, judged: np.ndarray) -> int:
+    """The same under L2, in float64, since a few far queries or rows of base must not blur the others."""
+    asked = data.query.raw(judged)
+    base = Points(data.base, space_of(asked, "L2"))
+    answer = base.space.wide(data.base.raw(np.asarray(data.gt[judged, 0]).astype(np.int64)))
+    nearest = nearest_wide(asked, base, np.arange(len(base)), 1)[0][:, 0]
+    found = np.square(base.space.wide(asked) - answer).sum(axis=1)
+    return int((found <= nearest + SAME_DISTANCE * np.maximum(nearest, 1)).sum())

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ivfast.data.ground_truth import check_gt
+from ivfast.data.middle import FAR, middle_of, sampled
 from ivfast.data.npy import missing, open_array
 from ivfast.runtime.errors import UserError
 
@@ -16,37 +17,57 @@ BLOCK_BYTES = 64 << 20  # what is read at once: far under the memory of any mach
 UNIT_TOLERANCE = 1e-3  # a row this close to unit norm counts as unit norm under IP
 FLOATS = ("float16", "float32", "float64")
 WHOLE = ("uint8", "int8", "uint16", "int16")  # which float32 holds exactly
+LIMIT = 5000.0  # root mean squares from the mean, as far as inside reaches; rows that are not far lie within 4,500
+COARSE = 2  # times the scale: float32's steps, where centers would be told apart no more
+LOST = 1e-3  # of the scale: where float32 rounds rows by more, those of float64 are centered in float64
 
 
 class Space(NamedTuple):
     """How stored rows become the x of all formulas: x = (row - mean) / scale in float32.
 
-    Under L2 mean and scale are learn's, so that every product is of centered vectors of
-    about unit size, whatever the unit of the file. Under IP rows of nearly unit norm (within
-    0.001) are divided by it, others stay as they are.
+    Under L2 mean and scale are learn's, so that every product is of centered vectors of about unit size, whatever the
+    unit of the file. Rows that lie thousands of times farther from the mean are moved toward it, so that no square
+    overflows. Under IP rows of nearly unit norm (within 0.001) are divided by it, others stay as they are.
     """
 
     metric: str
-    mean: np.ndarray  # (dim,) float32; zeros under IP
+    mean: np.ndarray  # (dim,) float32; float64 where float32 would lose digits (see LOST); zeros under IP
     scale: np.float32  # root mean square of the centered rows, per dimension; 1 under IP
 
     def inside(self, rows: np.ndarray) -> np.ndarray:
         """Rows as stored, (n, dim) any float -> x, (n, dim) float32."""
-        x = np.ascontiguousarray(rows, dtype=np.float32)
         if self.metric == "L2":
-            return (x - self.mean) / self.scale
+            return self._centered(rows)
+        x = np.ascontiguousarray(rows, dtype=np.float32)
         norms = np.sqrt(np.square(x).sum(axis=1, keepdims=True))
         near = np.abs(norms - 1) <= UNIT_TOLERANCE
         return np.where(near, x / np.where(near, norms, 1), x)
 
+    def _centered(self, rows: np.ndarray) -> np.ndarray:
+        dtype = np.float64 if rows.dtype.itemsize == self.mean.dtype.itemsize == 8 else np.float32
+        with np.errstate(over="ignore"):
+            x = np.ascontiguousarray(rows, dtype=dtype) - self.mean.astype(dtype, copy=False)
+            x = x.astype(np.float32, copy=False) / self.scale
+        if max(x.max(initial=0), -x.min(initial=0)) > LIMIT:
+            beyond = np.flatnonzero(np.abs(x).max(axis=1) > LIMIT)
+            wanted = self.wide(rows[beyond])
+            times = np.sqrt(np.square(wanted).mean(axis=1))
+            far = times > LIMIT
+            x[beyond[far]] = wanted[far] * (LIMIT / times[far])[:, None]
+        return x
+
+    def wide(self, rows: np.ndarray) -> np.ndarray:
+        """Rows as stored, (n, dim) any float -> the same place in float64, however far; for L2 alone."""
+        return (rows.astype(np.float64) - self.mean) / np.float64(self.scale)
+
     @property
     def facts(self) -> dict[str, object]:
         """What tells this space from others, for a fingerprint."""
-        return {"metric": self.metric, "mean": self.mean.tolist(), "scale": float(self.scale)}
+        return {"metric": self.metric, "mean": self.mean.tolist(), "scale": float(self.scale), "limit": LIMIT}
 
     def outside(self, x: np.ndarray) -> np.ndarray:
-        """x, (n, dim) float32 -> rows as a user stores them."""
-        return x if self.metric == "IP" else x * self.scale + self.mean
+        """x, (n, dim) float32 -> rows as a user stores them, float32."""
+        return x if self.metric == "IP" else (x * self.scale + self.mean).astype(np.float32, copy=False)
 
 
 @dataclass(frozen=True)
@@ -63,6 +84,7 @@ class Vectors:
     digest: str = ""
     rows_kept: np.ndarray | None = None  # (n,) int64, rows of the file that count, ascending; None: all
     normalize: bool = False
+    far: np.ndarray | None = None  # (m,) rows of the file that lie far (see ivfast.data.far), ascending; None: none
 
     def __len__(self) -> int:
         return self.rows.shape[0] if self.rows_kept is None else len(self.rows_kept)
@@ -158,14 +180,37 @@ def rows_per_block(dim: int, block_bytes: int = BLOCK_BYTES) -> int:
 def measure_space(vectors: Vectors, metric: str) -> Space:
     """Mean and one scale of all rows, accumulated in float64 (see Space).
 
-    raises: UserError under L2 where all rows are equal
+    raises: UserError under L2 where all rows are equal, or float32 can't tell centers among them apart
     """
     if metric == "IP":
         return Space("IP", np.zeros(vectors.dim, np.float32), np.float32(1))
-    mean, scale = moments(vectors.raw, len(vectors), vectors.dim)
-    if not scale > 0:
+    mean, root = _wide_moments(vectors.raw, len(vectors), vectors.dim)
+    where = f"{vectors.name}: {vectors.path}"
+    if not root > 0:
         raise UserError(f"{vectors.name}: all rows of {vectors.path} are equal; there is nothing to cluster")
-    return Space("L2", mean, scale)
+    if root < np.finfo(np.float32).tiny:
+        raise UserError(
+            f"{where} has rows that differ by {root:.1g}, expected 1e-37 or more, since centers are float32; multiply "
+            "learn, base and query by one number in float64"
+        )
+    narrow, scale = mean.astype(np.float32), np.float32(root)
+    if vectors.rows.dtype.itemsize < 8:
+        return Space("L2", narrow, scale)
+    rounded = _rounded_by(vectors, mean, root)
+    if rounded > COARSE * root:
+        raise UserError(
+            f"{where} has rows that differ by {root:.3g}, while float32, as centers are stored, rounds them by "
+            f"{rounded:.3g}; expected less: subtract learn's mean from learn, base and query in float64"
+        )
+    return Space("L2", mean if rounded > LOST * root else narrow, scale)
+
+
+def _rounded_by(vectors: Vectors, mean: np.ndarray, scale: float) -> float:
+    """Root mean square of float32's steps at the mean, over the columns that matter: those that vary."""
+    rows = vectors.raw(sampled(len(vectors), vectors.dim))
+    varies = (rows.astype(np.float64) - mean).std(axis=0) > LOST * scale
+    steps = np.where(varies, np.spacing(np.abs(mean).astype(np.float32)).astype(np.float64), 0)
+    return float(np.sqrt(np.square(steps).mean()))
 
 
 def space_of(rows: np.ndarray, metric: str) -> Space:
@@ -173,6 +218,7 @@ def space_of(rows: np.ndarray, metric: str) -> Space:
     if metric == "IP":
         return Space("IP", np.zeros(rows.shape[1], np.float32), np.float32(1))
     wide = rows.astype(np.float64)
+    wide = wide[middle_of(wide).times(wide) <= FAR]
     mean = wide.mean(axis=0)
     return Space("L2", mean.astype(np.float32), np.float32(np.sqrt(np.square(wide - mean).mean()) or 1))
 
@@ -185,6 +231,13 @@ def moments(
     read: gives rows, (rows, dim) any float: `Vectors.raw` as stored, `Points.x` as formulas see them
     returns: (dim,) float32 and one float32, accumulated in float64 over two passes
     """
+    mean, root = _wide_moments(read, n, dim, block_bytes)
+    return mean.astype(np.float32), np.float32(root)
+
+
+def _wide_moments(
+    read: Callable[[slice], np.ndarray], n: int, dim: int, block_bytes: int = BLOCK_BYTES
+) -> tuple[np.ndarray, float]:
     step = rows_per_block(dim, block_bytes)
 
     def blocks() -> Iterator[np.ndarray]:
@@ -196,7 +249,7 @@ def moments(
         mean += block.sum(axis=0)
     mean /= n
     square = sum(float(np.square(block - mean).sum()) for block in blocks())
-    return mean.astype(np.float32), np.float32(np.sqrt(square / (n * dim)))
+    return mean, float(np.sqrt(square / (n * dim)))
 
 
 def float_rows(vectors: np.ndarray, name: str, dim: int | None = None) -> np.ndarray:

@@ -10,6 +10,7 @@ from ivfast.choose.facts import fit_facts, fit_storings
 from ivfast.choose.goal import fit_k, pair_logits
 from ivfast.choose.held_out import HeldOut, make_held_out
 from ivfast.data.cleaning import Cleaning, scan
+from ivfast.data.far import without_far
 from ivfast.data.vectors import Points, Space, Vectors, learn_path, measure_space, open_vectors, space_of
 from ivfast.evaluate.folder import Found
 from ivfast.evaluate.results import RouterSetting
@@ -37,7 +38,7 @@ def open_learn(
             f"learn {path or '(no --learn_name)'} is missing: fixed probing, with nearest and ratio assignment only"
         )
         return None
-    learn = scan(open_vectors(path, "learn", found.centers.shape[1]), found.metric, progress, cleaning)
+    learn = without_far(scan(open_vectors(path, "learn", found.centers.shape[1]), found.metric, progress, cleaning))
     check_split(learn, ftopk)
     return learn
 

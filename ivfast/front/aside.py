@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ivfast.data.exact import nearest_among
+from ivfast.data.exact import nearest_of_stored
 from ivfast.data.formats.convert import write_rows
 from ivfast.data.vectors import Points, open_vectors, rows_per_block
 from ivfast.index.build import n_aside
@@ -54,5 +54,5 @@ def write_run_files(folder: Path, base: Points, aside: Aside, query: np.ndarray 
     vectors = open_vectors(folder / "base.npy", "base", base.dim)
     points = Points(vectors, base.space)
     with progress.bar("exact answers", len(points)) as bar:
-        near = nearest_among(base.space.inside(rows), points, np.arange(len(points)), COUNTED, bar)[1]
+        near = nearest_of_stored(rows, points, np.arange(len(points)), COUNTED, bar)
     save_array(folder / "gt.npy", near)

@@ -12,6 +12,7 @@ import numpy as np
 
 from ivfast.commands import train_centers
 from ivfast.data.cleaning import Cleaning, scan
+from ivfast.data.far import without_far
 from ivfast.data.vectors import Points, Vectors, float_rows, measure_space
 from ivfast.front.aside import set_aside, write_run_files
 from ivfast.front.given import Given, Start, open_given
@@ -162,7 +163,7 @@ def admit(rows: np.ndarray, settings: Settings, progress: Progress) -> Points:
         progress.note(f"metric {metric}: {'all rows are of unit norm' if metric == 'IP' else 'norms of rows differ'}")
     raw = Vectors("base", Path("(array)"), rows)
     scanned = scan(raw, metric, progress, Cleaning(settings.normalize), TO_CALLERS)
-    return Points(scanned, measure_space(scanned, metric))
+    return Points(scanned, measure_space(without_far(scanned), metric))
 
 
 def make_config(folder: Path, base: Points, settings: Settings) -> tuple[Config, Iterable[str]]:

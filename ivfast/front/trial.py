@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ivfast.data.exact import nearest_among, without_self
+from ivfast.data.exact import nearest_of_stored, without_self
 from ivfast.data.vectors import Points
 from ivfast.front.aside import set_aside
 from ivfast.index.growth import Index
@@ -22,6 +22,6 @@ def try_index(index: Index, points: Points, query: np.ndarray | None, seed: int,
     own = set_aside(len(points), seed, test=True).test if query is None else None
     asked = points.vectors.raw(own) if own is not None else index.model.as_stored(np.asarray(query), "query")
     with progress.bar("exact answers of the test", len(points)) as bar:
-        near = nearest_among(points.space.inside(asked), points, rows, K + 1, bar)[1]
+        near = nearest_of_stored(asked, points, rows, K + 1, bar)
     gt = near[:, :K] if own is None else without_self(near, own)
     return index.evaluate(asked, gt, K, without=own)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import faiss
 import numpy as np
 
-from ivfast.data.exact import nearest_among, without_self
+from ivfast.data.exact import nearest_of_stored, without_self
 from ivfast.data.vectors import Points
 from ivfast.index.calibration import MOST_K, Answers, calibrate, calibrate_codes
 from ivfast.index.fill import TRAINED_ON, empty_index, fill, fill_on_disk, finish, sizes_of
@@ -54,7 +54,8 @@ def build_index(model: Placing, base: Points, wishes: Wishes, progress: Progress
     entry_rows, columns = np.nonzero(stored.buckets >= 0)
     entry_buckets = stored.buckets[entry_rows, columns]
     ids = np.arange(n)
-    rows = base.vectors.raw(spread(n, TRAINED_ON))
+    sample, far = spread(n, TRAINED_ON), base.vectors.far
+    rows = base.vectors.raw(sample if far is None else np.setdiff1d(sample, far))  # codes are fitted to the others
     index = empty_index(model.centers, model.metric, wishes.kind, rows, wishes.seed)
     if wishes.lists_file is None:
         fill(index, base.vectors, entry_rows, entry_buckets, ids, progress)
@@ -87,7 +88,7 @@ def exact_answers(base: Points, rows: np.ndarray, progress: Progress, most_k: in
     """Some vectors of base with their nearest among all others."""
     n, k = len(base), min(most_k, len(base) - 1)
     with progress.stage("exact answers"), progress.bar("exact answers", n) as bar:
-        near = nearest_among(base.x(rows), base, np.arange(n), k + 1, bar)[1]
+        near = nearest_of_stored(base.vectors.raw(rows), base, np.arange(n), k + 1, bar)
     x = np.ascontiguousarray(base.vectors.raw(rows), dtype=np.float32)
     return Answers(x, without_self(near, rows))
 

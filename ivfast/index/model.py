@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ivfast.data.cleaning import Advice, Cleaning, scan
+from ivfast.data.far import has_usual_unit
 from ivfast.data.vectors import UNIT_TOLERANCE, Points, Vectors, float_rows, open_vectors, unit_rows
 from ivfast.index.build import Wishes, build_index
 from ivfast.index.files import ProbesUse
@@ -143,6 +144,11 @@ class TrainedModel:
         self, points: Points, copies: float | None, kind: str, lists_file: Path | None, progress: Progress
     ) -> Index:
         """As `index`, of a base that is checked already."""
+        if not has_usual_unit(space := self._model.space):
+            raise UserError(
+                f"index: learn's rows differ by about {space.scale:.1g}, expected 1e-15 to 1e15, since FAISS computes "
+                f"squares in float32; multiply all vectors by {1 / float(space.scale):.0e} and train again"
+            )
         copies = self.usual_copies if copies is None else copies
         fitted, aside, test = self._fitted, None, None
         if fitted is not None and fitted.base_digest == points.vectors.digest:

@@ -56,7 +56,8 @@ class Prober:
         gains[shares[buckets] == 0] = -np.inf  # nothing is found in an empty bucket
         gains[:, 0] = np.inf
         if self.space.metric == "L2":
-            distances = distances * np.float32(self.space.scale) ** 2
+            with np.errstate(over="ignore"):  # of far rows
+                distances = distances * np.float32(self.space.scale) ** 2
         return Candidates(buckets[:, :width], distances[:, :width], gains[:, :width].astype(np.float32))
 
 

@@ -46,21 +46,22 @@ class Cache(NamedTuple):
         return fingerprint(learn=learn, metric=metric, seed=self.seed, faiss=faiss.__version__, **settings)
 
 
-def find_kmeans(cache: Cache, nlist: int, niter: int) -> np.ndarray:
+def find_kmeans(cache: Cache, nlist: int, niter: int, *, raw: bool = False) -> np.ndarray:
     """k-means' centers on learn, (nlist, dim) float32, inside.
 
-    niter: iterations at most
+    niter: iterations at most; raw: learn's space leaves rows as they are stored (see ivfast.train.baseline)
     raises: UserError where learn has fewer vectors than buckets
     """
 
     def cluster() -> dict[str, np.ndarray]:
-        cache.progress.note(f"k-means: clustering {len(cache.learn):,} vectors into {nlist} buckets")
+        form = " as they are stored" if raw else ""
+        cache.progress.note(f"k-means: clustering {len(cache.learn):,} vectors{form} into {nlist} buckets")
         with cache.progress.stage("k-means"):
             found = train_kmeans(cache.learn, nlist, niter, cache.seed, cache.progress, search=cache.device)
         return {"centers": found.centers, "counts": np.array([found.n_iterations, found.n_points])}
 
-    device: dict[str, object] = {"device": True} if cache.device else {}
-    found, old = cached(cache.folder, "kmeans", cache.key(nlist=nlist, niter=niter, **device), cluster)
+    how: dict[str, object] = {name: True for name, is_so in (("device", cache.device), ("raw", raw)) if is_so}
+    found, old = cached(cache.folder, "kmeans", cache.key(nlist=nlist, niter=niter, **how), cluster)
     iterations, points = found["counts"].tolist()
     cache.progress.note(
         f"k-means: {nlist} centers, {iterations} iterations of at most {niter} "

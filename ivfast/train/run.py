@@ -12,6 +12,7 @@ from ivfast.choose.held_out import JUDGED, HeldOut, fewer, make_held_out
 from ivfast.choose.judgement import Curves, Judgement, judge, judge_kmeans
 from ivfast.choose.verdict import Candidate
 from ivfast.data.cleaning import Cleaning, scan
+from ivfast.data.far import without_far
 from ivfast.data.intake import check_distinct, scan_set
 from ivfast.data.mapped import map_points
 from ivfast.data.npy import missing
@@ -47,6 +48,7 @@ from ivfast.start.descent import Means, check_descent
 from ivfast.start.kmeans import Buckets, measure_buckets
 from ivfast.start.neighbors import LIMITS, LearnSet, check_split, n_held_out
 from ivfast.start.prepare import Cache, find_kmeans, find_learn_cells, find_learn_neighbors
+from ivfast.train.baseline import better_kmeans, note_forms
 from ivfast.train.disk import check_disk
 from ivfast.train.given import digest_of, open_start
 from ivfast.train.pairs import PairSource
@@ -87,26 +89,33 @@ def start_run(config: Config, progress: Progress, saved: Saved | None = None) ->
     raises: UserError where it is of other data
     """
     with progress.stage("checking files"):
-        vectors, data = admit_training(config, progress)
-        space = measure_space(vectors, config.metric)
-    config = with_epochs(config, len(vectors), progress)
+        scanned, points, data = admit_training(config, progress)
+    config = with_epochs(config, len(points), progress)
     given = open_start(config)
     started_at = None if given is None else digest_of(given)
     if saved is not None:
-        refuse_others(saved, config, vectors.digest)
+        refuse_others(saved, config, points.vectors.digest)
         refuse_other_start(saved, started_at)
-    check_disk(config, len(vectors), len(data.base))
+    check_disk(config, len(points), len(data.base))
     progress.note(advice(config))
-    points, folder = Points(vectors, space), config.save_path / "cache"
+    folder = config.save_path / "cache"
     if len(points) > LIMITS.exact_learn:
         points = map_points(points, folder, progress)
     means = Means(folder, load_search(config.backend, config.gpu))
     cache = Cache(folder, points, config.seed, progress, means)
     if saved is not None:
         refuse_other_search(saved, cache.near_by)
+    odd = note_forms(scanned, points, cache)
     kmeans = find_kmeans(cache, config.nlist, config.niter)
-    start = kmeans if given is None else space.inside(given)
     learn = LearnSet(points, find_learn_neighbors(cache, config.ftopk))
+    width = min(config.ftopk, config.nlist)
+    held = make_held_out(learn, config.nlist, width, config.seed, progress)
+    judged = held
+    if len(held.rows) > JUDGED:
+        judged = make_held_out(fewer(learn, JUDGED), config.nlist, width, config.seed, progress)
+    if odd:
+        kmeans = better_kmeans(kmeans, judged, cache, config.niter)
+    start = kmeans if given is None else points.space.inside(given)
     with progress.stage("measuring buckets"):
         cells = None
         if blocks_of(config.nlist, config.batch_size) is None:
@@ -115,11 +124,6 @@ def start_run(config: Config, progress: Progress, saved: Saved | None = None) ->
             cells, buckets = find_learn_cells(cache, start, config.niter)
         setup = make_setup(config, learn, start, buckets)
     backend = load_backend(config.backend, setup, config.gpu, precision_name(config))
-    width = min(config.ftopk, config.nlist)
-    held = make_held_out(learn, config.nlist, width, config.seed, progress)
-    judged = held
-    if len(held.rows) > JUDGED:
-        judged = make_held_out(fewer(learn, JUDGED), config.nlist, width, config.seed, progress)
     source = PairSource(learn, config.batch_size, config.drop_prop if config.use_drop else 0.0, config.seed)
     if setup.blocks is not None:
         source = source._replace(cells=cells, block_pairs=setup.blocks.pairs)
@@ -180,23 +184,25 @@ def open_training(config: Config) -> tuple[Vectors, EvaluationSet]:
     return learn, data
 
 
-def admit_training(config: Config, progress: Progress) -> tuple[Vectors, EvaluationSet]:
+def admit_training(config: Config, progress: Progress) -> tuple[Vectors, Points, EvaluationSet]:
     """Open and check everything that training and its evaluation will need.
 
-    returns: learn and the evaluation set, both scanned
+    returns: learn as scanned, what of it trains, inside, and the evaluation set, scanned
     raises: UserError on whatever would stop the run later
     """
     learn, data = open_training(config)
     cleaning = Cleaning(config.normalize, config.drop_bad_rows)
-    learn = scan(learn, config.metric, progress, cleaning)
+    scanned = scan(learn, config.metric, progress, cleaning)
+    learn = without_far(scanned)
     check_learn_size(learn, config.nlist, config.ftopk, config.batch_size)
-    check_distinct(learn, config.nlist)
+    points = Points(learn, measure_space(learn, config.metric))
+    check_distinct(points, config.nlist)
     if len(learn) < RECOMMENDED * config.nlist:
         progress.note(
             f"warning: learn has {len(learn) / config.nlist:.1f} vectors a bucket, {RECOMMENDED} or more are "
             "recommended: use more vectors or a smaller --nlist"
         )
-    return learn, scan_set(data, config.metric, progress, cleaning)
+    return scanned, points, scan_set(data, config.metric, progress, cleaning)
 
 
 def check_learn_size(learn: Vectors, nlist: int, ftopk: int, batch_size: int) -> None:
