@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ivfast.data.npy import check_whole
 from ivfast.data.vectors import BLOCK_BYTES, UNIT_TOLERANCE, Vectors, rows_per_block, unit_rows
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.progress import Progress
@@ -51,6 +52,7 @@ def scan(
     step = rows_per_block(vectors.dim, block_bytes)
     with progress.bar(f"checking {vectors.name}", len(faults)) as bar:
         for start in range(0, len(faults), step):
+            check_whole(vectors.rows, vectors.name)
             block = np.ascontiguousarray(vectors.rows[start : start + step])
             digest.update(block.data)
             faults[start : start + step] = _faults(unit_rows(block) if cleaning.normalize else block, metric)

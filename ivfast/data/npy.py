@@ -1,14 +1,16 @@
 """Opening .npy files of unknown origin: nothing is read, mapped or allocated before the size equation holds."""
 
+import errno
 import math
+import mmap
 import os
 import re
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from ivfast.runtime.errors import UserError
+from ivfast.runtime.errors import RunError, UserError
 
 MAGIC = b"\x93NUMPY"
 LONGEST_HEADER = 10_000  # bytes; NumPy's own limit
@@ -31,7 +33,7 @@ class Header(NamedTuple):
 
 
 def open_array(path: Path, name: str) -> np.ndarray:
-    """Memory-map one two-dimensional .npy file of numbers.
+    """Memory-map one two-dimensional .npy file of numbers; read it where its file system has no memory maps.
 
     name: what messages call it
     raises: UserError where it is absent, not such a file, of another size than its header says, or not two-dimensional
@@ -53,9 +55,42 @@ def open_array(path: Path, name: str) -> np.ndarray:
             "anew with np.save"
         )
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False, max_header_size=LONGEST_HEADER)
-    except (ValueError, EOFError, OSError) as problem:  # it changed since, or the system maps no more
+        return _map(path)
+    except OSError as problem:
+        raise UserError(
+            f"{name}: {path} cannot be read ({problem.strerror or problem}); check its disk and the limits of memory "
+            "(ulimit -v), it need not be saved anew"
+        ) from None
+    except (ValueError, EOFError) as problem:  # it changed since
         raise UserError(f"{name}: {path} cannot be mapped ({problem}); save it anew with np.save") from None
+
+
+def _map(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False, max_header_size=LONGEST_HEADER)
+    except OSError as problem:
+        if problem.errno == errno.ENOMEM:  # as large a piece of memory will not be there either
+            raise
+    return np.load(path, allow_pickle=False, max_header_size=LONGEST_HEADER)
+
+
+def check_whole(array: np.ndarray, name: str) -> None:
+    """Look whether a memory map's file is as long as it was: reading beyond its end would end the process (SIGBUS).
+
+    array: any, also a view of a memory map
+    raises: RunError where the file was cut short since it was opened
+    """
+    owner: Any = array
+    while isinstance(owner, np.ndarray) and not isinstance(owner.base, mmap.mmap):
+        owner = owner.base
+    if not isinstance(owner, np.memmap):
+        return
+    found, expected = owner.base.size(), owner.offset + owner.nbytes
+    if found < expected:
+        raise RunError(
+            f"{name}: {owner.filename} was cut short while it was read ({found:,} bytes, expected {expected:,}); "
+            "copy it anew, and leave it alone until the run has ended"
+        )
 
 
 def _read_header(file: BinaryIO, size: int) -> Header:

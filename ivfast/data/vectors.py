@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ivfast.data.ground_truth import check_gt
-from ivfast.data.npy import missing, open_array
+from ivfast.data.npy import check_whole, missing, open_array
 from ivfast.runtime.errors import UserError
 
 BLOCK_BYTES = 64 << 20  # what is read at once: far under the memory of any machine
@@ -72,7 +72,11 @@ class Vectors:
         return self.rows.shape[1]
 
     def raw(self, index: np.ndarray | slice) -> np.ndarray:
-        """The rows at `index` as stored, (len(index), dim) in C order; normalised where that is asked for."""
+        """The rows at `index` as stored, (len(index), dim) in C order; normalised where that is asked for.
+
+        raises: RunError where the file was cut short
+        """
+        check_whole(self.rows, self.name)
         rows = np.ascontiguousarray(self.rows[index if self.rows_kept is None else self.rows_kept[index]])
         return unit_rows(rows) if self.normalize else rows
 

@@ -23,6 +23,7 @@ from ivfast.index.fill import try_kind
 from ivfast.index.index import Reached
 from ivfast.index.load import load, load_index
 from ivfast.runtime.errors import UserError
+from ivfast.runtime.files import as_name
 from ivfast.runtime.progress import Progress
 
 OF_MEMORY = 0.5  # of the machine's memory that lists in memory may take
@@ -92,7 +93,7 @@ def folder_of(options: argparse.Namespace) -> Path:
     if options.save_path:
         return options.save_path
     base = options.base.resolve()
-    return Path(f"{base.stem if base.is_file() else base.name}_ivfast")
+    return Path(f"{as_name(base.stem if os.path.isfile(base) else base.name)}_ivfast")
 
 
 def refuse_grown(folder: Path) -> None:
@@ -117,7 +118,7 @@ def open_file(path: Path, folder: Path, column: str | None, progress: Progress, 
     folder: where that is kept, as converted/NAME.npy
     raises: UserError on a file that can't be read
     """
-    if path.suffix == ".npy" and path.is_file() and (rows := open_array(path, name)).dtype.name in FLOATS:
+    if path.suffix == ".npy" and os.path.isfile(path) and (rows := open_array(path, name)).dtype.name in FLOATS:
         return rows
     source = open_rows(path, column=column)
     written = folder / "converted" / f"{name}.npy"

@@ -21,6 +21,7 @@ from ivfast.network.backend import load_search
 from ivfast.runtime.checkpoint import checkpoints_in
 from ivfast.runtime.config import BACKENDS, Config, check
 from ivfast.runtime.errors import UserError
+from ivfast.runtime.files import user_path
 from ivfast.runtime.progress import Progress, silent
 from ivfast.start.descent import Means, check_descent
 from ivfast.start.neighbors import LIMITS
@@ -69,7 +70,7 @@ def fit(
     >>> model.centers.shape
     (16, 16)
     """
-    folder = Path(mkdtemp(prefix="ivfast_")) if save_path is None else Path(save_path).expanduser()
+    folder = Path(mkdtemp(prefix="ivfast_")) if save_path is None else user_path(save_path)
     settings = Settings(nlist, metric, copies, normalize, backend, gpu, seed, more)
     try:
         model = _fit(folder, base, query, settings, progress or silent())

@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from ivfast.index.calibration import Calibration
 from ivfast.index.fill import on_disk
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.files import copy_beside, file_hash, save_tensors, write_beside
+from ivfast.runtime.tensors import read_tensors
 
 SCHEMA = 1
 FAISS_NAME, BESIDE_NAME, LISTS_NAME = "index.faiss", "index.safetensors", "index.ivfdata"
@@ -63,9 +64,8 @@ def read_index(folder: Path) -> Parts:
     try:
         # lists on disk are looked for beside index.faiss, wherever both have been moved, and are not changed
         index: Any = faiss.read_index(str(path), faiss.IO_FLAG_ONDISK_SAME_DIR | faiss.IO_FLAG_READ_ONLY)
-        with safe_open(beside, framework="numpy") as opened:
-            about = json.loads((opened.metadata() or {})["ivfast_index"])
-            arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        arrays, metadata = read_tensors(beside)
+        about = json.loads(metadata["ivfast_index"])
         if about["schema"] != SCHEMA:
             raise ValueError(f"schema {about['schema']}, expected {SCHEMA}")
         if about["faiss_sha256"] != file_hash(path):
@@ -75,6 +75,11 @@ def read_index(folder: Path) -> Parts:
         return Parts(index, calibration, use, arrays["reach"], about)
     except (RuntimeError, SafetensorError, OSError, LookupError, TypeError, ValueError) as problem:
         said = str(problem).strip().splitlines()[-1][:200]
+        if "mmap" in said:
+            raise UserError(
+                f"{folder}: {LISTS_NAME} cannot be mapped ({said}); copy the folder to a file system that has memory "
+                "maps, the index is kept"
+            ) from None
         raise UserError(f"{folder}: its index cannot be read ({said}); make it again with `ivfast index`") from None
 
 

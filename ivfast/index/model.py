@@ -21,7 +21,7 @@ from ivfast.route.distances import log_softmax, top
 from ivfast.route.routers import Router, centers_router
 from ivfast.route.tiles import LogitTiles
 from ivfast.runtime.errors import UserError
-from ivfast.runtime.files import copy_beside
+from ivfast.runtime.files import copy_beside, user_path
 from ivfast.runtime.progress import Progress, silent
 from ivfast.start.descent import Means
 from ivfast.store.dcnet_file import Model, model_router
@@ -137,7 +137,7 @@ class TrainedModel:
         copies = self.usual_copies if copies is None else copies
         points = self.points(base)
         aside, test = self._aside.get(points.vectors.digest, (None, None))
-        file = None if lists_file is None else Path(lists_file)
+        file = None if lists_file is None else user_path(lists_file).absolute()
         return build_index(self, points, Wishes(copies, kind, file, aside, test, self._seed), progress or silent())
 
     def evaluate(
@@ -165,7 +165,7 @@ class TrainedModel:
 
     def save(self, folder: Path | str) -> None:
         """Write ivfast.npy and dcnet.safetensors into another folder, for `ivfast.load`."""
-        target = Path(folder)
+        target = user_path(folder)
         target.mkdir(parents=True, exist_ok=True)
         for name in NAMES:
             source = self.folder / name

@@ -89,7 +89,7 @@ def start_run(config: Config, progress: Progress, saved: Saved | None = None) ->
     config = with_epochs(config, len(vectors), progress)
     if saved is not None:
         refuse_others(saved, config, vectors.digest)
-    check_disk(config, len(vectors), len(data.base))
+    check_disk(config, len(vectors), len(data.base), progress)
     progress.note(advice(config))
     points, folder = Points(vectors, space), config.save_path / "cache"
     if len(points) > LIMITS.exact_learn:
