@@ -74,6 +74,11 @@ def _note_form(vectors: Vectors, progress: Progress) -> None:
     form = ["big-endian"] if dtype.byteorder == ">" else []
     form += [dtype.name] if dtype.name != "float32" else []
     form += ["Fortran order"] if flags.f_contiguous and not flags.c_contiguous else []
+    if vectors.was_read:
+        progress.note(
+            f"warning: {vectors.name}: {vectors.path} lies on a file system without memory maps: all of it was read "
+            f"into memory ({vectors.rows.nbytes / 1e9:.1f} GB)"
+        )
     if form:
         progress.note(
             f"{vectors.name}: {vectors.path} is stored as {', '.join(form)}; "

@@ -7,6 +7,7 @@ import os
 import re
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
+from unicodedata import normalize
 
 import numpy as np
 
@@ -74,18 +75,24 @@ def _map(path: Path) -> np.ndarray:
     return np.load(path, allow_pickle=False, max_header_size=LONGEST_HEADER)
 
 
+def map_of(array: np.ndarray | None) -> np.memmap | None:
+    """The memory map that an array is a view of, or is; None where it is none of NumPy's."""
+    owner: Any = array
+    while isinstance(owner, np.ndarray) and not isinstance(owner.base, mmap.mmap):
+        owner = owner.base
+    return owner if isinstance(owner, np.memmap) else None
+
+
 def check_whole(array: np.ndarray, name: str) -> None:
     """Look whether a memory map's file is as long as it was: reading beyond its end would end the process (SIGBUS).
 
     array: any, also a view of a memory map
     raises: RunError where the file was cut short since it was opened
     """
-    owner: Any = array
-    while isinstance(owner, np.ndarray) and not isinstance(owner.base, mmap.mmap):
-        owner = owner.base
-    if not isinstance(owner, np.memmap):
+    if (owner := map_of(array)) is None:
         return
-    found, expected = owner.base.size(), owner.offset + owner.nbytes
+    file: Any = owner.base
+    found, expected = file.size(), owner.offset + owner.nbytes
     if found < expected:
         raise RunError(
             f"{name}: {owner.filename} was cut short while it was read ({found:,} bytes, expected {expected:,}); "
@@ -151,10 +158,27 @@ def missing(absent: dict[str, Path]) -> UserError:
     names, paths = ", ".join(absent), ", ".join(str(path) for path in absent.values())
     folders = dict.fromkeys(path.parent for path in absent.values())
     there = "; ".join(_what_is_there(folder) for folder in folders)
+    for path in absent.values():
+        if same := _of_other_bytes(path):
+            there += f"; {same} is there, whose letters are written in another way (Unicode NFC, NFD): copy that name"
     return UserError(
         f"{names}: {paths} {'is' if len(absent) == 1 else 'are'} missing{_but_a_folder(absent)}; {there}; "
         "put the file there, or correct the flag that names it"
     )
+
+
+def _of_other_bytes(path: Path) -> Path | None:
+    """A file of the same letters: an umlaut is one character, or a vowel and a mark. macOS takes both as one name."""
+    found = Path(path.anchor)
+    for part in path.parts[bool(path.anchor) :]:
+        if not os.path.lexists(found / part):
+            try:
+                names = os.listdir(found)
+            except OSError:
+                return None
+            part = next((name for name in names if normalize("NFC", name) == normalize("NFC", part)), part)
+        found /= part
+    return found if found != path and os.path.isfile(found) else None
 
 
 def _but_a_folder(absent: dict[str, Path]) -> str:

@@ -62,6 +62,7 @@ class Vectors:
     digest: str = ""
     rows_kept: np.ndarray | None = None  # (n,) int64, rows of the file that count, ascending; None: all
     normalize: bool = False
+    was_read: bool = False  # into memory, since its file can't be mapped
 
     def __len__(self) -> int:
         return self.rows.shape[0] if self.rows_kept is None else len(self.rows_kept)
@@ -110,8 +111,14 @@ class Points:
         return self.space.metric
 
     def x(self, index: np.ndarray | slice) -> np.ndarray:
-        """The points at `index`, (len(index), dim) float32, not to be changed: a slice may be a view of a file."""
-        return self.space.inside(self.vectors.raw(index)) if self.mapped is None else self.mapped[index]
+        """The points at `index`, (len(index), dim) float32, not to be changed: a slice may be a view of a file.
+
+        raises: RunError where the file was cut short
+        """
+        if self.mapped is None:
+            return self.space.inside(self.vectors.raw(index))
+        check_whole(self.mapped, self.vectors.name)
+        return self.mapped[index]
 
     def only(self, index: np.ndarray) -> "Points":
         """Those at `index` alone, read from their own file."""
@@ -150,7 +157,7 @@ def open_vectors(path: Path, name: str, dim: int | None) -> Vectors:
             "(the first number of --param_list, and the same in learn, base, query and --ai_center); "
             "correct that flag or name other files"
         )
-    return Vectors(name, path, rows)
+    return Vectors(name, path, rows, was_read=not isinstance(rows, np.memmap))
 
 
 def rows_per_block(dim: int, block_bytes: int = BLOCK_BYTES) -> int:

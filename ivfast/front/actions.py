@@ -19,7 +19,7 @@ from ivfast.front.fit import fit as fit_model
 from ivfast.front.sentences import tell
 from ivfast.front.trial import try_index
 from ivfast.index.files import FAISS_NAME, LISTS_NAME
-from ivfast.index.fill import try_kind
+from ivfast.index.fill import check_faiss_path, try_kind
 from ivfast.index.index import Reached
 from ivfast.index.load import load, load_index
 from ivfast.runtime.errors import UserError
@@ -32,6 +32,7 @@ OF_MEMORY = 0.5  # of the machine's memory that lists in memory may take
 def fit(options: argparse.Namespace, progress: Progress) -> None:
     """Train, index, evaluate, tell."""
     folder = folder_of(options)
+    check_faiss_path(folder)  # before a training, not after it
     refuse_grown(folder)
     base = open_file(options.base, folder, options.column, progress)
     try_kind(options.kind, base.shape[1])
@@ -50,6 +51,7 @@ def fit(options: argparse.Namespace, progress: Progress) -> None:
 def index(options: argparse.Namespace, progress: Progress) -> None:
     """Store another base, or the same in another way."""
     folder = options.out or options.save_path
+    check_faiss_path(folder)
     model, base = load(options.save_path), open_file(options.base, folder, options.column, progress)
     try_kind(options.kind, base.shape[1])
     folder.mkdir(parents=True, exist_ok=True)

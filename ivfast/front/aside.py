@@ -7,10 +7,12 @@ import numpy as np
 
 from ivfast.data.exact import nearest_among
 from ivfast.data.formats.convert import write_rows
+from ivfast.data.npy import map_of
 from ivfast.data.vectors import Points, open_vectors, rows_per_block
 from ivfast.index.build import n_aside
 from ivfast.method import COUNTED
 from ivfast.runtime.draws import generator
+from ivfast.runtime.errors import UserError
 from ivfast.runtime.files import save_array, save_json
 from ivfast.runtime.progress import Progress
 
@@ -41,8 +43,10 @@ def write_run_files(folder: Path, base: Points, aside: Aside, query: np.ndarray 
     """Write what training reads: base without the rows set aside, queries, and their exact nearest.
 
     query: (n, dim) floats, as stored; None: the rows that were set aside for a test
+    raises: UserError where a file of the caller's would be written over
     """
     folder = folder / NAME
+    _refuse_own(folder, base.vectors.rows, query)
     folder.mkdir(parents=True, exist_ok=True)
     kept = np.setdiff1d(np.arange(len(base)), aside.rows)
     step = rows_per_block(base.dim)
@@ -56,6 +60,13 @@ def write_run_files(folder: Path, base: Points, aside: Aside, query: np.ndarray 
     with progress.bar("exact answers", len(points)) as bar:
         near = nearest_among(base.space.inside(rows), points, np.arange(len(points)), COUNTED, bar)[1]
     save_array(folder / "gt.npy", near)
+
+
+def _refuse_own(folder: Path, *arrays: np.ndarray | None) -> None:
+    for array in arrays:
+        path = getattr(map_of(array), "filename", None)
+        if path and folder.resolve() in Path(path).resolve().parents:
+            raise UserError(f"{path} lies where a fit writes files of its own; choose another --save_path, or move it")
 
 
 def remember(folder: Path, aside: Aside, facts: dict[str, object]) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from safetensors import SafetensorError
 
 from ivfast.index.calibration import Calibration
-from ivfast.index.fill import on_disk
+from ivfast.index.fill import check_faiss_path, on_disk
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.files import copy_beside, file_hash, save_tensors, write_beside
 from ivfast.runtime.tensors import read_tensors
@@ -36,7 +36,11 @@ class Parts(NamedTuple):
 
 
 def save_index(folder: Path, parts: Parts) -> None:
-    """Write index.faiss and index.safetensors, each complete or not at all."""
+    """Write index.faiss and index.safetensors, each complete or not at all.
+
+    raises: UserError where FAISS can't take the path
+    """
+    check_faiss_path(folder)
     faiss_index, calibration = parts.faiss_index, parts.calibration
     arrays = {
         name: np.ascontiguousarray(value)
@@ -57,6 +61,7 @@ def read_index(folder: Path) -> Parts:
 
     raises: UserError where one is missing, damaged, or belongs to another
     """
+    check_faiss_path(folder)
     path, beside = folder / FAISS_NAME, folder / BESIDE_NAME
     for file in (path, beside):
         if not file.is_file():
@@ -74,10 +79,10 @@ def read_index(folder: Path) -> Parts:
         use = ProbesUse(arrays["log_use"], arrays["cost"])
         return Parts(index, calibration, use, arrays["reach"], about)
     except (RuntimeError, SafetensorError, OSError, LookupError, TypeError, ValueError) as problem:
-        said = str(problem).strip().splitlines()[-1][:200]
+        said = str(problem).strip().splitlines()[-1].split("Error: ")[-1][:200]
         if "mmap" in said:
             raise UserError(
-                f"{folder}: {LISTS_NAME} cannot be mapped ({said}); copy the folder to a file system that has memory "
+                f"{folder}: the lists of its index cannot be mapped ({said}); copy the folder to a file system that has memory "
                 "maps, the index is kept"
             ) from None
         raise UserError(f"{folder}: its index cannot be read ({said}); make it again with `ivfast index`") from None

@@ -85,8 +85,9 @@ def fill_on_disk(
 
     data: file of the lists, which the index names from then on; another index on a file of that name goes on with its
         own, since the new one is written beside and renamed
-    raises: RunError where the disk refuses
+    raises: RunError where the disk refuses, UserError where FAISS can't take the path
     """
+    check_faiss_path(data)
     data.parent.mkdir(parents=True, exist_ok=True)
     an_entry = index.code_size + 8
     n_bytes, free = 2 * len(rows) * an_entry, free_space(data.parent)  # shards, and what they are merged into
@@ -107,7 +108,7 @@ def fill_on_disk(
         lists: Any = on_disk(index)
         lists.filename = str(data)
     except (RuntimeError, OSError) as problem:
-        said = str(problem).strip().splitlines()[-1][:200]
+        said = str(problem).strip().splitlines()[-1].split("Error: ")[-1][:200]
         raise RunError(
             f"{data} cannot be written ({said}); lists on disk take a file system with room and memory maps: write "
             "elsewhere"
@@ -115,6 +116,16 @@ def fill_on_disk(
     finally:
         for path in (beside, *shards):
             remove(path)
+
+
+def check_faiss_path(path: Path) -> None:
+    """raises: UserError where a path holds bytes that are no UTF-8, which FAISS can't take"""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{path}: its name holds bytes that are no UTF-8, which FAISS can't write to or read; name another folder"
+        ) from None
 
 
 def on_disk(index: faiss.IndexIVF) -> faiss.OnDiskInvertedLists | None:

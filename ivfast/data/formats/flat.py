@@ -154,8 +154,8 @@ def open_safetensors(path: Path, name: str, column: str | None) -> Rows:
     with damaged(name, path, *PROBLEMS):
         header, begin = read_header(path)
         about = {key: stored for key, stored in header.items() if key != METADATA}
-        types, shapes = ({key: stored[what] for key, stored in about.items()} for what in ("dtype", "shape"))
-        tensors = {key: Tensor(TENSOR_TYPES.get(types[key], types[key]), tuple(shapes[key])) for key in about}
+        types = {key: str(stored["dtype"]) for key, stored in about.items()}
+        tensors = {key: Tensor(TENSOR_TYPES.get(types[key], types[key]), tuple(about[key]["shape"])) for key in about}
     seen = {key: f"{tensor.dtype} {tensor.shape}" for key, tensor in tensors.items()}
     fit = [key for key, (dtype, shape) in tensors.items() if dtype in READ_AS and len(shape) == 2 and 0 not in shape]
     chosen = pick(seen, fit, column, name, path, f"two-dimensional tensor of {NUMBERS}")
