@@ -2,9 +2,9 @@
 
 import errno
 import math
-import mmap
 import os
 import re
+from mmap import mmap
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 from unicodedata import normalize
@@ -75,12 +75,12 @@ def _map(path: Path) -> np.ndarray:
     return np.load(path, allow_pickle=False, max_header_size=LONGEST_HEADER)
 
 
-def map_of(array: np.ndarray | None) -> np.memmap | None:
-    """The memory map that an array is a view of, or is; None where it is none of NumPy's."""
+def map_of(array: np.ndarray | None) -> Any:
+    """The numpy.memmap that an array is a view of, or is; None where there is none."""
     owner: Any = array
-    while isinstance(owner, np.ndarray) and not isinstance(owner.base, mmap.mmap):
+    while isinstance(owner, np.ndarray) and not isinstance(owner.base, mmap):
         owner = owner.base
-    return owner if isinstance(owner, np.memmap) else None
+    return owner if hasattr(owner, "filename") else None
 
 
 def check_whole(array: np.ndarray, name: str) -> None:
@@ -91,8 +91,7 @@ def check_whole(array: np.ndarray, name: str) -> None:
     """
     if (owner := map_of(array)) is None:
         return
-    file: Any = owner.base
-    found, expected = file.size(), owner.offset + owner.nbytes
+    found, expected = owner.base.size(), owner.offset + owner.nbytes
     if found < expected:
         raise RunError(
             f"{name}: {owner.filename} was cut short while it was read ({found:,} bytes, expected {expected:,}); "

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ivfast.data.ground_truth import check_gt
-from ivfast.data.npy import check_whole, missing, open_array
+from ivfast.data.npy import check_whole, map_of, missing, open_array
 from ivfast.runtime.errors import UserError
 
 BLOCK_BYTES = 64 << 20  # what is read at once: far under the memory of any machine
@@ -157,7 +157,7 @@ def open_vectors(path: Path, name: str, dim: int | None) -> Vectors:
             "(the first number of --param_list, and the same in learn, base, query and --ai_center); "
             "correct that flag or name other files"
         )
-    return Vectors(name, path, rows, was_read=not isinstance(rows, np.memmap))
+    return Vectors(name, path, rows, was_read=map_of(rows) is None)
 
 
 def rows_per_block(dim: int, block_bytes: int = BLOCK_BYTES) -> int:

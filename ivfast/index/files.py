@@ -82,8 +82,8 @@ def read_index(folder: Path) -> Parts:
         said = str(problem).strip().splitlines()[-1].split("Error: ")[-1][:200]
         if "mmap" in said:
             raise UserError(
-                f"{folder}: the lists of its index cannot be mapped ({said}); copy the folder to a file system that has memory "
-                "maps, the index is kept"
+                f"{folder}: the lists of its index cannot be mapped ({said}); copy the folder to a file system that "
+                "has memory maps, the index is kept"
             ) from None
         raise UserError(f"{folder}: its index cannot be read ({said}); make it again with `ivfast index`") from None
 
