@@ -207,8 +207,13 @@ class TestOwnFilesOnly:
 
     def test_every_half_written_file_is_one_that_is_known(self, tmp_path: Path):
         seen = []
+
+        def write(path: Path) -> None:
+            seen.append(path.name)
+            raise KeyboardInterrupt
+
         with pytest.raises(KeyboardInterrupt):
-            write_beside(tmp_path / "x.npy", lambda path: (seen.append(path.name), refuse_by(KeyboardInterrupt)))
+            write_beside(tmp_path / "x.npy", write)
         assert seen[0].startswith(PART)
 
     def test_old_checkpoints_go_and_nothing_else(self, tmp_path: Path):
@@ -226,10 +231,6 @@ class TestOwnFilesOnly:
         monkeypatch.setattr(Path, "unlink", refuse(errno.EPERM))
         found = [cached(tmp_path, "x", "key", lambda: {"x": np.ones(3)})[1] for _ in range(2)]
         assert found == [False, True]
-
-
-def refuse_by(problem: type[BaseException]) -> None:
-    raise problem
 
 
 @pytest.fixture(params=NO_MAP)
