@@ -127,7 +127,8 @@ def test_a_model_outlives_a_change_of_folder(tmp_path: Path, monkeypatch: pytest
     model = ivfast.fit(base, 4, epochs=1, save_path="here", copies=0.0)
     (tmp_path / "else").mkdir()
     monkeypatch.chdir(tmp_path / "else")
-    assert set(model._aside) == {model.points(base).vectors.digest}
+    assert model._fitted is not None
+    assert model._fitted.base_digest == model.points(base).vectors.digest
     model.index(base, 0.0, lists_file="~/lists.ivfdata").save("~/saved")
     assert len(ivfast.load_index("~/saved")) == len(base)
     assert {path.name for path in (tmp_path / "home").iterdir()} >= {"lists.ivfdata", "saved"}

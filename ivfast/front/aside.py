@@ -10,13 +10,13 @@ from ivfast.data.formats.convert import write_rows
 from ivfast.data.npy import map_of
 from ivfast.data.vectors import Points, open_vectors, rows_per_block
 from ivfast.index.build import n_aside
+from ivfast.index.fit_file import DATA_NAME
 from ivfast.method import COUNTED
 from ivfast.runtime.draws import generator
 from ivfast.runtime.errors import UserError
-from ivfast.runtime.files import save_array, save_json
+from ivfast.runtime.files import save_array
 from ivfast.runtime.progress import Progress
 
-NAME = "data"  # of the evaluation set, below save_path
 PART = 3  # of the draws from "sample"
 
 
@@ -45,7 +45,7 @@ def write_run_files(folder: Path, base: Points, aside: Aside, query: np.ndarray 
     query: (n, dim) floats, as stored; None: the rows that were set aside for a test
     raises: UserError where a file of the caller's would be written over
     """
-    folder = folder / NAME
+    folder = folder / DATA_NAME
     _refuse_own(folder, base.vectors.rows, query)
     folder.mkdir(parents=True, exist_ok=True)
     kept = np.setdiff1d(np.arange(len(base)), aside.rows)
@@ -67,9 +67,3 @@ def _refuse_own(folder: Path, *arrays: np.ndarray | None) -> None:
         path = getattr(map_of(array), "filename", None)
         if path and folder.resolve() in Path(path).resolve().parents:
             raise UserError(f"{path} lies where a fit writes files of its own; choose another --save_path, or move it")
-
-
-def remember(folder: Path, aside: Aside, facts: dict[str, object]) -> None:
-    """Write which rows were set aside, and of which base."""
-    rows = {"aside": aside.calibrate.tolist(), "test": aside.test.tolist()}
-    save_json(folder / "fit.json", facts | rows)

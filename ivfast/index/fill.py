@@ -150,3 +150,11 @@ def sizes_of(index: faiss.IndexIVF) -> np.ndarray:
     """Entries of each list, (nlist,) int64."""
     lists: Any = index.invlists
     return np.array([lists.list_size(i) for i in range(index.nlist)], dtype=np.int64)
+
+
+def stored_ids(index: faiss.IndexIVF) -> np.ndarray:
+    """The different ids in all lists, ascending int64."""
+    lists: Any = index.invlists
+    sizes = sizes_of(index).tolist()
+    parts = [faiss.rev_swig_ptr(lists.get_ids(i), size).copy() for i, size in enumerate(sizes) if size]
+    return np.unique(np.concatenate(parts)) if parts else np.empty(0, np.int64)

@@ -7,7 +7,7 @@ import faiss
 import numpy as np
 
 from ivfast.data.exact import without_self
-from ivfast.index.fill import add_entries, on_disk
+from ivfast.index.fill import add_entries, on_disk, stored_ids
 from ivfast.index.index import SearchedIndex, whole_numbers
 from ivfast.index.place import RANKS, Askers
 from ivfast.index.probing import chosen, search_distinct, search_lists
@@ -205,7 +205,7 @@ def remove_vectors(index: SearchedIndex, ids: np.ndarray) -> int:
     """Take out all entries of some ids."""
     _refuse_on_disk(index)
     ids = np.unique(ids)
-    there = stored_ids(index)
+    there = stored_ids(index.faiss_index)
     gone = np.intersect1d(ids, there)
     if len(gone):
         index.faiss_index.remove_ids(faiss.IDSelectorBatch(gone))
@@ -214,25 +214,17 @@ def remove_vectors(index: SearchedIndex, ids: np.ndarray) -> int:
     return len(gone)
 
 
-def stored_ids(index: SearchedIndex) -> np.ndarray:
-    """The different ids in all lists, ascending int64."""
-    lists = index.faiss_index.invlists
-    assert lists is not None
-    parts = [faiss.rev_swig_ptr(lists.get_ids(i), int(size)).copy() for i, size in enumerate(index.sizes) if size]
-    return np.unique(np.concatenate(parts)) if parts else np.empty(0, np.int64)
-
-
 def measure_drift(index: SearchedIndex, recall: float, k: int = 10) -> Drift:
     """Search vectors that were added, by the threshold that was measured on what was there before.
 
     raises: UserError where nothing was added
     """
-    ids = stored_ids(index)
+    ids = stored_ids(index.faiss_index)
     added = ids[ids >= index.n_built]
     if not len(added):
         raise UserError("drift: nothing was added to this index; add vectors first")
     sample = added[np.linspace(0, len(added) - 1, min(SAMPLE, len(added))).astype(np.int64)]
-    x, k = _vectors_of(index, sample), min(k, len(ids) - 1)
+    x, k = _vectors_of(index, sample), min(k, len(ids) - 1, index.calibration.most_k)
     everything = index.prober.rank(x, index.model.nlist, index.shares)
     exact = search_distinct(index.faiss_index, x, k + 1, everything.buckets, everything.distances, index.copies)[1]
     one = index.reached(index.threshold(k, recall, None, None), x, k, recall, without_self(exact, sample), sample)

@@ -55,6 +55,11 @@ def _check_recall(recall: float) -> None:
         raise UserError(f"recall {recall:g}: expected a share above 0, at most 1, such as 0.95; correct it")
 
 
+def _check_k(k: int) -> None:
+    if not isinstance(k, Integral) or k < 1:
+        raise UserError(f"k {k!r}: expected a whole number, 1 or more; correct it")
+
+
 class SearchedIndex:
     """Vectors stored under a trained model.
 
@@ -93,6 +98,7 @@ class SearchedIndex:
         """The k nearest of each query, copies left out, by one of three budgets.
 
         query: (n, dim) float array, as base was handed over
+        k: up to 100 where a recall is asked for, else any number
         recall: share of the k nearest to be found on average, 0.95 where no budget is given; each query probes as many
             buckets as it needs
         scanned: mean share of the stored vectors to compare with instead, e.g. 0.01
@@ -119,10 +125,11 @@ class SearchedIndex:
     ) -> Expected:
         """What a search with this budget will find and take, as measured when the index was made.
 
+        k: up to 100, of which it was measured
         raises: UserError as `search` does; of an nprobe it is not known
         """
-        if not 1 <= k <= self.calibration.most_k:
-            raise UserError(f"k {k}: expected 1 to {self.calibration.most_k}, of which it is known; correct it")
+        _check_k(k)
+        self.calibration.check_k(k)
         if nprobe is not None:
             raise UserError("nprobe: what it finds isn't known beforehand; ask for recall or scanned")
         return Expected(*self.calibration.predicted(self.threshold(k, recall, scanned, None), k))
@@ -136,11 +143,12 @@ class SearchedIndex:
         gt: (n, k or more) integers, ids of the exact nearest, nearest first
         recalls: to ask for, one after the other; those that the index can't reach are left out
         without: (n,) the ids of the queries themselves where they are stored: they don't count as found
-        raises: UserError on answers of another shape, or that are no ids of this index
+        raises: UserError on answers of another shape, or that are no ids of this index, or k above 100
         """
         for recall in recalls:
             _check_recall(recall)
         x, found = self._checked(query, k), []
+        self.calibration.check_k(k)
         if np.ndim(gt) != 2 or len(gt) != len(x) or np.shape(gt)[1] < k:
             raise UserError(
                 f"gt: found shape {np.shape(gt)}, expected {len(x)} rows of {k} ids or more; name the answers of these "
@@ -212,8 +220,7 @@ class SearchedIndex:
         return search_distinct(self.faiss_index, x, k, buckets, distances, self.copies)
 
     def _checked(self, query: np.ndarray, k: int) -> np.ndarray:
-        if not isinstance(k, Integral) or k < 1:
-            raise UserError(f"k {k!r}: expected a whole number, 1 or more; correct it")
+        _check_k(k)
         if np.shape(query) == (0, self.model.dim):
             return np.empty((0, self.model.dim), np.float32)
         return self.model.as_stored(query, "query")

@@ -12,6 +12,7 @@ from ivfast.route.routers import ROUTERS, Router
 from ivfast.route.tiles import make_tiles
 from ivfast.runtime.progress import Progress
 from ivfast.start.descent import Means
+from ivfast.start.extend import Part, nearest_by_part
 from ivfast.start.neighbors import nearest_of_all
 from ivfast.store.demand import Demand, ReverseNeighbors, find_probes, reverse_of
 from ivfast.store.place import make_plans, place
@@ -44,15 +45,25 @@ class Placer(NamedTuple):
     asking: np.ndarray  # (k,) float32, see ivfast.store.demand.asking_weights
     width: int  # buckets a vector is in at most
 
-    def place_all(self, points: Points, copies: float, aside: np.ndarray, means: Means, progress: Progress) -> Stored:
-        """A whole base. aside: rows that are stored, but don't count as asking for others"""
+    def place_all(
+        self, points: Points, copies: float, aside: np.ndarray, means: Means, progress: Progress,
+        part: Part | None = None,
+    ) -> Stored:  # fmt: skip
+        """A whole base.
+
+        aside: rows that are stored, but don't count as asking for others; part: of base, where its graph is known
+        """
         tiles = make_tiles(self.router, points, temperatures=storing_ts(self.facts), width=self.width)
         nlist = self.router.nlist
         demand, use = None, ProbesUse(np.zeros(nlist, np.float32), np.ones(nlist, np.float32))
         reach = np.empty((len(points), len(RANKS)), dtype=np.float32)
         if len(points) > 1:
             with progress.stage("neighbours of base"):
-                nearest = nearest_of_all(points, len(self.asking), progress, means)
+                k = len(self.asking)
+                if part is None:
+                    nearest = nearest_of_all(points, k, progress, means)
+                else:
+                    nearest = nearest_by_part(points, part, k, progress, means)
             for start in range(0, len(points), ROWS):
                 reach[start : start + ROWS] = reach_of(points, start, nearest[start : start + ROWS])
             demand = Demand(reverse_of(nearest, self.asking, aside), find_probes(tiles, self.facts.nprobe))

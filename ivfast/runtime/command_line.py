@@ -180,6 +180,7 @@ def _add_network(parser: Parser) -> None:
         metavar="WIDTH",
     )
     _flag(group, "nlist", "number of buckets (coarse centroids)", type=int, metavar="BUCKETS")
+    _flag(group, "start", "centers where training starts instead of k-means: an ivfast.npy", type=Path, metavar="FILE")
     _flag(group, "niter", "k-means iterations at most", type=int, metavar="N")
 
 

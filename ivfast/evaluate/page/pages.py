@@ -96,13 +96,19 @@ def _chosen(record: RunRecord) -> str:
     epochs = record.evaluation.get("chosen_epochs") or {}
     ways = record.evaluation.get("chosen_ways") or {}
     rows = [
-        [ROUTERS[name].title, "k-means" if not epoch else f"epoch {epoch}", f"{ways.get(name, 1):g}",
+        [ROUTERS[name].title, _exported(epoch, ways.get(name, 1)), f"{ways.get(name, 1):g}",
          *(f"{100 * share:.1f} %" for share in gains.get(name, ()))]
         for name, epoch in epochs.items()
     ]  # fmt: skip
     rows = [row + ["-"] * (5 - len(row)) for row in rows]
-    header = ["router", "exported", "part of the way from k-means", "gain on held-out vectors", "standard error"]
+    header = ["router", "exported", "part of the way from the start", "gain on held-out vectors", "standard error"]
     return table(header, rows, n_words=2) if rows else ""
+
+
+def _exported(epoch: int, way: float) -> str:
+    if epoch == 0:
+        return "the given start" if way == 0 else "k-means"
+    return f"epoch {epoch}"
 
 
 def _predictions(record: RunRecord) -> str:
