@@ -1,6 +1,5 @@
 """The two commands of run_dcnet.py, from first line to last: train and evaluate."""
 
-import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from ivfast.data.criticism import criticise
 from ivfast.data.far import note_other_unit
 from ivfast.data.intake import scan_set
 from ivfast.data.mapped import remove_mapped
+from ivfast.data.npy import check_whole
 from ivfast.data.ties import find_ties
 from ivfast.data.vectors import EvaluationSet, Points, Vectors, learn_path, open_evaluation_set
 from ivfast.evaluate import report
@@ -25,7 +25,7 @@ from ivfast.runtime.checkpoint import Saved, checkpoint_folder, checkpoints_in, 
 from ivfast.runtime.command_line import parse
 from ivfast.runtime.config import DEFAULTS, Config, check, check_percents, clip
 from ivfast.runtime.errors import RunError, StopRequestedError, UserError
-from ivfast.runtime.files import remove_leftovers, save_json
+from ivfast.runtime.files import free_space, remove_leftovers, save_json
 from ivfast.runtime.lock import locked
 from ivfast.runtime.progress import Progress
 from ivfast.runtime.signals import handled
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as wrong:
         progress.note(f"error: {wrong}")
         return 2
-    except RunError as failed:
+    except (RunError, OSError) as failed:
         progress.note(f"error: {failed}")
         return 1
     except StopRequestedError as stop:
@@ -123,7 +123,7 @@ def _at_work(config: Config, progress: Progress | None) -> Iterator[Progress]:
         )
         try:
             yield logged
-        except (UserError, RunError) as problem:
+        except (UserError, RunError, OSError) as problem:
             logged.log(f"error: {problem}")
             raise
         except StopRequestedError as stop:
@@ -179,10 +179,11 @@ def _show_plan(config: Config, progress: Progress) -> None:
     )
     costs = plan(sizes, measure_rates(config, learn), bytes_by_stage(config, len(learn), len(data.base)))
     progress.console.print(table(costs))
-    total, free = in_all(costs), shutil.disk_usage(config.save_path).free
+    total, free = in_all(costs), free_space(config.save_path)
+    room = "whose free space is not known" if free is None else f"where {free / 1e9:.1f} GB are free"
     progress.note(
         f"dry run: about {total.seconds / 60:,.1f} minutes, {total.gigabytes:.1f} GB of memory and "
-        f"{total.disk / 1e9:.1f} GB on disk are expected, where {free / 1e9:.1f} GB are free"
+        f"{total.disk / 1e9:.1f} GB on disk are expected, {room}"
     )
 
 
@@ -247,6 +248,7 @@ def _evaluate(
     width, nprobes = min(config.ftopk, nlist), tuple(p for p in config.nprobes if p <= nlist)
     results = []
     for setting in settings:
+        check_whole(data.gt, "gt")
         results += evaluate_router(
             setting, data, space, width, nprobes, config.valid_batch_size, progress, reverse, tied
         )

@@ -3,7 +3,6 @@
 import argparse
 import json
 import shlex
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -18,6 +17,8 @@ from ivfast.data.synthetic import NAME, make_faces, save_set
 from ivfast.front.command_line import main as fit
 from ivfast.index.load import load_index
 from ivfast.route.routers import ROUTERS
+from ivfast.runtime.checkpoint import checkpoints_in
+from ivfast.runtime.files import remove
 
 SEED = 1
 PATCHES = "photo_patches"
@@ -92,7 +93,8 @@ def main(argv: list[str] | None = None) -> int:
     started = time.monotonic()
     data = options.save_path / "data"
     for name in (PATCHES, NAME):  # the demo's own: a used save_path would be refused
-        shutil.rmtree(options.save_path / name / "checkpoints", ignore_errors=True)
+        for checkpoint in checkpoints_in(options.save_path / name):
+            remove(checkpoint)
     console.print(f"Cutting {N_PATCHES:,} patches of two photographs into {data / 'base.npy'}", markup=False)
     _, base, query, gt = make_patches()
     data.mkdir(parents=True, exist_ok=True)

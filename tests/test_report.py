@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from ivfast.data.cleaning import scan
@@ -152,6 +153,12 @@ def test_picture_has_a_line_for_the_best_of_each_router_and_names_it(tmp_path: P
 def test_no_name_spoils_the_picture(name: str, tmp_path: Path):
     draw(tmp_path / "picture.png", name, all_results())
     assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG\r\n")
+
+
+def test_a_style_that_wants_tex_spoils_no_picture(tmp_path: Path):
+    with rc_context({"text.usetex": True}):
+        draw(tmp_path / "picture.png", "a_b", all_results())
+    assert (tmp_path / "picture.png").is_file()
 
 
 def test_a_picture_that_fails_costs_nothing_but_a_line(

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 from ivfast.network.backend import Chunk
 from ivfast.runtime.checkpoint import checkpoints_in
+from ivfast.runtime.files import part_of
 from ivfast.train import epochs as training
 from ivfast.train.point import JUDGING_VERSION
 from run_dcnet import main
@@ -205,7 +206,7 @@ def test_resume_without_a_checkpoint_begins_anew(
 
 
 def test_what_a_killed_run_left_half_written_is_removed(data: Path, tmp_path: Path) -> None:
-    half, other = tmp_path / "checkpoints" / ".epoch_00001_step_00000003.7.safetensors", tmp_path / ".mine.txt"
+    half, other = part_of(tmp_path / "checkpoints" / "epoch_00001_step_00000003.safetensors"), tmp_path / ".mine.7.json"
     for path in (half, other):
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(b"half")

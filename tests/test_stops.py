@@ -218,19 +218,6 @@ def test_save_path_that_cannot_be_written_ends_with_one_line(
     ]
 
 
-def test_file_system_without_locks_ends_with_one_line_that_blames_no_other_run(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(37, "No locks available")
-
-    monkeypatch.setattr(lock.fcntl, "flock", refuse)
-    assert main(flags(data, tmp_path)) == 1
-    (error,) = capsys.readouterr().err.splitlines()
-    assert error.startswith(f"error: {tmp_path / '.lock'} cannot be locked (No locks available); ")
-    assert "in use" not in error
-
-
 def test_lock_that_finds_no_room_ends_with_one_line_and_leaves_none(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

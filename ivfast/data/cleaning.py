@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ivfast.data.far import FarRows, numbers
+from ivfast.data.npy import check_whole
 from ivfast.data.vectors import BLOCK_BYTES, UNIT_TOLERANCE, Vectors, rows_per_block, unit_rows
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.progress import Progress
@@ -52,6 +53,7 @@ def scan(
     step, far = rows_per_block(vectors.dim, block_bytes), FarRows(vectors) if metric == "L2" else None
     with progress.bar(f"checking {vectors.name}", len(faults)) as bar:
         for start in range(0, len(faults), step):
+            check_whole(vectors.rows, vectors.name)
             block = np.ascontiguousarray(vectors.rows[start : start + step])
             digest.update(block.data)
             faults[start : start + step] = _faults(unit_rows(block) if cleaning.normalize else block, metric)
@@ -77,6 +79,11 @@ def _note_form(vectors: Vectors, progress: Progress) -> None:
     form = ["big-endian"] if dtype.byteorder == ">" else []
     form += [dtype.name] if dtype.name != "float32" else []
     form += ["Fortran order"] if flags.f_contiguous and not flags.c_contiguous else []
+    if vectors.was_read:
+        progress.note(
+            f"warning: {vectors.name}: {vectors.path} lies on a file system without memory maps: all of it was read "
+            f"into memory ({vectors.rows.nbytes / 1e9:.1f} GB)"
+        )
     if form:
         progress.note(
             f"{vectors.name}: {vectors.path} is stored as {', '.join(form)}; "

@@ -1,5 +1,6 @@
 """x of a large file, written down once as formulas see it: read by memory map, without a copy in memory."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +10,10 @@ from ivfast.data.npy import open_array
 from ivfast.data.vectors import Points, rows_per_block
 from ivfast.runtime.cache import fingerprint
 from ivfast.runtime.errors import UserError
-from ivfast.runtime.files import write_beside
+from ivfast.runtime.files import remove, write_beside
 from ivfast.runtime.progress import Progress
+
+NAME = re.compile(r"x\.[0-9a-f]{24}\.npy")  # by fingerprint
 
 
 def x_path(points: Points, folder: Path) -> Path:
@@ -34,7 +37,8 @@ def map_points(points: Points, folder: Path, progress: Progress) -> Points:
 def remove_mapped(folder: Path) -> None:
     """Remove what `map_points` has written there. Who still reads it keeps what was mapped."""
     for path in folder.glob("x.*.npy"):
-        path.unlink(missing_ok=True)
+        if NAME.fullmatch(path.name):  # a user's file may be called x.train.npy
+            remove(path)
 
 
 def _opened(path: Path) -> np.ndarray | None:

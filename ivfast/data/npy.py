@@ -1,14 +1,17 @@
 """Opening .npy files of unknown origin: nothing is read, mapped or allocated before the size equation holds."""
 
+import errno
 import math
 import os
 import re
+from mmap import mmap
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
+from unicodedata import normalize
 
 import numpy as np
 
-from ivfast.runtime.errors import UserError
+from ivfast.runtime.errors import RunError, UserError
 
 MAGIC = b"\x93NUMPY"
 LONGEST_HEADER = 10_000  # bytes; NumPy's own limit
@@ -31,7 +34,7 @@ class Header(NamedTuple):
 
 
 def open_array(path: Path, name: str) -> np.ndarray:
-    """Memory-map one two-dimensional .npy file of numbers.
+    """Memory-map one two-dimensional .npy file of numbers; read it where its file system has no memory maps.
 
     name: what messages call it
     raises: UserError where it is absent, not such a file, of another size than its header says, or not two-dimensional
@@ -53,9 +56,47 @@ def open_array(path: Path, name: str) -> np.ndarray:
             "anew with np.save"
         )
     try:
-        return np.load(path, mmap_mode="r", allow_pickle=False, max_header_size=LONGEST_HEADER)
-    except (ValueError, EOFError, OSError) as problem:  # it changed since, or the system maps no more
+        return _map(path)
+    except OSError as problem:
+        raise UserError(
+            f"{name}: {path} cannot be read ({problem.strerror or problem}); check its disk and the limits of memory "
+            "(ulimit -v), it need not be saved anew"
+        ) from None
+    except (ValueError, EOFError) as problem:  # it changed since
         raise UserError(f"{name}: {path} cannot be mapped ({problem}); save it anew with np.save") from None
+
+
+def _map(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False, max_header_size=LONGEST_HEADER)
+    except OSError as problem:
+        if problem.errno == errno.ENOMEM:  # as large a piece of memory will not be there either
+            raise
+    return np.load(path, allow_pickle=False, max_header_size=LONGEST_HEADER)
+
+
+def map_of(array: np.ndarray | None) -> Any:
+    """The numpy.memmap that an array is a view of, or is; None where there is none."""
+    owner: Any = array
+    while isinstance(owner, np.ndarray) and not isinstance(owner.base, mmap):
+        owner = owner.base
+    return owner if hasattr(owner, "filename") else None
+
+
+def check_whole(array: np.ndarray, name: str) -> None:
+    """Look whether a memory map's file is as long as it was: reading beyond its end would end the process (SIGBUS).
+
+    array: any, also a view of a memory map
+    raises: RunError where the file was cut short since it was opened
+    """
+    if (owner := map_of(array)) is None:
+        return
+    found, expected = owner.base.size(), owner.offset + owner.nbytes
+    if found < expected:
+        raise RunError(
+            f"{name}: {owner.filename} was cut short while it was read ({found:,} bytes, expected {expected:,}); "
+            "copy it anew, and leave it alone until the run has ended"
+        )
 
 
 def _read_header(file: BinaryIO, size: int) -> Header:
@@ -116,10 +157,27 @@ def missing(absent: dict[str, Path]) -> UserError:
     names, paths = ", ".join(absent), ", ".join(str(path) for path in absent.values())
     folders = dict.fromkeys(path.parent for path in absent.values())
     there = "; ".join(_what_is_there(folder) for folder in folders)
+    for path in absent.values():
+        if same := _of_other_bytes(path):
+            there += f"; {same} is there, whose letters are written in another way (Unicode NFC, NFD): copy that name"
     return UserError(
         f"{names}: {paths} {'is' if len(absent) == 1 else 'are'} missing{_but_a_folder(absent)}; {there}; "
         "put the file there, or correct the flag that names it"
     )
+
+
+def _of_other_bytes(path: Path) -> Path | None:
+    """A file of the same letters: an umlaut is one character, or a vowel and a mark. macOS takes both as one name."""
+    found = Path(path.anchor)
+    for part in path.parts[bool(path.anchor) :]:
+        if not os.path.lexists(found / part):
+            try:
+                names = os.listdir(found)
+            except OSError:
+                return None
+            part = next((name for name in names if normalize("NFC", name) == normalize("NFC", part)), part)
+        found /= part
+    return found if found != path and os.path.isfile(found) else None
 
 
 def _but_a_folder(absent: dict[str, Path]) -> str:

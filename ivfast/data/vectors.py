@@ -10,7 +10,7 @@ import numpy as np
 
 from ivfast.data.ground_truth import check_gt
 from ivfast.data.middle import FAR, middle_of, sampled
-from ivfast.data.npy import missing, open_array
+from ivfast.data.npy import check_whole, map_of, missing, open_array
 from ivfast.runtime.errors import UserError
 
 BLOCK_BYTES = 64 << 20  # what is read at once: far under the memory of any machine
@@ -85,6 +85,7 @@ class Vectors:
     rows_kept: np.ndarray | None = None  # (n,) int64, rows of the file that count, ascending; None: all
     normalize: bool = False
     far: np.ndarray | None = None  # (m,) rows of the file that lie far (see ivfast.data.far), ascending; None: none
+    was_read: bool = False  # into memory, since its file can't be mapped
 
     def __len__(self) -> int:
         return self.rows.shape[0] if self.rows_kept is None else len(self.rows_kept)
@@ -95,7 +96,11 @@ class Vectors:
         return self.rows.shape[1]
 
     def raw(self, index: np.ndarray | slice) -> np.ndarray:
-        """The rows at `index` as stored, (len(index), dim) in C order; normalised where that is asked for."""
+        """The rows at `index` as stored, (len(index), dim) in C order; normalised where that is asked for.
+
+        raises: RunError where the file was cut short
+        """
+        check_whole(self.rows, self.name)
         rows = np.ascontiguousarray(self.rows[index if self.rows_kept is None else self.rows_kept[index]])
         return unit_rows(rows) if self.normalize else rows
 
@@ -129,8 +134,14 @@ class Points:
         return self.space.metric
 
     def x(self, index: np.ndarray | slice) -> np.ndarray:
-        """The points at `index`, (len(index), dim) float32, not to be changed: a slice may be a view of a file."""
-        return self.space.inside(self.vectors.raw(index)) if self.mapped is None else self.mapped[index]
+        """The points at `index`, (len(index), dim) float32, not to be changed: a slice may be a view of a file.
+
+        raises: RunError where the file was cut short
+        """
+        if self.mapped is None:
+            return self.space.inside(self.vectors.raw(index))
+        check_whole(self.mapped, self.vectors.name)
+        return self.mapped[index]
 
     def only(self, index: np.ndarray) -> "Points":
         """Those at `index` alone, read from their own file."""
@@ -169,7 +180,7 @@ def open_vectors(path: Path, name: str, dim: int | None) -> Vectors:
             "(the first number of --param_list, and the same in learn, base, query and --ai_center); "
             "correct that flag or name other files"
         )
-    return Vectors(name, path, rows)
+    return Vectors(name, path, rows, was_read=map_of(rows) is None)
 
 
 def rows_per_block(dim: int, block_bytes: int = BLOCK_BYTES) -> int:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from warnings import catch_warnings
 
 import numpy as np
 from rich.table import Table
@@ -18,7 +19,8 @@ from ivfast.method import COUNTED, LEVELS, TIED
 from ivfast.route.certainty import doubt, in_words
 from ivfast.route.routers import ROUTERS
 from ivfast.runtime.config import Config
-from ivfast.runtime.files import file_hash, save_json, save_text, write_beside
+from ivfast.runtime.errors import RunError
+from ivfast.runtime.files import as_name, file_hash, save_json, save_text, write_beside
 from ivfast.runtime.progress import Progress
 from ivfast.runtime.versions import versions
 
@@ -72,7 +74,8 @@ def at_no_cost(path: Path, progress: Progress, write: Callable[[], object]) -> N
     path: of the file, for the message; what stood there before stays
     """
     try:
-        write()
+        with catch_warnings(action="ignore"):  # of letters that a font lacks
+            write()
     except Exception as problem:
         said = " ".join(f"{type(problem).__name__}: {problem}".split())
         progress.note(f"warning: {path} is not written anew ({said}); all other results are there")
@@ -88,10 +91,13 @@ def _keep_other(folder: Path, name: str) -> None:
     except (ValueError, KeyError, TypeError, RecursionError):
         return
     if isinstance(old, str) and old and old != name:
-        safe = old.replace("/", "_")
         for suffix in ("json", "csv"):
-            if (folder / f"evaluation.{suffix}").is_file():
-                (folder / f"evaluation.{suffix}").replace(folder / f"evaluation.{safe}.{suffix}")
+            earlier, kept = folder / f"evaluation.{suffix}", folder / f"evaluation.{as_name(old)}.{suffix}"
+            try:
+                if earlier.is_file():
+                    earlier.replace(kept)
+            except OSError as problem:
+                raise RunError(f"{earlier} cannot be renamed to {kept.name} ({problem.strerror}); move it") from None
 
 
 def data_fingerprint(data: EvaluationSet) -> dict[str, Any]:
@@ -267,7 +273,14 @@ def name_of_recall(results: list[Result]) -> str:
 
 def draw(path: Path, name: str, results: list[Result]) -> None:
     """Recall against scanned share: each router's default rule, fixed and adaptive."""
-    from matplotlib.figure import Figure  # here, since it takes a second to import
+    from matplotlib import style  # here, since it takes a second to import
+
+    with style.context("default"):  # a user's own may want TeX
+        _plot(path, name, results)
+
+
+def _plot(path: Path, name: str, results: list[Result]) -> None:
+    from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axes = figure.add_subplot(xscale="log", xlabel="share of base scanned", ylabel=name_of_recall(results))

@@ -19,13 +19,14 @@ from ivfast.front.fit import fit as fit_model
 from ivfast.front.sentences import tell
 from ivfast.front.trial import try_index
 from ivfast.index.files import FAISS_NAME, LISTS_NAME, was_added_to
-from ivfast.index.fill import try_kind
+from ivfast.index.fill import check_faiss_path, try_kind
 from ivfast.index.fit_file import read_fit
 from ivfast.index.index import Reached
 from ivfast.index.load import load, load_index
 from ivfast.method import TIED
 from ivfast.route.certainty import doubt
 from ivfast.runtime.errors import UserError
+from ivfast.runtime.files import as_name
 from ivfast.runtime.progress import Progress
 
 OF_MEMORY = 0.5  # of the machine's memory that lists in memory may take
@@ -34,6 +35,7 @@ OF_MEMORY = 0.5  # of the machine's memory that lists in memory may take
 def fit(options: argparse.Namespace, progress: Progress) -> None:
     """Train, index, evaluate, tell."""
     folder = folder_of(options)
+    check_faiss_path(folder)  # before a training, not after it
     refuse_grown(folder, "--save_path")
     base = open_file(options.base, folder, options.column, progress)
     try_kind(options.kind, base.shape[1])
@@ -54,6 +56,7 @@ def fit(options: argparse.Namespace, progress: Progress) -> None:
 def index(options: argparse.Namespace, progress: Progress) -> None:
     """Store another base, or the same in another way."""
     folder = options.out or options.save_path
+    check_faiss_path(folder)
     refuse_grown(folder, "--out")
     model, base = load(options.save_path), open_file(options.base, folder, options.column, progress)
     try_kind(options.kind, base.shape[1])
@@ -101,7 +104,7 @@ def folder_of(options: argparse.Namespace) -> Path:
     if options.save_path:
         return options.save_path
     base = options.base.resolve()
-    return Path(f"{base.stem if base.is_file() else base.name}_ivfast")
+    return Path(f"{as_name(base.stem if os.path.isfile(base) else base.name)}_ivfast")
 
 
 def refuse_grown(folder: Path, flag: str) -> None:
@@ -127,7 +130,7 @@ def open_file(path: Path, folder: Path, column: str | None, progress: Progress, 
     folder: where that is kept, as converted/NAME.npy
     raises: UserError on a file that can't be read
     """
-    if path.suffix == ".npy" and path.is_file() and (rows := open_array(path, name)).dtype.name in FLOATS:
+    if path.suffix == ".npy" and os.path.isfile(path) and (rows := open_array(path, name)).dtype.name in FLOATS:
         return rows
     source = open_rows(path, column=column)
     written = folder / "converted" / f"{name}.npy"

@@ -7,11 +7,13 @@ import numpy as np
 
 from ivfast.data.exact import nearest_of_stored
 from ivfast.data.formats.convert import write_rows
+from ivfast.data.npy import map_of
 from ivfast.data.vectors import Points, open_vectors, rows_per_block
 from ivfast.index.build import n_aside
 from ivfast.index.fit_file import DATA_NAME
 from ivfast.method import COUNTED
 from ivfast.runtime.draws import generator
+from ivfast.runtime.errors import UserError
 from ivfast.runtime.files import save_array
 from ivfast.runtime.progress import Progress
 
@@ -41,8 +43,10 @@ def write_run_files(folder: Path, base: Points, aside: Aside, query: np.ndarray 
     """Write what training reads: base without the rows set aside, queries, and their exact nearest.
 
     query: (n, dim) floats, as stored; None: the rows that were set aside for a test
+    raises: UserError where a file of the caller's would be written over
     """
     folder = folder / DATA_NAME
+    _refuse_own(folder, base.vectors.rows, query)
     folder.mkdir(parents=True, exist_ok=True)
     kept = np.setdiff1d(np.arange(len(base)), aside.rows)
     step = rows_per_block(base.dim)
@@ -56,3 +60,10 @@ def write_run_files(folder: Path, base: Points, aside: Aside, query: np.ndarray 
     with progress.bar("exact answers", len(points)) as bar:
         near = nearest_of_stored(rows, points, np.arange(len(points)), COUNTED, bar)
     save_array(folder / "gt.npy", near)
+
+
+def _refuse_own(folder: Path, *arrays: np.ndarray | None) -> None:
+    for array in arrays:
+        path = getattr(map_of(array), "filename", None)
+        if path and folder.resolve() in Path(path).resolve().parents:
+            raise UserError(f"{path} lies where a fit writes files of its own; choose another --save_path, or move it")

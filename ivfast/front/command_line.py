@@ -11,6 +11,7 @@ from ivfast.front import actions
 from ivfast.runtime.command_line import Parser, boolean, epochs, refuse_unknown_flags
 from ivfast.runtime.config import BACKENDS, METRICS
 from ivfast.runtime.errors import RunError, StopRequestedError, UserError
+from ivfast.runtime.files import user_path
 from ivfast.runtime.progress import Progress
 from ivfast.runtime.signals import handled
 
@@ -27,9 +28,9 @@ def main(argv: list[str] | None = None) -> int:
         options = parse(words)
         for name, value in vars(options).items():
             if isinstance(value, Path):
-                setattr(options, name, value.expanduser())
+                setattr(options, name, user_path(value))
             elif isinstance(value, list) and isinstance(value[0], Path):
-                setattr(options, name, [path.expanduser() for path in value])
+                setattr(options, name, [user_path(path) for path in value])
         with handled():
             options.action(options, progress)
     except UserError as wrong:

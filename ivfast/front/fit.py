@@ -24,7 +24,7 @@ from ivfast.network.backend import load_search
 from ivfast.runtime.checkpoint import checkpoints_in
 from ivfast.runtime.config import BACKENDS, Config, check
 from ivfast.runtime.errors import UserError
-from ivfast.runtime.files import save_array
+from ivfast.runtime.files import save_array, user_path
 from ivfast.runtime.progress import Progress, silent
 from ivfast.start.descent import Means, check_descent
 from ivfast.start.neighbors import LIMITS
@@ -77,7 +77,7 @@ def fit(
     >>> model.centers.shape
     (16, 16)
     """
-    folder = Path(mkdtemp(prefix="ivfast_")) if save_path is None else Path(save_path).expanduser()
+    folder = Path(mkdtemp(prefix="ivfast_")) if save_path is None else user_path(save_path)
     settings = Settings(nlist, metric, copies, normalize, backend, gpu, seed, start, more)
     try:
         model = _fit(folder, base, query, settings, progress or silent())

@@ -9,6 +9,7 @@ from ivfast.data.centers import open_centers
 from ivfast.data.vectors import Points
 from ivfast.index.model import TrainedModel
 from ivfast.runtime.errors import UserError
+from ivfast.runtime.files import user_path
 from ivfast.train.given import check_metric, check_start, trained_for
 
 Start = TrainedModel | Path | str | np.ndarray
@@ -36,7 +37,7 @@ def open_given(start: Start) -> Given:
     if isinstance(start, TrainedModel):
         return Given(start.centers, start.metric, "start")
     if isinstance(start, Path | str):
-        path = Path(start).expanduser()
+        path = user_path(start)
         if path.is_dir():
             path /= "ivfast.npy"
             if not path.is_file():

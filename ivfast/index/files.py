@@ -6,13 +6,14 @@ from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from ivfast.index.calibration import Calibration
 from ivfast.index.entries import stored_ids
-from ivfast.index.fill import on_disk
+from ivfast.index.fill import check_faiss_path, on_disk
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.files import copy_beside, file_hash, save_tensors, write_beside
+from ivfast.runtime.tensors import read_tensors
 
 SCHEMA = 1
 FAISS_NAME, BESIDE_NAME, LISTS_NAME = "index.faiss", "index.safetensors", "index.ivfdata"
@@ -37,7 +38,11 @@ class Parts(NamedTuple):
 
 
 def save_index(folder: Path, parts: Parts) -> None:
-    """Write index.faiss and index.safetensors, each complete or not at all."""
+    """Write index.faiss and index.safetensors, each complete or not at all.
+
+    raises: UserError where FAISS can't take the path
+    """
+    check_faiss_path(folder)
     faiss_index, calibration = parts.faiss_index, parts.calibration
     arrays = {
         name: np.ascontiguousarray(value)
@@ -58,21 +63,25 @@ def read_index(folder: Path) -> Parts:
 
     raises: UserError where one is missing, damaged, or belongs to another
     """
+    check_faiss_path(folder)
     path, beside = folder / FAISS_NAME, folder / BESIDE_NAME
     for file in (path, beside):
         if not file.is_file():
             raise UserError(f"{file} is missing: expected an index; make it with `ivfast index`, or name its folder")
     try:
-        index, about = _read_faiss(path), _read_about(beside)
-        with safe_open(beside, framework="numpy") as opened:
-            arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+        index, (arrays, about) = _read_faiss(path), _read_beside(beside)
         if about["faiss_sha256"] != file_hash(path):
             raise ValueError(f"{beside.name} is of another {path.name}")
         calibration = Calibration(width=about["width"], **{name: arrays[name] for name in Calibration._fields[1:]})
         use = ProbesUse(arrays["log_use"], arrays["cost"])
         return Parts(index, calibration, use, arrays["reach"], about)
     except DAMAGED as problem:
-        said = str(problem).strip().splitlines()[-1][:200]
+        said = str(problem).strip().splitlines()[-1].split("Error: ")[-1][:200]
+        if "mmap" in said:
+            raise UserError(
+                f"{folder}: the lists of its index cannot be mapped ({said}); copy the folder to a file system that "
+                "has memory maps, the index is kept"
+            ) from None
         raise UserError(f"{folder}: its index cannot be read ({said}); make it again with `ivfast index`") from None
 
 
@@ -87,7 +96,7 @@ def was_added_to(folder: Path, n: int | None) -> bool:
     """
     path = folder / FAISS_NAME
     try:
-        about = _read_about(folder / BESIDE_NAME)
+        about = _read_beside(folder / BESIDE_NAME)[1]
         (n, _), next_id, belongs_to = about["built"], about["next_id"], about["faiss_sha256"]
         if next_id > n or belongs_to == file_hash(path):
             return next_id > n
@@ -110,12 +119,12 @@ def _read_faiss(path: Path) -> Any:
     return faiss.read_index(str(path), faiss.IO_FLAG_ONDISK_SAME_DIR | faiss.IO_FLAG_READ_ONLY)
 
 
-def _read_about(path: Path) -> dict[str, Any]:
-    with safe_open(path, framework="numpy") as opened:
-        about = json.loads((opened.metadata() or {})["ivfast_index"])
+def _read_beside(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    arrays, metadata = read_tensors(path)
+    about = json.loads(metadata["ivfast_index"])
     if about["schema"] != SCHEMA:
         raise ValueError(f"schema {about['schema']}, expected {SCHEMA}")
-    return about
+    return arrays, about
 
 
 def _write(index: faiss.IndexIVF, path: Path) -> None:

@@ -1,6 +1,5 @@
 """An empty FAISS index over given centers, and its lists filled with copies."""
 
-import os
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ import numpy as np
 from faiss.contrib.ondisk import merge_ondisk
 
 from ivfast.data.vectors import Vectors, rows_per_block
-from ivfast.runtime.errors import UserError
+from ivfast.runtime.errors import RunError, UserError
+from ivfast.runtime.files import free_space, part_of, remove
 from ivfast.runtime.progress import Progress
 
 TRAINED_ON = 100_000  # rows that codes are fitted to
@@ -85,26 +85,47 @@ def fill_on_disk(
 
     data: file of the lists, which the index names from then on; another index on a file of that name goes on with its
         own, since the new one is written beside and renamed
+    raises: RunError where the disk refuses, UserError where FAISS can't take the path
     """
+    check_faiss_path(data)
     data.parent.mkdir(parents=True, exist_ok=True)
-    beside = data.with_name(f".{data.name}.{os.getpid()}.merged")
-    a_shard = max(1, shard_bytes // (index.code_size + 8))
+    an_entry = index.code_size + 8
+    n_bytes, free = 2 * len(rows) * an_entry, free_space(data.parent)  # shards, and what they are merged into
+    if free is not None and free < n_bytes:  # FAISS writes by memory map, which ends the process where the disk is full
+        raise RunError(f"{data}: {n_bytes:,} bytes are needed, {free:,} are free; free some, or write elsewhere")
+    beside = part_of(data, ".merged")
+    a_shard = max(1, shard_bytes // an_entry)
     shards = []
     try:
         for start in range(0, len(rows), a_shard):
             block = slice(start, start + a_shard)
             fill(index, vectors, rows[block], buckets[block], ids, progress)
-            shards.append(data.with_name(f".{data.name}.{os.getpid()}.{len(shards)}"))
+            shards.append(part_of(data, f".{len(shards)}"))
             faiss.write_index(index, str(shards[-1]))
             index.reset()
         merge_ondisk(index, [str(shard) for shard in shards], str(beside))
         beside.replace(data)
         lists: Any = on_disk(index)
         lists.filename = str(data)
+    except (RuntimeError, OSError) as problem:
+        said = str(problem).strip().splitlines()[-1].split("Error: ")[-1][:200]
+        raise RunError(
+            f"{data} cannot be written ({said}); lists on disk take a file system with room and memory maps: write "
+            "elsewhere"
+        ) from None
     finally:
-        beside.unlink(missing_ok=True)
-        for shard in shards:
-            shard.unlink(missing_ok=True)
+        for path in (beside, *shards):
+            remove(path)
+
+
+def check_faiss_path(path: Path) -> None:
+    """raises: UserError where a path holds bytes that are no UTF-8, which FAISS can't take"""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"{path}: its name holds bytes that are no UTF-8, which FAISS can't write to or read; name another folder"
+        ) from None
 
 
 def on_disk(index: faiss.IndexIVF) -> faiss.OnDiskInvertedLists | None:

@@ -17,6 +17,7 @@ from ivfast.index.ties import tied
 from ivfast.route.certainty import recall_error
 from ivfast.route.search import imbalance
 from ivfast.runtime.errors import UserError
+from ivfast.runtime.files import user_path
 
 QUERIES = 1024  # searched at once
 RECALL = 0.95  # asked for where nothing else is
@@ -249,9 +250,10 @@ class SearchedIndex:
         Each file is complete or not there at all. Plain faiss.read_index reads index.faiss; `ivfast.load_index` reads
         all of it.
         """
+        folder = user_path(folder)
         self.model.save(folder)
         parts = Parts(self.faiss_index, self.calibration, self.probes_use, self.reach, self.about())
-        save_index(Path(folder), parts)
+        save_index(folder, parts)
 
     def about(self) -> dict[str, Any]:
         """What a file says of the index beside its arrays."""

@@ -1,5 +1,6 @@
 """A trained model and an index, read from the folder of a finished run."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from ivfast.index.growth import Index
 from ivfast.index.model import TrainedModel
 from ivfast.network.backend import installed_backends
 from ivfast.runtime.errors import UserError
+from ivfast.runtime.files import user_path
 from ivfast.store.dcnet_file import load_model
 
 
@@ -22,9 +24,9 @@ def load(save_path: Path | str, backend: str | None = None, gpu: int = -1) -> Tr
     backend: jax or torch, which rank buckets; None: what is installed; gpu: -1 is the CPU
     raises: UserError where files are missing, damaged, or do not belong together
     """
-    folder = Path(save_path)
+    folder = user_path(save_path).absolute()  # a caller may change to another folder
     path = folder / "ivfast.npy"
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise UserError(f"{folder}: no ivfast.npy, expected the save_path of a finished run; train first")
     centers = open_centers(path)
     model = load_model(folder / "dcnet.safetensors", path)
@@ -41,7 +43,8 @@ def load_index(folder: Path | str, backend: str | None = None, gpu: int = -1) ->
 
     raises: UserError where files are missing, damaged, or do not belong together
     """
-    model, parts = load(folder, backend, gpu), read_index(Path(folder))
+    folder = user_path(folder).absolute()
+    model, parts = load(folder, backend, gpu), read_index(folder)
     about = parts.about
     if parts.faiss_index.nlist != model.nlist or parts.faiss_index.d != model.dim:
         raise UserError(f"{folder}: index.faiss is of another ivfast.npy; make it again with `ivfast index`")

@@ -23,7 +23,7 @@ from ivfast.route.distances import log_softmax, top
 from ivfast.route.routers import Router, centers_router
 from ivfast.route.tiles import LogitTiles
 from ivfast.runtime.errors import UserError
-from ivfast.runtime.files import copy_beside
+from ivfast.runtime.files import copy_beside, user_path
 from ivfast.runtime.progress import Progress, silent
 from ivfast.start.descent import Means
 from ivfast.start.extend import Part
@@ -137,7 +137,7 @@ class TrainedModel:
         >>> len(index), index.faiss_index.ntotal
         (2000, 3600)
         """
-        file = None if lists_file is None else Path(lists_file)
+        file = None if lists_file is None else user_path(lists_file).absolute()
         return self.index_points(self.points(base), copies, kind, file, progress or silent())
 
     def index_points(
@@ -181,7 +181,7 @@ class TrainedModel:
 
     def save(self, folder: Path | str) -> None:
         """Write ivfast.npy and dcnet.safetensors into another folder, for `ivfast.load`."""
-        target = Path(folder)
+        target = user_path(folder)
         target.mkdir(parents=True, exist_ok=True)
         for name in NAMES:
             source = self.folder / name

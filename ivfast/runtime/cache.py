@@ -29,8 +29,8 @@ def cached(
         try:
             with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
                 return {field: stored[field] for field in stored.files}, True
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile):
-            path.unlink()  # damaged: compute it anew
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile):  # damaged: computed and written anew
+            pass
     arrays = compute()
 
     def write(beside: Path) -> None:

@@ -7,14 +7,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from ivfast.runtime.errors import UserError
-from ivfast.runtime.files import save_tensors
+from ivfast.runtime.files import remove, save_tensors
 from ivfast.runtime.progress import Progress
+from ivfast.runtime.tensors import read_tensors
 
 KEEP = 2  # newest checkpoints
-NAME = re.compile(r"epoch_(\d+)_step_(\d+)\.safetensors")
+NAME = re.compile(r"epoch_([0-9]{5})_step_([0-9]{8,})\.safetensors")
 
 
 class Saved(NamedTuple):
@@ -44,7 +45,7 @@ def save_checkpoint(save_path: Path, saved: Saved) -> Path:
     about = {"epoch": saved.epoch, "step": saved.step, **saved.about}
     save_state(path, saved.arrays, about)
     for old in checkpoints_in(save_path)[KEEP:]:
-        old.unlink()
+        remove(old)
     return path
 
 
@@ -53,7 +54,7 @@ def checkpoints_in(save_path: Path) -> list[Path]:
     folder = checkpoint_folder(save_path)
     if not folder.is_dir():
         return []
-    return sorted((path for path in folder.iterdir() if NAME.fullmatch(path.name)), reverse=True)
+    return sorted((path for path in folder.iterdir() if NAME.fullmatch(path.name) and path.is_file()), reverse=True)
 
 
 def load_newest(save_path: Path, progress: Progress) -> Saved:
@@ -61,15 +62,18 @@ def load_newest(save_path: Path, progress: Progress) -> Saved:
 
     raises: UserError where there is none
     """
+    lost = True
     for path in checkpoints_in(save_path):
-        saved = _load(path)
-        if saved is not None:
-            progress.note(f"resuming from {path}")
-            return saved
-        progress.note(f"warning: {path} is damaged; the one before it is used")
-    raise UserError(
-        f"--resume True: {checkpoint_folder(save_path)} holds no whole checkpoint; leave --resume out to start anew"
-    )
+        try:
+            saved = _load(path)
+        except UnreadableError as problem:
+            progress.note(f"warning: {problem}; the one before it is used")
+            lost = lost and not problem.kept
+            continue
+        progress.note(f"resuming from {path}")
+        return saved
+    advice = "leave --resume out to start anew" if lost else "mend what the warnings name, and resume again"
+    raise UserError(f"--resume True: {checkpoint_folder(save_path)} holds no whole checkpoint; {advice}")
 
 
 def load_epoch(save_path: Path, epoch: int) -> Saved:
@@ -89,26 +93,33 @@ def load_epoch(save_path: Path, epoch: int) -> Saved:
             f"--start_epoch {epoch}: no checkpoint of the end of epoch {epoch} in {checkpoint_folder(save_path)}; "
             f"there are: {ends}"
         )
-    saved = _load(found[epoch])
-    if saved is None:
-        raise UserError(
-            f"--start_epoch {epoch}: {found[epoch]} is damaged; continue from the newest that is whole with "
-            "--resume True"
-        )
-    return saved
-
-
-def _load(path: Path) -> Saved | None:
     try:
-        with safe_open(path, framework="numpy") as file:
-            body = json.loads((file.metadata() or {})["ivfast"])
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return _load(found[epoch])
+    except UnreadableError as problem:
+        advice = "mend that" if problem.kept else "continue from the newest that is whole with --resume True"
+        raise UserError(f"--start_epoch {epoch}: {problem}; {advice}") from None
+
+
+class UnreadableError(Exception):
+    """A checkpoint that can't be used. kept: whether all of it may be there, behind a disk that refuses"""
+
+    def __init__(self, said: str, *, kept: bool) -> None:
+        super().__init__(said)
+        self.kept = kept
+
+
+def _load(path: Path) -> Saved:
+    try:
+        arrays, metadata = read_tensors(path)
+        body = json.loads(metadata["ivfast"])
         about = body["about"]
-        if body["checksum"] != _checksum(arrays, about):
-            return None
-        return Saved(about["epoch"], about["step"], arrays, about)
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
+        if body["checksum"] == _checksum(arrays, about):
+            return Saved(about["epoch"], about["step"], arrays, about)
+    except OSError as problem:
+        raise UnreadableError(f"{path} cannot be read ({problem.strerror or problem})", kept=True) from None
+    except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        pass
+    raise UnreadableError(f"{path} is damaged", kept=False)
 
 
 def _checksum(arrays: dict[str, np.ndarray], about: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 import argparse
 import difflib
 import sys
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -16,7 +17,8 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Instead of printing the usage and leaving."""
-        raise UserError(message)
+        dash = "; a value that begins with a dash is written --flag=VALUE" if "expected one argument" in message else ""
+        raise UserError(message + dash)
 
 
 def boolean(word: str) -> bool:
@@ -73,7 +75,7 @@ def parse(argv: list[str] | None = None) -> tuple[Config, set[str]]:
 def refuse_unknown_flags(parser: Parser, words: list[str]) -> None:
     """raises: UserError on the first unknown flag, before argparse misses the one that was meant"""
     flags = {option for action in parser._actions for option in action.option_strings}
-    for word in words:
+    for word in takewhile(lambda word: word != "--", words):
         if word.startswith("--") and word.split("=")[0] not in flags:
             raise UserError(_unknown_flag(parser, word))
 

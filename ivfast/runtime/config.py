@@ -6,6 +6,7 @@ from typing import Any
 
 from ivfast.method import LARGEST_SCALE, SMALLEST_SCALE
 from ivfast.runtime.errors import UserError
+from ivfast.runtime.files import user_path
 
 METRICS = ("IP", "L2")
 APEX_MODES = ("O1", "O2")
@@ -62,12 +63,18 @@ class Config:
     ties: bool = False
 
     def __post_init__(self) -> None:
-        """Take paths as text, lists for tuples, "auto", and numbers written twice, as callers write them."""
+        """Take paths as text, lists for tuples, "auto", and numbers written twice, as callers write them.
+
+        raises: UserError on ~ of a home that is not known
+        """
         if self.epochs == "auto":
             object.__setattr__(self, "epochs", AUTO)
         for name in ("save_path", "data_path", "ai_center", "start"):
             if (path := getattr(self, name)) is not None:
-                object.__setattr__(self, name, Path(path))
+                object.__setattr__(self, name, user_path(path))
+        for name in ("data_name", "learn_name"):
+            if value := getattr(self, name):  # one name for one folder: without a slash at its end
+                object.__setattr__(self, name, str(Path(value)))
         for name in ("percents", "param_list", "nprobes"):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         for name in ("percents", "nprobes"):

@@ -1,11 +1,13 @@
 """How a file comes into being: complete or not at all."""
 
+import errno
 import hashlib
 import json
 import os
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,12 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from ivfast.runtime.errors import RunError
+from ivfast.runtime.errors import RunError, UserError
 
-BESIDE = re.compile(r"\..+\.\d+\.(csv|html|json|npy|npz|png|safetensors)")  # names that write_beside gives
+PART = ".ivfast-part."  # what every name begins with that part_of gives, and no name of a user
+WRITTEN = (".", "cache", "checkpoints", "converted", "data")  # folders of a save_path that anything is written into
+LONGEST = 100  # bytes of a name that becomes a part of another one: file systems take 255, some of them 143
+NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF)  # what fsync isn't offered by
 
 
 def file_hash(path: Path) -> str:
@@ -27,6 +32,49 @@ def file_hash(path: Path) -> str:
     return digest.hexdigest()
 
 
+def user_path(path: Path | str) -> Path:
+    """A path as a shell would take it, with ~ as the home folder.
+
+    raises: UserError where nobody knows that home
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{path}: there is no such home folder, expected a path; write it out without ~") from None
+
+
+def as_name(text: str) -> str:
+    """A text as a part of a file's name: where it is too long, or holds what names can't, a hash tells it from others.
+
+    >>> as_name("faces"), as_name("a/b")
+    ('faces', 'a_b-be41b07f')
+    """
+    plain = re.sub("[/\0-\x1f\ud800-\udfff]", "_", text)
+    data = plain.encode()
+    if plain == text and len(data) <= LONGEST:
+        return text
+    digest = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:8]
+    return f"{data[:LONGEST].decode(errors='ignore')}-{digest}"
+
+
+def part_of(path: Path, what: str = "") -> Path:
+    """Where to write what will become `path`: a name beside it that is never too long, and that remove_leftovers knows.
+
+    what: tells several parts apart; the suffix stays that of `path`
+    """
+    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8]
+    return path.with_name(f"{PART}{digest}.{os.getpid()}{what}{path.suffix}")
+
+
+def free_space(folder: Path) -> int | None:
+    """Bytes that may still be written in a folder; None where its file system doesn't say."""
+    try:
+        usage = shutil.disk_usage(folder)
+    except OSError:
+        return None
+    return usage.free if usage.total else None  # of nothing nothing is free: FUSE, and some quotas
+
+
 def write_beside(path: Path, write: Callable[[Path], None], n_bytes: int | None = None) -> None:
     """Let `write` fill a file beside `path`, make it durable, then rename it to `path`.
 
@@ -36,18 +84,19 @@ def write_beside(path: Path, write: Callable[[Path], None], n_bytes: int | None 
     raises: RunError where the disk refuses, whatever else `write` raises; `path` then holds
     what it held before
     """
-    beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    beside = part_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(beside)
-        beside.chmod(0o666 & ~_umask())  # safetensors leaves its files to their owner alone
+        with suppress(OSError):  # not every file system has permissions
+            beside.chmod(0o666 & ~_umask())  # safetensors leaves its files to their owner alone
         _sync(beside)
         os.replace(beside, path)
-        _sync(path.parent)  # the rename too
+        _sync_folder(path.parent)  # the rename too
     except OSError as problem:
         raise RunError(_refused(path, beside, problem, n_bytes)) from None
     finally:
-        _remove(beside)
+        remove(beside)
 
 
 def _umask() -> int:
@@ -59,16 +108,34 @@ def _umask() -> int:
 def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        _fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _remove(path: Path) -> None:
+def _sync_folder(folder: Path) -> None:
     try:
-        path.unlink(missing_ok=True)
-    except OSError:  # a folder that can't be written holds nothing of ours
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError:  # one that can be written, but not read
         return
+    try:
+        _fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _fsync(descriptor: int) -> None:
+    try:
+        os.fsync(descriptor)
+    except OSError as problem:
+        if problem.errno not in NO_SYNC:
+            raise
+
+
+def remove(path: Path) -> None:
+    """Remove a file of ours, if it can be removed: what stays costs nothing but room."""
+    with suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def _refused(path: Path, beside: Path, problem: OSError, n_bytes: int | None) -> str:
@@ -81,11 +148,11 @@ def _refused(path: Path, beside: Path, problem: OSError, n_bytes: int | None) ->
     return f"{path} cannot be written ({reason}{written}{needed}); make room or give permission, what was there is kept"
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what killed processes left half written in `folder` and below; for who alone writes there."""
-    for path in folder.rglob(".*.*"):
-        if BESIDE.fullmatch(path.name):
-            _remove(path)
+def remove_leftovers(save_path: Path) -> None:
+    """Remove what killed processes left half written in the folders of a save_path; for who alone writes there."""
+    for folder in WRITTEN:
+        for path in (save_path / folder).glob(f"{PART}*"):
+            remove(path)
 
 
 def copy_beside(source: Path, path: Path) -> None:

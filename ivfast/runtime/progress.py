@@ -1,6 +1,7 @@
 """Where a run says what it does: the terminal, train.log and metrics.jsonl."""
 
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ try:
 except ImportError:  # Windows has none
     resource = None
 
+UNSEEN = re.compile("[\0-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # ends of lines, escapes, bytes that are no text
 PLAIN_WIDTH = 120  # columns of a table that goes to a file
 PLAIN_SECONDS = 30.0  # without a terminal, a bar speaks at most this often
 
@@ -55,8 +57,12 @@ class Progress:
 
     def say(self, text: str) -> None:
         """One line that is shown in any case."""
-        self.console.print(text, markup=False)
+        self._show(text)
         self.log(text)
+
+    def _show(self, text: str) -> None:
+        # names of files are no markup, whatever brackets and colons they have
+        self.console.print(one_line(text), markup=False, emoji=False)
 
     def table(self, table: Table) -> None:
         """A table for people, which the files of a run hold too."""
@@ -93,11 +99,11 @@ class Progress:
         if self.folder is None:
             return
         try:
-            with (self.folder / name).open("a", encoding="utf-8", errors="backslashreplace") as file:  # names are bytes
-                file.write(line + "\n")
+            with (self.folder / name).open("a", encoding="utf-8") as file:
+                file.write(one_line(line) + "\n")
         except OSError as problem:
             folder, self.folder = self.folder, None  # the run goes on without its log
-            self.console.print(f"warning: {folder / name} cannot be written ({problem.strerror})", markup=False)
+            self._show(f"warning: {folder / name} cannot be written ({problem.strerror})")
 
     @contextmanager
     def bar(self, title: str, total: int, unit: str = "rows") -> Iterator[Bar]:
@@ -109,15 +115,20 @@ class Progress:
             yield _PlainBar(self, title, total, unit)
             return
         columns = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             _RateColumn(unit),
             TimeRemainingColumn(),
         )
         with RichProgress(*columns, console=self.console, transient=True) as rich_bar:
-            task = rich_bar.add_task(title, total=total)
+            task = rich_bar.add_task(one_line(title), total=total)
             yield _RichBar(rich_bar, task)
+
+
+def one_line(text: str) -> str:
+    """A text on one line of plain letters: names of files may hold anything."""
+    return UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
 def _terminal() -> Console:

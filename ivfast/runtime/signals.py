@@ -11,7 +11,10 @@ import faiss
 
 from ivfast.runtime.errors import StopRequestedError
 
-STOPPING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)  # Slurm's --signal is often USR1
+HANG_UP = getattr(signal, "SIGHUP", None)  # Windows has none, nor USR1
+STOPPING = [  # Slurm's --signal is often USR1
+    found for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1") if (found := getattr(signal, name, None)) is not None
+]
 
 _pending: list[int] = []  # signals that came so far
 _waits: list[bool] = []  # whether a first signal waits, by nested blocks
@@ -22,7 +25,7 @@ def handled() -> Iterator[None]:
     """Install the handlers, and put the old ones back. What nohup has switched off stays off."""
     _pending.clear()
     _waits.clear()
-    numbers = [n for n in STOPPING if n != signal.SIGHUP or signal.getsignal(n) != signal.SIG_IGN]
+    numbers = [n for n in STOPPING if n != HANG_UP or signal.getsignal(n) != signal.SIG_IGN]
     old = {number: signal.signal(number, _on_signal) for number in numbers}
     faiss.PythonInterruptCallback.reset()  # long FAISS calls look for signals too
     try:
@@ -68,9 +71,9 @@ def stop_if_pending() -> None:
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
     del frame
-    if number == signal.SIGHUP:
+    if number == HANG_UP:
         _leave_lost_terminal()
-    if _pending and number == signal.SIGHUP:
+    if _pending and number == HANG_UP:
         return  # a terminal that closes hangs up more than once
     if _pending:
         os._exit(128 + number)

@@ -4,7 +4,6 @@ NN-descent (Dong, Charikar and Li, WWW 2011) looks among the neighbours of neigh
 alone, so that learn's serves base where they are the same.
 """
 
-import os
 import re
 import subprocess
 import sys
@@ -20,9 +19,11 @@ import numpy as np
 
 from ivfast.data.exact import DeviceSearch, nearest_among, nearest_of, without_self
 from ivfast.data.mapped import map_points, x_path
+from ivfast.data.npy import open_array
 from ivfast.data.vectors import Points, Vectors, rows_per_block
 from ivfast.runtime.cache import cached, fingerprint
 from ivfast.runtime.errors import RunError, UserError
+from ivfast.runtime.files import part_of, remove
 from ivfast.runtime.progress import Progress
 from ivfast.start import descent_process
 
@@ -115,15 +116,15 @@ def _mapped(points: Points, folder: Path | None, progress: Progress) -> Iterator
 
 def _descended(points: Points, k: int, path: Path, progress: Progress) -> np.ndarray:
     """By NN-descent; rows of which it found fewer than k are searched for exactly. path: x of the points"""
-    graph = path.with_name(f".graph.{os.getpid()}.npy")
+    graph = part_of(path, ".graph")
     stage = path.with_name(f"stage.{fingerprint(x=path.name, k=k, **ALONE.rules(0))}.npy")
     everyone = np.arange(len(points))
     try:
         _run([path, graph, stage], k + 1, len(points), progress)
-        found = pick(points, everyone, np.load(graph, mmap_mode="r"), everyone, k, progress)
+        found = pick(points, everyone, open_array(graph, "graph"), everyone, k, progress)
     finally:
-        graph.unlink(missing_ok=True)
-    stage.unlink(missing_ok=True)
+        remove(graph)
+    remove(stage)
     return found
 
 

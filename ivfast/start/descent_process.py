@@ -26,7 +26,10 @@ FIRST = 4  # iterations before the stage is written. Going on costs one or two m
 
 def write_graph(x_path: str, graph_path: str, stage_path: str, n_neighbors: int, staged: int = STAGED) -> None:
     """Search x for its graph and write it. staged: rows from which on there are two stages"""
-    x = np.load(x_path, mmap_mode="r")
+    try:
+        x = np.load(x_path, mmap_mode="r")
+    except OSError:  # a file system without memory maps
+        x = np.load(x_path)
     if len(x) < staged:
         np.save(graph_path, _descend(x, n_neighbors))
         return

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from ivfast.data.vectors import Space
 from ivfast.network.backend import Backend, Setup, load_backend, weight_shapes
@@ -14,6 +14,7 @@ from ivfast.route.routers import ROUTERS, Router, centers_router, net_router
 from ivfast.runtime.config import METRICS
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.files import file_hash, save_tensors
+from ivfast.runtime.tensors import read_tensors
 from ivfast.store.records import Facts, Predicted, Storing
 from ivfast.store.rules import RULES
 
@@ -85,10 +86,12 @@ def load_model(path: Path, centers_path: Path) -> Model | None:
     if not path.is_file():
         return None
     try:
-        with safe_open(path, framework="numpy") as file:
-            about = json.loads((file.metadata() or {}).get("ivfast", "{}"))
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, AttributeError, RecursionError) as problem:
+        arrays, metadata = read_tensors(path)
+        about = json.loads(metadata.get("ivfast", "{}"))
+    except OSError as problem:
+        said = problem.strerror or problem
+        raise UserError(f"{path} cannot be read ({said}); check its permissions and its disk, it is kept") from None
+    except (SafetensorError, ValueError, AttributeError, RecursionError) as problem:
         raise UserError(f"{path} cannot be read ({problem}); remove it, or train again") from None
     schema = about.get("schema") if isinstance(about, dict) else None
     if schema != SCHEMA:

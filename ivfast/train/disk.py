@@ -1,12 +1,13 @@
 """Whether the disk has room for a run, asked before it starts."""
 
-import shutil
 from itertools import pairwise
 
 from ivfast.method import CELLS, COUNTED, LISTED
 from ivfast.runtime.checkpoint import KEEP
 from ivfast.runtime.config import Config
 from ivfast.runtime.errors import RunError
+from ivfast.runtime.files import free_space
+from ivfast.runtime.progress import Progress
 from ivfast.start.descent import SPARE
 from ivfast.start.neighbors import LIMITS, N_ASKED, n_held_out
 
@@ -46,11 +47,14 @@ def bytes_needed(config: Config, n_learn: int, n_base: int) -> int:
     return sum(bytes_by_stage(config, n_learn, n_base).values())
 
 
-def check_disk(config: Config, n_learn: int, n_base: int) -> None:
+def check_disk(config: Config, n_learn: int, n_base: int, progress: Progress) -> None:
     """raises: RunError where save_path's disk has less room than a run needs"""
-    needed = bytes_needed(config, n_learn, n_base)
-    free = shutil.disk_usage(config.save_path).free
-    if free < needed:
+    needed, free = bytes_needed(config, n_learn, n_base), free_space(config.save_path)
+    if free is None:
+        progress.note(
+            f"--save_path {config.save_path}: {needed:,} bytes are needed, its disk doesn't say how many are free"
+        )
+    elif free < needed:
         raise RunError(
             f"--save_path {config.save_path}: {needed:,} bytes are needed, {free:,} are free; "
             "free some, or choose another --save_path"

@@ -96,7 +96,7 @@ def start_run(config: Config, progress: Progress, saved: Saved | None = None) ->
     if saved is not None:
         refuse_others(saved, config, points.vectors.digest)
         refuse_other_start(saved, started_at)
-    check_disk(config, len(points), len(data.base))
+    check_disk(config, len(points), len(data.base), progress)
     progress.note(advice(config))
     folder = config.save_path / "cache"
     if len(points) > LIMITS.exact_learn:

@@ -13,6 +13,7 @@ from ivfast.data.formats.rows import Rows
 from ivfast.data.formats.tables import open_lance, open_parquet
 from ivfast.data.npy import missing
 from ivfast.runtime.errors import UserError
+from ivfast.runtime.files import user_path
 
 FORMATS: dict[str, Open] = {
     ".npy": open_npy,
@@ -39,7 +40,7 @@ def open_rows(path: str | Path, column: str | None = None, name: str = "vectors"
     name: what messages call it
     raises: UserError where it is absent, damaged or of an unknown format, or holds what cannot be vectors
     """
-    path = Path(path)
+    path = user_path(path)
     if os.path.isdir(path):
         return (open_lance if path.suffix.lower() == LANCE else open_folder)(path, name, column)
     if not os.path.isfile(path):  # a pipe would wait forever

@@ -11,6 +11,7 @@ from ivfast.data.formats.hdf5 import datasets, read_hdf5
 from ivfast.data.formats.rows import pick
 from ivfast.data.npy import missing, open_array
 from ivfast.runtime.errors import UserError
+from ivfast.runtime.files import user_path
 
 ANSWERS = "neighbors"  # what ann-benchmarks calls the right answers
 HDF5 = (".hdf5", ".h5")
@@ -25,7 +26,7 @@ def open_gt(path: str | Path, column: str | None = None, name: str = "gt") -> np
     returns: (n, k) integers, unchecked offsets into base; of a .npy file a memory map
     raises: UserError where the file is absent, damaged or of an unknown format, or holds no integers
     """
-    path = Path(path)
+    path = user_path(path)
     if not os.path.isfile(path):
         raise missing({name: path})
     suffix = check_suffix(path, name, SUFFIXES)

@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -18,7 +17,7 @@ from ivfast.data.formats.hdf5 import VECTORS
 from ivfast.data.formats.rows import Rows, load_package
 from ivfast.data.vectors import rows_per_block
 from ivfast.runtime.errors import RunError, UserError
-from ivfast.runtime.files import write_beside
+from ivfast.runtime.files import free_space, user_path, write_beside
 from ivfast.runtime.progress import Progress, silent
 
 TENSOR = "vectors"  # the tensor or column that is written
@@ -60,7 +59,7 @@ def convert(
     returns: what was read
     raises: UserError where either cannot be right, RunError where the disk refuses
     """
-    source, target = Path(source), Path(target)
+    source, target = user_path(source), user_path(target)
     target_of(target)  # before a large source is opened
     rows = open_rows(source, column, "source")
     if os.path.exists(target) and os.path.samefile(source, target):
@@ -124,8 +123,8 @@ def target_of(path: Path) -> Target:
 
 def _check_room(path: Path, n_bytes: int) -> None:
     folder = next(folder for folder in path.absolute().parents if folder.is_dir())
-    free = shutil.disk_usage(folder).free
-    if free < n_bytes:
+    free = free_space(folder)
+    if free is not None and free < n_bytes:
         raise RunError(f"{path}: {n_bytes:,} bytes are needed, {free:,} are free; free some, or write elsewhere")
 
 
@@ -196,9 +195,12 @@ def _hdf5(path: Path, shape: Shape) -> Iterator[Write]:
         dataset[done : done + len(block)] = block
         done += len(block)
 
-    with h5py.File(path, "w") as file:
-        dataset = file.create_dataset(VECTORS, (shape.n, shape.dim), shape.dtype)
-        yield append
+    try:
+        with h5py.File(path, "w") as file:
+            dataset = file.create_dataset(VECTORS, (shape.n, shape.dim), shape.dtype)
+            yield append
+    except RuntimeError as problem:  # what h5py says of a disk that fills up as it closes the file
+        raise OSError(" ".join(str(problem).split())[:200]) from None
 
 
 @contextmanager

@@ -1,17 +1,17 @@
 """Formats without a library: a few bytes of header, then rows of equal length, read by plain reads block by block."""
 
-import json
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from ivfast.data.formats.rows import NUMBERS, READ_AS, Rows, check_dtype, damaged, pick
 from ivfast.data.npy import open_array
 from ivfast.runtime.errors import UserError
+from ivfast.runtime.tensors import METADATA, read_header
 
 HEADER = 8  # bytes of .fbin and its kin: uint32 rows, uint32 dim
 ROW_HEAD = 4  # bytes before each row of .fvecs and its kin: int32 dim
@@ -25,6 +25,7 @@ TENSOR_TYPES = {
     "F32": "float32",
     "F64": "float64",
 }
+PROBLEMS = (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 Open = Callable[[Path, str, str | None], Rows]  # path, name, column -> Rows
 
 
@@ -150,17 +151,18 @@ def open_safetensors(path: Path, name: str, column: str | None) -> Rows:
 
     raises: UserError where it is damaged, or none or several tensors could be meant
     """
-    with damaged(name, path, SafetensorError, OSError), safe_open(path, framework="numpy") as file:
-        slices = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 - it is no dict
-        types = {key: str(tensor.get_dtype()) for key, tensor in slices.items()}
-        shapes = {key: tuple(tensor.get_shape()) for key, tensor in slices.items()}
-    tensors = {key: Tensor(TENSOR_TYPES.get(types[key], types[key]), shapes[key]) for key in types}
+    with damaged(name, path, *PROBLEMS):
+        header, begin = read_header(path)
+        about = {key: stored for key, stored in header.items() if key != METADATA}
+        types = {key: str(stored["dtype"]) for key, stored in about.items()}
+        tensors = {key: Tensor(TENSOR_TYPES.get(types[key], types[key]), tuple(about[key]["shape"])) for key in about}
     seen = {key: f"{tensor.dtype} {tensor.shape}" for key, tensor in tensors.items()}
     fit = [key for key, (dtype, shape) in tensors.items() if dtype in READ_AS and len(shape) == 2 and 0 not in shape]
     chosen = pick(seen, fit, column, name, path, f"two-dimensional tensor of {NUMBERS}")
     dtype, (n, dim) = tensors[chosen]
-    with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        start = 8 + length + json.loads(file.read(length))[chosen]["data_offsets"][0]
     stored = np.dtype("uint16" if dtype == "bfloat16" else dtype).newbyteorder("<")
-    return as_rows(Flat(name, path, start, 0, n, dim, stored.str), dtype)
+    with damaged(name, path, *PROBLEMS):
+        first, end = about[chosen]["data_offsets"]
+        if end - first != n * dim * stored.itemsize:
+            raise SafetensorError(f"{chosen} has {end - first} bytes, expected {n * dim * stored.itemsize}")
+    return as_rows(Flat(name, path, begin + first, 0, n, dim, stored.str), dtype)

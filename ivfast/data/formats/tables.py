@@ -23,14 +23,21 @@ def open_parquet(path: Path, name: str, column: str | None) -> Rows:
     raises: UserError where the file is damaged, or none or several columns could be meant
     """
     pq = load_package("pyarrow.parquet", name, path)
-    with damaged(name, path, *PROBLEMS), pq.ParquetFile(path, memory_map=True) as file:
+    with damaged(name, path, *PROBLEMS), _mapped(pq, path) as file:
         schema, n = file.schema_arrow, file.metadata.num_rows
 
     def batches(chosen: str, rows_at_once: int) -> Iterator[Any]:
-        with pq.ParquetFile(path, memory_map=True) as file:
+        with _mapped(pq, path) as file:
             yield from file.iter_batches(batch_size=rows_at_once, columns=[chosen])
 
     return _open_table(path, name, column, schema, n, batches)
+
+
+def _mapped(pq: Any, path: Path) -> Any:
+    try:
+        return pq.ParquetFile(path, memory_map=True)
+    except OSError:  # damaged, or on a file system without memory maps
+        return pq.ParquetFile(path)
 
 
 def open_lance(path: Path, name: str, column: str | None) -> Rows:

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from ivfast.evaluate.report import SCHEMA
 from ivfast.evaluate.results import Fulfilled, Result
 from ivfast.runtime.errors import UserError
+from ivfast.runtime.tensors import METADATA, read_header
 
 SAID_OF_DATA = re.compile(r"[-\d]{10} [:\d]{8} ((?:warning: )?(?:learn|base|query|gt): .*|warning: .*)")
 MOST_SAID = 30  # lines of train.log that are repeated, the last ones
@@ -192,8 +193,7 @@ def _metadata(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        with safe_open(path, framework="numpy") as file:
-            found = json.loads((file.metadata() or {}).get("ivfast", "{}"))
-    except (SafetensorError, OSError, ValueError, RecursionError):
+        found = json.loads(read_header(path)[0].get(METADATA, {}).get("ivfast", "{}"))
+    except (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
