@@ -84,13 +84,6 @@ def as_floats(stored: np.ndarray, dtype: str) -> np.ndarray:
     return np.ascontiguousarray(stored, dtype=READ_AS[dtype])
 
 
-def check_dtype(dtype: str, name: str, path: Path) -> str:
-    """The name of a stored type, where vectors are read from it; raises UserError where they are not."""
-    if dtype not in READ_AS:
-        raise UserError(f"{name}: {path} holds {dtype}, expected {', '.join(READ_AS)}; save it as float32")
-    return dtype
-
-
 def pick(seen: dict[str, str], fit: list[str], column: str | None, name: str, path: Path, what: str) -> str:
     """Which of several columns, tensors or datasets holds the vectors: the one asked for, else the only one that fits.
 
