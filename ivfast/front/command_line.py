@@ -11,8 +11,11 @@ from ivfast.front import actions
 from ivfast.runtime.command_line import Parser, boolean, epochs, refuse_unknown_flags
 from ivfast.runtime.config import BACKENDS, METRICS
 from ivfast.runtime.errors import RunError, StopRequestedError, UserError
+from ivfast.runtime.files import at_home
+from ivfast.runtime.own_process import prepare_jax
 from ivfast.runtime.progress import Progress
-from ivfast.runtime.signals import handled
+from ivfast.runtime.quota import within_quota
+from ivfast.runtime.signals import UNHEARD, handled
 
 Action = Callable[[argparse.Namespace, Progress], None]
 
@@ -27,10 +30,14 @@ def main(argv: list[str] | None = None) -> int:
         options = parse(words)
         for name, value in vars(options).items():
             if isinstance(value, Path):
-                setattr(options, name, value.expanduser())
+                setattr(options, name, at_home(value))
             elif isinstance(value, list) and isinstance(value[0], Path):
-                setattr(options, name, [path.expanduser() for path in value])
-        with handled():
+                setattr(options, name, [at_home(path) for path in value])
+        if argv is None:
+            prepare_jax(getattr(options, "gpu", -1))
+        with handled() as heard, within_quota():
+            if not heard:
+                progress.say(UNHEARD)
             options.action(options, progress)
     except UserError as wrong:
         progress.say(f"error: {wrong}")

@@ -21,6 +21,7 @@ from ivfast.network.backend import load_search
 from ivfast.runtime.checkpoint import checkpoints_in
 from ivfast.runtime.config import BACKENDS, Config, check
 from ivfast.runtime.errors import UserError
+from ivfast.runtime.files import at_home, no_temporary
 from ivfast.runtime.progress import Progress, silent
 from ivfast.start.descent import Means, check_descent
 from ivfast.start.neighbors import LIMITS
@@ -61,7 +62,7 @@ def fit(
     save_path: folder of all that is written, kept; a call that was interrupted goes on there. None: a temporary one,
         until `model.save`
     normalize: divide rows by their norms first, under IP
-    backend: jax or torch; None: what is installed; gpu: -1 is the CPU
+    backend: jax or torch; None: what is installed and not broken; gpu: -1 is the CPU
     more: further settings by the names of run_dcnet.py's flags: epochs, lr, ftopk, param_list, use_amp, ..
     raises: UserError on input that cannot be right
 
@@ -69,7 +70,7 @@ def fit(
     >>> model.centers.shape
     (16, 16)
     """
-    folder = Path(mkdtemp(prefix="ivfast_")) if save_path is None else Path(save_path).expanduser()
+    folder = _temporary() if save_path is None else at_home(save_path)
     settings = Settings(nlist, metric, copies, normalize, backend, gpu, seed, more)
     try:
         model = _fit(folder, base, query, settings, progress or silent())
@@ -82,13 +83,20 @@ def fit(
     return model
 
 
+def _temporary() -> Path:
+    try:
+        return Path(mkdtemp(prefix="ivfast_"))
+    except OSError as problem:
+        raise no_temporary(problem) from None
+
+
 def _fit(folder: Path, base: np.ndarray, query: np.ndarray | None, settings: Settings, shown: Progress) -> TrainedModel:
     points = admit(as_floats(base, "base"), settings, shown)
     asked = None if query is None else as_floats(query, "query")
     aside = set_aside(len(points), settings.seed, test=query is None)
     if asked is not None:
         asked = check_queries(asked, points, normalize=settings.normalize)
-    config, given = make_config(folder, points, settings)
+    config, given = make_config(folder, points, settings, shown)
     check(config)
     refuse_other_base(folder, points)
     if len(points) > LIMITS.exact_learn:
@@ -162,7 +170,7 @@ def admit(rows: np.ndarray, settings: Settings, progress: Progress) -> Points:
     return Points(scanned, measure_space(scanned, metric))
 
 
-def make_config(folder: Path, base: Points, settings: Settings) -> tuple[Config, Iterable[str]]:
+def make_config(folder: Path, base: Points, settings: Settings, progress: Progress) -> tuple[Config, Iterable[str]]:
     """The settings of the training run, and the names of those that were chosen."""
     more = dict(settings.more or {})
     own = {"save_path", "data_path", "data_name", "learn_name", "percents", "resume", "eval", "ai_center", "dry_run"}
@@ -177,7 +185,7 @@ def make_config(folder: Path, base: Points, settings: Settings) -> tuple[Config,
     copies = tuple(dict.fromkeys((0.0, settings.copies)))
     config = Config(
         save_path=folder, data_path=folder, data_name=NAME, learn_name=f"{NAME}/base", percents=copies,
-        metric=base.metric, nlist=nlist, backend=settings.backend or choose_backend(), gpu=settings.gpu,
+        metric=base.metric, nlist=nlist, backend=settings.backend or choose_backend(progress), gpu=settings.gpu,
         seed=settings.seed, normalize=settings.normalize, resume=bool(checkpoints_in(folder)), **values,
     )  # fmt: skip
-    return config, {"lr", "gpu", "epochs", "nlist", "normalize", *more}
+    return config, {"lr", "gpu", "epochs", "nlist", "normalize", "backend", *more}

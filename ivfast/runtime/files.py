@@ -5,17 +5,51 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from ivfast.runtime.errors import RunError
+from ivfast.runtime.errors import RunError, UserError
 
 BESIDE = re.compile(r"\..+\.\d+\.(csv|html|json|npy|npz|png|safetensors)")  # names that write_beside gives
+
+
+def at_home(path: Path | str) -> Path:
+    """A path without its ~.
+
+    raises: UserError where it has one and the user no home: HOME is not set, and the uid has no name
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UserError(f"{path}: there is no home for ~, since HOME is not set; write the whole path") from None
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder that is removed at the end.
+
+    raises: RunError where none can be made
+    """
+    try:
+        folder = TemporaryDirectory(prefix="ivfast_")
+    except OSError as problem:
+        raise no_temporary(problem) from None
+    with folder as name:
+        yield Path(name)
+
+
+def no_temporary(problem: OSError) -> RunError:
+    """What to raise where no temporary folder can be made."""
+    return RunError(
+        f"no temporary folder can be made ({problem.strerror or problem}); set TMPDIR to a folder that can be written"
+    )
 
 
 def file_hash(path: Path) -> str:

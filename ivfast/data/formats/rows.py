@@ -10,6 +10,7 @@ from types import ModuleType
 import numpy as np
 
 from ivfast.runtime.errors import UserError
+from ivfast.runtime.packages import broken, culprit, reason
 
 # what is stored, and the least float type that holds all its values exactly
 READ_AS = {
@@ -104,11 +105,14 @@ def pick(seen: dict[str, str], fit: list[str], column: str | None, name: str, pa
 
 
 def load_package(module: str, name: str, path: Path) -> ModuleType:
-    """A package of the extra `formats`, loaded where a file needs it; raises UserError where it lacks."""
+    """A package of the extra `formats`, loaded where a file needs it; raises UserError where it lacks or is broken."""
     try:
         return importlib.import_module(module)
-    except ImportError as problem:
+    except ModuleNotFoundError as problem:
         raise UserError(f"{name}: {path} needs a package that is not there ({problem}); {INSTALL}") from None
+    except Exception as problem:
+        line = broken(culprit(problem) or module.partition(".")[0], reason(problem))
+        raise UserError(f"{name}: {path} can't be read: {line}") from None
 
 
 @contextmanager
