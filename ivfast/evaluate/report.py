@@ -76,7 +76,8 @@ def _broken() -> str:
     try:
         import_module("matplotlib.figure")
     except Exception as problem:
-        return broken("matplotlib", reason(problem))
+        no_home = "MPLCONFIGDIR" in str(problem)  # it says itself what to do
+        return reason(problem) if no_home else broken("matplotlib", reason(problem))
     return ""
 
 

@@ -8,7 +8,7 @@ from traceback import walk_tb
 
 PIP = {"faiss": "faiss-cpu", "lance": "pylance", "sklearn": "scikit-learn"}  # other names where they are installed from
 OURS = ("ivfast", "ivfast_jax", "ivfast_torch", "run_dcnet", "importlib", "_frozen_importlib", "contextlib", "__main__")
-LONGEST = 200  # letters of a reason
+LONGEST = 250  # letters of a reason
 
 
 def reason(problem: BaseException) -> str:
@@ -29,18 +29,17 @@ def culprit(problem: BaseException) -> str:
         package = str(frame.f_globals.get("__name__", "")).partition(".")[0]
         if package not in OURS:
             return package
-    return (getattr(problem, "name", None) or "").partition(".")[0] if isinstance(problem, ImportError) else ""
+    return (problem.name or "").partition(".")[0] if isinstance(problem, ImportError) else ""
 
 
 def told(problem: Exception) -> str:
     """The line for what an import raised; raises it again where it is a mistake of our own."""
-    if isinstance(problem, ModuleNotFoundError) and problem.name:
-        package = problem.name.partition(".")[0]
-        if package not in OURS:
-            return f"{package} is not installed: pip install {PIP.get(package, package)}"
     package = culprit(problem)
-    if package in ("", *OURS):
+    named = (problem.name or "").partition(".")[0] if isinstance(problem, ImportError) else ""
+    if package in ("", *OURS) or named in OURS:
         raise problem
+    if isinstance(problem, ModuleNotFoundError) and named:
+        return f"{named} is not installed: pip install {PIP.get(named, named)}"
     return broken(package, reason(problem))
 
 
