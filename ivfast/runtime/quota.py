@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path("/")
+ROUNDING = "with another number FAISS, torch and XLA may round otherwise"
 NAMES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NPROC")  # NPROC: XLA's
 
 
@@ -111,8 +112,8 @@ def about_threads(root: Path = ROOT) -> str:
     threads += f", {torch.get_num_threads()} of torch" if torch else ""
     threads += f"; {cores()} cores may be used"
     if quota is None:
-        return f"{threads}; with another number torch and XLA may round otherwise"
+        return f"{threads}; {ROUNDING}"
     threads += f", of which a quota of CPU time (cgroup) grants {quota:g}"
     if count > granted(root):
         return f"warning: {threads}: set OMP_NUM_THREADS={granted(root)} and NPROC={granted(root)}, or training crawls"
-    return f"{threads}; with another number torch and XLA may round otherwise"
+    return f"{threads}; {ROUNDING}"
