@@ -2,7 +2,13 @@
 
 import sys
 
-from ivfast.commands import main
+from ivfast.runtime.entry import run
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command line; see ivfast.commands.main."""
+    return run("ivfast.commands", argv)
+
 
 if __name__ == "__main__":
     sys.exit(main())

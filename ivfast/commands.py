@@ -21,14 +21,17 @@ from ivfast.evaluate.results import Result, evaluate_router
 from ivfast.index.load import load
 from ivfast.index.model import TrainedModel
 from ivfast.network.backend import load_search
+from ivfast.network.usable import usable_backend
 from ivfast.runtime.checkpoint import Saved, checkpoint_folder, checkpoints_in, load_epoch, load_newest
 from ivfast.runtime.command_line import parse
 from ivfast.runtime.config import DEFAULTS, Config, check, check_percents, clip
 from ivfast.runtime.errors import RunError, StopRequestedError, UserError
 from ivfast.runtime.files import free_space, remove_leftovers, save_json
 from ivfast.runtime.lock import locked
+from ivfast.runtime.own_process import prepare_jax
 from ivfast.runtime.progress import Progress
-from ivfast.runtime.signals import handled
+from ivfast.runtime.quota import about_threads, within_quota
+from ivfast.runtime.signals import UNHEARD, handled
 from ivfast.start.descent import Means
 from ivfast.store.demand import reverse_of_base
 from ivfast.train.disk import bytes_by_stage
@@ -43,12 +46,17 @@ from ivfast.train.run import open_training, start_run, with_epochs
 def main(argv: list[str] | None = None) -> int:
     """Run one command line.
 
+    argv: None: the words of the shell, in a process that is ours (see ivfast.runtime.own_process)
     returns: exit code: 0 done, 1 the run failed, 2 the input is wrong, 128 + n stopped by signal n
     """
     progress = Progress()
     try:
         config, given = parse(argv)
-        with handled():
+        if argv is None:
+            prepare_jax(config.gpu)
+        with handled() as heard, within_quota():
+            if not heard:
+                progress.say(UNHEARD)
             (evaluate_centers if config.eval else _run_training)(config, progress, given)
     except UserError as wrong:
         progress.note(f"error: {wrong}")
@@ -76,9 +84,8 @@ def train_centers(config: Config, progress: Progress | None = None, given: Itera
         raise UserError(
             "dry_run trains nothing that could be returned: use `run_dcnet --dry_run True`, or leave it out"
         )
-    config = replace(config, eval=False)
-    _run_training(config, progress, given)
-    return load(config.save_path, config.backend, config.gpu)
+    backend = _run_training(replace(config, eval=False), progress, given)
+    return load(config.save_path, backend, config.gpu)
 
 
 def evaluate_centers(
@@ -96,16 +103,32 @@ def evaluate_centers(
     check(config)
     with _at_work(config, progress) as shown:
         _say_what_is_used(config, chosen, ("gpu",), shown)
+        config = _with_backend(config, chosen, shown)
         found = find_model(config, chosen)
         return _evaluate(clip(found.settings(config), chosen), found, shown)
 
 
-def _run_training(config: Config, progress: Progress | None, given: Iterable[str] | None) -> None:
+def _run_training(config: Config, progress: Progress | None, given: Iterable[str] | None) -> str:
+    """The backend that was used is returned."""
     chosen = _chosen(config, given)
     check(config)
     with _at_work(config, progress) as shown:
         _say_what_is_used(config, chosen, ("lr", "gpu"), shown)
+        check_percents(config, config.nlist)
+        _refuse_used(config)
+        config = _with_backend(config, chosen, shown)
         (_show_plan if config.dry_run else _train)(clip(config, chosen), shown)
+    return config.backend
+
+
+def _with_backend(config: Config, chosen: set[str], progress: Progress) -> Config:
+    """The same settings, with the other backend where the default's framework is broken and nobody chose it."""
+    if "backend" in chosen:
+        return config
+    backend, why = usable_backend(config.backend)
+    if why:
+        progress.note(f"warning: {why}; --backend {backend} is used")
+    return replace(config, backend=backend)
 
 
 def _chosen(config: Config, given: Iterable[str] | None) -> set[str]:
@@ -122,6 +145,8 @@ def _at_work(config: Config, progress: Progress | None) -> Iterator[Progress]:
             config.save_path, progress.console if progress else None, brief=bool(progress and progress.brief)
         )
         try:
+            threads = about_threads()
+            (logged.note if threads.startswith("warning") else logged.log)(threads)
             yield logged
         except (UserError, RunError, OSError) as problem:
             logged.log(f"error: {problem}")
@@ -139,8 +164,6 @@ def _say_what_is_used(config: Config, chosen: set[str], names: tuple[str, ...], 
 
 
 def _train(config: Config, progress: Progress) -> None:
-    check_percents(config, config.nlist)
-    _refuse_used(config)
     remove_leftovers(config.save_path)
     started = time.monotonic()
     saved = pick_up(config, progress)
@@ -163,8 +186,6 @@ def _train(config: Config, progress: Progress) -> None:
 
 def _show_plan(config: Config, progress: Progress) -> None:
     """What the training would take from its start, in a table. Nothing is written but the log."""
-    check_percents(config, config.nlist)
-    _refuse_used(config)
     learn, data = open_training(config)
     config = with_epochs(config, len(learn), progress)
     sizes = Sizes(

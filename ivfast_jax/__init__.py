@@ -199,11 +199,19 @@ def find_nearest(
 def find_device(gpu: int) -> Any:
     """The device of a --gpu number."""
     if gpu < 0:
-        return jax.devices("cpu")[0]
+        return _cpu()
     devices = _gpus()
     if gpu >= len(devices):
         raise UserError(f"--gpu {gpu}: JAX sees {len(devices)} GPUs; choose one of them, or --gpu -1 for the CPU")
     return devices[gpu]
+
+
+def _cpu() -> Any:
+    try:
+        return jax.devices("cpu")[0]
+    except RuntimeError as problem:
+        said = " ".join(str(problem).split())[:200]
+        raise UserError(f"--gpu -1: JAX starts no CPU ({said}); unset JAX_PLATFORMS, or add cpu to it") from None
 
 
 def _gpus() -> list[Any]:

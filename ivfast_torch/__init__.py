@@ -17,6 +17,8 @@ from ivfast_torch.precision import LossScale, init_scale, make_policy
 from ivfast_torch.rank import best_of_centers, best_of_net
 from ivfast_torch.step import TrainState, forward, train_chunk
 
+torch.from_numpy(np.empty(0))  # here, since torch only warns where it was built for another NumPy
+
 
 class Backend:
     """See ivfast.network.backend.Backend."""

@@ -291,7 +291,7 @@ class TestWithoutMaps:
     ])  # fmt: skip
     def test_damaged_tensors_are_one_line(self, content: bytes, tmp_path: Path):
         (tmp_path / "x.safetensors").write_bytes(content)
-        with pytest.raises(UserError, match="cannot be read"):
+        with pytest.raises(UserError, match="cannot be read" if content else "is empty"):
             open_rows(tmp_path / "x.safetensors")
 
     @pytest.mark.usefixtures("no_maps")

@@ -296,6 +296,7 @@ def test_bad_questions_end_in_one_line(index_of: Callable[..., Index], model_of:
     index, query = index_of("IP"), make_rows(5, 2, "IP")
     wrong = query.copy()
     wrong[3, 2] = np.nan
+    from_1 = np.random.default_rng(1).permutation(np.arange(5951, 6001)).reshape(5, 10)
     for call, told in (
         (lambda: index.search(query, recall=1.2), "recall 1.2: expected a share"),
         (lambda: index.search(query, recall=0.9, nprobe=3), "recall and nprobe are two budgets"),
@@ -312,6 +313,8 @@ def test_bad_questions_end_in_one_line(index_of: Callable[..., Index], model_of:
         (lambda: index.search(2 * query), "query: row 0 has norm 2, expected unit norm"),
         (lambda: index.evaluate(query, np.full((5, 10), 6000)), "gt: found ids from 6000 to 6000, expected 0 to 5999"),
         (lambda: index.evaluate(query, np.zeros((5, 10))), "gt: found float64, expected integers"),
+        (lambda: index.evaluate(query, np.full((5, 10), 0.5)), "expected integers; these look like distances"),
+        (lambda: index.evaluate(query, from_1), "counted from 1: save gt - 1"),
         (lambda: index.evaluate(query, np.zeros((5, 10), int), recalls=(2.0,)), "recall 2: expected a share"),
         (lambda: index.search(query, nprobe=2.5), "nprobe 2.5: expected 1 to 24"),  # pyright: ignore
         (lambda: index.remove(np.array([True])), "ids: found bool, expected integers"),

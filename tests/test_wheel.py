@@ -69,7 +69,7 @@ def test_wheel_brings_both_commands(wheel: Path) -> None:
     with ZipFile(wheel) as opened:
         (name,) = (name for name in opened.namelist() if name.endswith("entry_points.txt"))
         commands = opened.read(name).decode().splitlines()
-    assert {"run_dcnet = run_dcnet:main", "ivfast = ivfast.front.command_line:main"} <= set(commands)
+    assert {"run_dcnet = run_dcnet:main", "ivfast = ivfast.__main__:main"} <= set(commands)
 
 
 def test_what_not_every_run_needs_is_an_extra(metadata: Message) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ivfast.data.wrong_gt import not_integers, other_rows, outside
 from ivfast.method import COUNTED
 from ivfast.runtime.errors import UserError
 
@@ -16,20 +17,18 @@ def check_gt(gt: np.ndarray, path: Path, n_query: int, n_base: int) -> None:
     gt: (rows, width) memory map
     raises: UserError on a wrong type or number of rows, offsets outside base, a row that names one twice, no answers
     """
-    if gt.dtype.kind not in "iu":
-        raise UserError(
-            f"gt: {path} holds {gt.dtype}, expected int64 offsets into base; save it with .astype('int64') where "
-            "the numbers are whole"
-        )
+    check_integers(gt, path, n_base=n_base)
     if gt.shape[0] != n_query:
         raise UserError(
-            f"gt: {path} has {gt.shape[0]} rows, expected {n_query} (one per query); regenerate it for query.npy"
+            f"gt: {path} has {gt.shape[0]} rows, expected {n_query} (one per query); "
+            f"{other_rows(gt.shape, n_query, n_base)}"
         )
     step = max(1, BLOCK_ENTRIES // gt.shape[1])
     answered = False
     for start in range(0, len(gt), step):
         block = np.asarray(gt[start : start + step])
-        _check_block(block, path, start, n_base)
+        _check_inside(block, gt, path, start, n_base)
+        _check_once(block, path, start)
         answered = answered or bool((block[:, :COUNTED] >= 0).any())
     if not answered:
         raise UserError(
@@ -37,15 +36,25 @@ def check_gt(gt: np.ndarray, path: Path, n_query: int, n_base: int) -> None:
         )
 
 
-def _check_block(block: np.ndarray, path: Path, start: int, n_base: int) -> None:
-    outside = (block < -1) | (block >= n_base)
-    if outside.any():
-        row = int(np.argmax(outside.any(axis=1)))
-        value = block[row][outside[row]][0]
+def check_integers(gt: np.ndarray, path: Path, name: str = "gt", n_base: int | None = None) -> None:
+    """raises: UserError on another type, with what its numbers look like. n_base: rows of base, where they are known"""
+    if gt.dtype.kind not in "iu":
+        told = not_integers(gt, n_base)
+        raise UserError(f"{name}: {path} holds {gt.dtype}, expected int64 offsets into base; {told}")
+
+
+def _check_inside(block: np.ndarray, gt: np.ndarray, path: Path, start: int, n_base: int) -> None:
+    wrong = (block < -1) | (block >= n_base)
+    if wrong.any():
+        row = int(np.argmax(wrong.any(axis=1)))
+        value = block[row][wrong[row]][0]
         raise UserError(
             f"gt: {path} row {start + row} holds {value}, expected offsets 0 to {n_base - 1} (rows of base.npy), "
-            "or -1 for none; regenerate it for this base.npy"
+            f"or -1 for none; {outside(gt, n_base, len(gt))}"
         )
+
+
+def _check_once(block: np.ndarray, path: Path, start: int) -> None:
     ordered = np.sort(block.astype(np.int64), axis=1)
     twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
     if twice.any():

@@ -5,9 +5,9 @@ import hashlib
 import numpy as np
 
 from ivfast.data.cleaning import Cleaning, scan
-from ivfast.data.exact import nearest_among, nearest_wide
 from ivfast.data.ground_truth import follow_kept
-from ivfast.data.vectors import BLOCK_BYTES, EvaluationSet, Points, rows_per_block, space_of
+from ivfast.data.gt_fit import FROM_1, SURE, compare, seems_from_1, what_fits
+from ivfast.data.vectors import BLOCK_BYTES, EvaluationSet, Points, rows_per_block
 from ivfast.method import COUNTED
 from ivfast.runtime.draws import spread
 from ivfast.runtime.errors import UserError
@@ -15,7 +15,6 @@ from ivfast.runtime.progress import Progress
 
 JUDGED = 100  # queries that are searched for exactly, to see whether gt is stale
 MOST_SEARCHED = 2_000_000  # so large a base is searched within seconds; a larger one is not searched
-SAME_DISTANCE = 1e-4  # inside: two vectors whose distances differ by less are both the nearest
 LEAST_AGREEMENT = 0.5  # of those queries; below it a warning is given
 
 
@@ -62,37 +61,19 @@ def judge_gt(data: EvaluationSet, metric: str, progress: Progress, most_searched
     Answers by identity are legal, so nothing is refused.
     """
     answered = np.flatnonzero(np.asarray(data.gt[:, 0]) >= 0)
+    judged = answered[spread(len(answered), JUDGED)]
     if len(data.base) > most_searched or len(answered) == 0:
+        if len(answered) and seems_from_1(data, judged, metric):
+            progress.note(f"warning: gt: {FROM_1}")
         progress.note(
             f"gt: not held against an exact search ({len(data.base):,} base vectors, up to {most_searched:,} are "
             "searched)"
         )
         return
-    judged = answered[spread(len(answered), JUDGED)]
-    n_same = (_first_by_product if metric == "IP" else _first_by_distance)(data, judged)
+    compared = compare(data, judged, metric)
+    n_same = compared.n_nearest(np.asarray(data.gt[judged, 0]).astype(np.int64))
     text = f"gt: its first answer is the exact nearest for {n_same} of {len(judged)} queries searched for"
-    if n_same < LEAST_AGREEMENT * len(judged):
-        text = (
-            f"warning: {text}; legal where answers go by identity, else gt is stale or of another metric: regenerate it"
-        )
-    progress.note(text)
-
-
-def _first_by_product(data: EvaluationSet, judged: np.ndarray) -> int:
-    """For how many of some queries the first answer is the exact nearest, under IP."""
-    space = space_of(data.query.raw(judged), "IP")
-    base, x = Points(data.base, space), Points(data.query, space).x(judged)
-    answer = base.x(np.asarray(data.gt[judged, 0]).astype(np.int64))
-    nearest = nearest_among(x, base, np.arange(len(base)), 1)[0][:, 0]
-    found = (x * answer).sum(axis=1)
-    return int((found >= nearest - SAME_DISTANCE * np.maximum(np.abs(nearest), 1)).sum())
-
-
-def _first_by_distance(data: EvaluationSet, judged: np.ndarray) -> int:
-    """The same under L2, in float64, since a few far queries or rows of base must not blur the others."""
-    asked = data.query.raw(judged)
-    base = Points(data.base, space_of(asked, "L2"))
-    answer = base.space.wide(data.base.raw(np.asarray(data.gt[judged, 0]).astype(np.int64)))
-    nearest = nearest_wide(asked, base, np.arange(len(base)), 1)[0][:, 0]
-    found = np.square(base.space.wide(asked) - answer).sum(axis=1)
-    return int((found <= nearest + SAME_DISTANCE * np.maximum(nearest, 1)).sum())
+    fits = what_fits(data, judged, compared) if n_same < SURE * len(judged) else ""
+    if n_same < LEAST_AGREEMENT * len(judged) and not fits:
+        fits = "legal where answers go by identity, else gt is stale or of another metric: regenerate it"
+    progress.note(f"warning: {text}; {fits}" if fits else text)

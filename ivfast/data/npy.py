@@ -11,16 +11,19 @@ from unicodedata import normalize
 
 import numpy as np
 
+from ivfast.data.first_bytes import CONVERTED, OF_ANSWERS, UNTOLD, answers_line, quoted, recognise
+from ivfast.data.wrong_types import BFLOAT16, OBJECTS, RECORDS, refusal
 from ivfast.runtime.errors import RunError, UserError
 
 MAGIC = b"\x93NUMPY"
 LONGEST_HEADER = 10_000  # bytes; NumPy's own limit
-NUMERIC = re.compile(r"[<>|=](b1|[iu][1248]|f(2|4|8|12|16)|c(8|16|24|32))")
+NUMERIC = re.compile(r"[<>|=](b1|[iu][1248]|f(2|4|8|12|16)|c(8|16|24|32)|V2)")  # V2: see BFLOAT16
 
 # one grammar and no eval: exactly what np.save writes, spaces and the order of the keys aside
 _VALUE = r"'[^'\\]{1,99}'|True|False|\([0-9, ]{0,999}\)"
 _ITEM = rf"[ ]*'[a-z_]{{1,20}}'[ ]*:[ ]*(?:{_VALUE})"
 _HEADER = re.compile(rf"\{{{_ITEM}(?:,{_ITEM}){{2}}(?:[ ]*,)?[ ]*\}}[ ]*\n?")
+_RECORDS = re.compile(r"\{[ ]*'descr'[ ]*:[ ]*\[\('")
 _PARTS = re.compile(rf"'([a-z_]+)'[ ]*:[ ]*({_VALUE})")
 _SHAPE = re.compile(r"\((?:(?:0|[1-9][0-9]{0,17}), ?)*(?:0|[1-9][0-9]{0,17})?\)")
 
@@ -33,10 +36,15 @@ class Header(NamedTuple):
     start: int  # of the data, in bytes
 
 
-def open_array(path: Path, name: str) -> np.ndarray:
+class _WrongTypeError(Exception):
+    """The type that a header says, or what stands for it."""
+
+
+def open_array(path: Path, name: str, *, bfloat16: bool = False) -> np.ndarray:
     """Memory-map one two-dimensional .npy file of numbers; read it where its file system has no memory maps.
 
     name: what messages call it
+    bfloat16: open it too, as the two bytes without a type (V2) that NumPy writes of it
     raises: UserError where it is absent, not such a file, of another size than its header says, or not two-dimensional
     """
     if not os.path.isfile(path):
@@ -45,15 +53,19 @@ def open_array(path: Path, name: str) -> np.ndarray:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             header = _read_header(file, size)
+        if header.type[1:] == BFLOAT16 and not bfloat16:
+            raise _WrongTypeError(header.type)
         _check_size(header, size)
+    except _WrongTypeError as wrong:
+        raise UserError(f"{name}: {path} {refusal(str(wrong), name, path)}") from None
     except OSError as problem:
         raise UserError(f"{name}: {path} cannot be opened ({problem.strerror}); check its permissions") from None
     except ValueError as problem:
-        raise UserError(f"{name}: {path} {problem}; save it anew with np.save") from None
+        raise UserError(f"{name}: {path} {problem}; {_what_to_do(path, name)}") from None
     if len(header.shape) != 2 or 0 in header.shape:
         raise UserError(
-            f"{name}: {path} has shape {header.shape}, expected (rows, columns), both above 0; reshape it and save it "
-            "anew with np.save"
+            f"{name}: {path} has shape {header.shape}, expected (rows, columns), both above 0; "
+            f"{_other_shape(header.shape, name)} and save it anew with np.save"
         )
     try:
         return _map(path)
@@ -100,7 +112,7 @@ def check_whole(array: np.ndarray, name: str) -> None:
 
 
 def _read_header(file: BinaryIO, size: int) -> Header:
-    """Parse the header; raises ValueError with what was found and what was expected."""
+    """Parse the header; raises ValueError with what was found and what was expected, or _WrongTypeError."""
     if size == 0:
         raise ValueError("is no readable .npy array: it is empty, expected a header and data")
     start = file.read(12)
@@ -117,6 +129,8 @@ def _read_header(file: BinaryIO, size: int) -> Header:
         )
     file.seek(8 + n_length)
     text = file.read(length).decode("latin1")
+    if _RECORDS.match(text):
+        raise _WrongTypeError(RECORDS)
     fields = dict(_PARTS.findall(text)) if _HEADER.fullmatch(text) else {}
     shape = fields.get("shape", "")
     if (
@@ -131,9 +145,9 @@ def _read_header(file: BinaryIO, size: int) -> Header:
         )
     found = fields["descr"].strip("'")
     if "O" in found:
-        raise ValueError("holds Python objects (a pickle), which are never loaded, expected float32")
+        raise _WrongTypeError(OBJECTS)
     if not NUMERIC.fullmatch(found):
-        raise ValueError(f"holds {found}, expected float32")
+        raise _WrongTypeError(found)
     return Header(tuple(int(n) for n in re.findall(r"[0-9]+", shape)), found, 8 + n_length + length)
 
 
@@ -162,7 +176,7 @@ def missing(absent: dict[str, Path]) -> UserError:
             there += f"; {same} is there, whose letters are written in another way (Unicode NFC, NFD): copy that name"
     return UserError(
         f"{names}: {paths} {'is' if len(absent) == 1 else 'are'} missing{_but_a_folder(absent)}; {there}; "
-        "put the file there, or correct the flag that names it"
+        f"{_from_others(absent)}put the file there, or correct the flag that names it"
     )
 
 
@@ -183,6 +197,55 @@ def _of_other_bytes(path: Path) -> Path | None:
 def _but_a_folder(absent: dict[str, Path]) -> str:
     folders = [str(path) for path in absent.values() if os.path.isdir(path)]
     return f" ({', '.join(folders)}: a folder, expected a file)" if folders else ""
+
+
+def _what_to_do(path: Path, name: str) -> str:
+    kind = recognise(path) or UNTOLD
+    if kind.suffix == ".npy" or os.path.getsize(path) == 0:
+        return "copy it anew, or save it anew with np.save"
+    return f"it is {kind.what}; {kind.advice(path, name)}"
+
+
+def _other_shape(shape: tuple[int, ...], name: str) -> str:
+    """What makes two dimensions of others."""
+    whole = tuple(size for size in shape if size != 1)
+    if 0 in shape or not shape:
+        return "write the vectors themselves"
+    if len(shape) == 1 and name == "gt":
+        return "where it is one answer a query, use .reshape(-1, 1)"
+    if len(shape) == 1:
+        return "where it is one vector of many files, stack all with np.stack, else use .reshape(-1, DIM)"
+    if len(whole) == 2:
+        return f"use .reshape{whole}"
+    return f"make one vector of each row (.mean(axis=1) is usual), or a row of each vector (.reshape(-1, {shape[-1]})),"
+
+
+def _from_others(absent: dict[str, Path]) -> str:
+    """The commands that make absent .npy files of what lies beside them, in other formats or as shards."""
+    found = []
+    for name, path in absent.items():
+        if path.suffix != ".npy":
+            continue
+        if name == "gt":
+            others = [path.with_suffix(suffix) for suffix in OF_ANSWERS]
+            found += [answers_line(other, path) for other in others if os.path.isfile(other)]
+            continue
+        folder = path.with_suffix("")
+        if os.path.isdir(path):
+            found.append(f"mv {quoted(path, folder)} && ivfast convert {quoted(folder, path)}")
+        others = [other for suffix in CONVERTED if os.path.exists(other := path.with_suffix(suffix))]
+        others += [folder] if _holds_shards(folder) else []
+        found += [f"ivfast convert {quoted(other, path)}" for other in others]
+    return "".join(f"{line}; or " for line in found)
+
+
+def _holds_shards(folder: Path) -> bool:
+    """Whether it is a folder of shards, and no data set."""
+    try:
+        names = {entry.name for entry in os.scandir(folder)}
+    except OSError:
+        return False
+    return "gt.npy" not in names and any(name.endswith((".npy", ".parquet")) for name in names)
 
 
 def _what_is_there(folder: Path) -> str:

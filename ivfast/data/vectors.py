@@ -11,6 +11,7 @@ import numpy as np
 from ivfast.data.ground_truth import check_gt
 from ivfast.data.middle import FAR, middle_of, sampled
 from ivfast.data.npy import check_whole, map_of, missing, open_array
+from ivfast.data.wrong_types import refusal
 from ivfast.runtime.errors import UserError
 
 BLOCK_BYTES = 64 << 20  # what is read at once: far under the memory of any machine
@@ -173,7 +174,7 @@ def open_vectors(path: Path, name: str, dim: int | None) -> Vectors:
     """
     rows = open_array(path, name)
     if rows.dtype.name not in FLOATS:
-        raise UserError(f"{name}: {path} holds {rows.dtype}, expected float32; save it with .astype('float32')")
+        raise UserError(f"{name}: {path} {refusal(rows.dtype.str, name, path)}")
     if dim is not None and rows.shape[1] != dim:
         raise UserError(
             f"{name}: {path} has {rows.shape[1]} columns, expected {dim} "

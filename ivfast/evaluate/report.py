@@ -4,6 +4,7 @@ import csv
 import io
 import json
 from collections.abc import Callable
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from ivfast.route.routers import ROUTERS
 from ivfast.runtime.config import Config
 from ivfast.runtime.errors import RunError
 from ivfast.runtime.files import as_name, file_hash, save_json, save_text, write_beside
+from ivfast.runtime.packages import broken, reason
 from ivfast.runtime.progress import Progress
 from ivfast.runtime.versions import versions
 
@@ -56,9 +58,13 @@ def write(config: Config, data: EvaluationSet, results: list[Result], found: Fou
     if find_spec("matplotlib") is None:
         picture.unlink(missing_ok=True)  # it would show an earlier evaluation
         progress.note(f"no {picture.name}, since matplotlib is not installed: pip install 'ivfast[report]' to have it")
+    elif why := _broken():
+        progress.note(f"warning: {picture} is not written anew: {why}")
     else:
-        at_no_cost(picture, progress, lambda: write_beside(picture, lambda beside: draw(beside, data.name, results)))
-        names.append(picture.name)
+        drawn = at_no_cost(
+            picture, progress, lambda: write_beside(picture, lambda beside: draw(beside, data.name, results))
+        )
+        names += [picture.name] if drawn else []
     progress.table(table(results))
     if any(r.predicted for r in results):
         progress.table(predictions(results))
@@ -68,10 +74,21 @@ def write(config: Config, data: EvaluationSet, results: list[Result], found: Fou
     progress.note(f"written: {', '.join(str(folder / name) for name in names)}")
 
 
-def at_no_cost(path: Path, progress: Progress, write: Callable[[], object]) -> None:
+def _broken() -> str:
+    """Why matplotlib, which is installed, can't be imported; "" where it can."""
+    try:
+        import_module("matplotlib.figure")
+    except Exception as problem:
+        no_home = "MPLCONFIGDIR" in str(problem)  # it says itself what to do
+        return reason(problem) if no_home else broken("matplotlib", reason(problem))
+    return ""
+
+
+def at_no_cost(path: Path, progress: Progress, write: Callable[[], object]) -> bool:
     """Write what is for looks alone: where that fails, a line says so, and what was computed is not lost.
 
     path: of the file, for the message; what stood there before stays
+    returns: whether it was written
     """
     try:
         with catch_warnings(action="ignore"):  # of letters that a font lacks
@@ -79,6 +96,8 @@ def at_no_cost(path: Path, progress: Progress, write: Callable[[], object]) -> N
     except Exception as problem:
         said = " ".join(f"{type(problem).__name__}: {problem}".split())
         progress.note(f"warning: {path} is not written anew ({said}); all other results are there")
+        return False
+    return True
 
 
 def _keep_other(folder: Path, name: str) -> None:

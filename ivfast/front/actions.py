@@ -27,6 +27,7 @@ from ivfast.method import TIED
 from ivfast.route.certainty import doubt
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.files import as_name
+from ivfast.runtime.packages import told
 from ivfast.runtime.progress import Progress
 
 OF_MEMORY = 0.5  # of the machine's memory that lists in memory may take
@@ -92,7 +93,10 @@ def report(options: argparse.Namespace, progress: Progress) -> None:
     """One page of a run, or of several beside each other."""
     if find_spec("matplotlib") is None:
         raise UserError("report: matplotlib is not installed; pip install 'ivfast[report]'")
-    from ivfast.evaluate.page.pages import compare_pages, write_page  # here, since the extra may lack
+    try:
+        from ivfast.evaluate.page.pages import compare_pages, write_page  # here, since the extra may lack
+    except Exception as problem:
+        raise UserError(f"report: {told(problem)}") from None
 
     folders = options.save_path
     path = write_page(folders[0]) if len(folders) == 1 else compare_pages(folders, options.out)

@@ -12,8 +12,10 @@ from ivfast.runtime.command_line import Parser, boolean, epochs, refuse_unknown_
 from ivfast.runtime.config import BACKENDS, METRICS
 from ivfast.runtime.errors import RunError, StopRequestedError, UserError
 from ivfast.runtime.files import user_path
+from ivfast.runtime.own_process import prepare_jax
 from ivfast.runtime.progress import Progress
-from ivfast.runtime.signals import handled
+from ivfast.runtime.quota import within_quota
+from ivfast.runtime.signals import UNHEARD, handled
 
 Action = Callable[[argparse.Namespace, Progress], None]
 
@@ -31,7 +33,11 @@ def main(argv: list[str] | None = None) -> int:
                 setattr(options, name, user_path(value))
             elif isinstance(value, list) and isinstance(value[0], Path):
                 setattr(options, name, [user_path(path) for path in value])
-        with handled():
+        if argv is None:
+            prepare_jax(getattr(options, "gpu", -1))
+        with handled() as heard, within_quota():
+            if not heard:
+                progress.say(UNHEARD)
             options.action(options, progress)
     except UserError as wrong:
         progress.say(f"error: {wrong}")

@@ -24,7 +24,7 @@ from ivfast.network.backend import load_search
 from ivfast.runtime.checkpoint import checkpoints_in
 from ivfast.runtime.config import BACKENDS, Config, check
 from ivfast.runtime.errors import UserError
-from ivfast.runtime.files import save_array, user_path
+from ivfast.runtime.files import no_temporary, save_array, user_path
 from ivfast.runtime.progress import Progress, silent
 from ivfast.start.descent import Means, check_descent
 from ivfast.start.neighbors import LIMITS
@@ -69,7 +69,7 @@ def fit(
     normalize: divide rows by their norms first, under IP
     start: where training starts instead of k-means, for a base that has grown: an earlier model, the folder of a fit
         or run, an .npy of centers, or (nlist, dim) floats; nlist and metric are its own
-    backend: jax or torch; None: what is installed; gpu: -1 is the CPU
+    backend: jax or torch; None: what is installed and not broken; gpu: -1 is the CPU
     more: further settings by the names of run_dcnet.py's flags: epochs, lr, ftopk, param_list, use_amp, ..
     raises: UserError on input that cannot be right
 
@@ -77,7 +77,7 @@ def fit(
     >>> model.centers.shape
     (16, 16)
     """
-    folder = Path(mkdtemp(prefix="ivfast_")) if save_path is None else user_path(save_path)
+    folder = _temporary() if save_path is None else user_path(save_path)
     settings = Settings(nlist, metric, copies, normalize, backend, gpu, seed, start, more)
     try:
         model = _fit(folder, base, query, settings, progress or silent())
@@ -90,6 +90,13 @@ def fit(
     return model
 
 
+def _temporary() -> Path:
+    try:
+        return Path(mkdtemp(prefix="ivfast_"))
+    except OSError as problem:
+        raise no_temporary(problem) from None
+
+
 def _fit(folder: Path, base: np.ndarray, query: np.ndarray | None, settings: Settings, shown: Progress) -> TrainedModel:
     start = None if settings.start is None else open_given(settings.start)
     if start:
@@ -99,7 +106,7 @@ def _fit(folder: Path, base: np.ndarray, query: np.ndarray | None, settings: Set
         start.check(points)
     asked = None if query is None else check_queries(query, points, normalize=settings.normalize)
     aside = set_aside(len(points), settings.seed, test=query is None)
-    config, given = make_config(folder, points, settings)
+    config, given = make_config(folder, points, settings, shown)
     if start:
         config = replace(config, start=folder / DATA_NAME / "start.npy")
     check(config)
@@ -166,7 +173,7 @@ def admit(rows: np.ndarray, settings: Settings, progress: Progress) -> Points:
     return Points(scanned, measure_space(without_far(scanned), metric))
 
 
-def make_config(folder: Path, base: Points, settings: Settings) -> tuple[Config, Iterable[str]]:
+def make_config(folder: Path, base: Points, settings: Settings, progress: Progress) -> tuple[Config, Iterable[str]]:
     """The settings of the training run, and the names of those that were chosen."""
     more = dict(settings.more or {})
     own = {
@@ -192,7 +199,7 @@ def make_config(folder: Path, base: Points, settings: Settings) -> tuple[Config,
     copies = tuple(dict.fromkeys((0.0, settings.copies)))
     config = Config(
         save_path=folder, data_path=folder, data_name=DATA_NAME, learn_name=f"{DATA_NAME}/base", percents=copies,
-        metric=base.metric, nlist=nlist, backend=settings.backend or choose_backend(), gpu=settings.gpu,
+        metric=base.metric, nlist=nlist, backend=settings.backend or choose_backend(progress), gpu=settings.gpu,
         seed=settings.seed, normalize=settings.normalize, resume=bool(checkpoints_in(folder)), **values,
     )  # fmt: skip
-    return config, {"lr", "gpu", "epochs", "nlist", "normalize", *more}
+    return config, {"lr", "gpu", "epochs", "nlist", "normalize", "backend", *more}

@@ -6,8 +6,10 @@ import numpy as np
 
 from ivfast.data.vectors import UNIT_TOLERANCE
 from ivfast.network.backend import INSTALL, installed_backends
+from ivfast.network.usable import usable_backend
 from ivfast.runtime.draws import spread
 from ivfast.runtime.errors import UserError
+from ivfast.runtime.progress import Progress
 
 SAMPLE = 10_000  # rows whose norms tell the metric
 PER_BUCKET, LEAST_PER_BUCKET = 200, 39  # vectors: better so many, no fewer than that
@@ -36,13 +38,16 @@ def choose_metric(base: np.ndarray) -> str:
     return "IP" if (np.abs(norms - 1) <= UNIT_TOLERANCE).all() else "L2"
 
 
-def choose_backend() -> str:
-    """The framework that is installed, JAX where both are.
+def choose_backend(progress: Progress) -> str:
+    """The framework that is installed, JAX where both are; the other, with a warning, where that one is broken.
 
-    raises: UserError where neither is
+    raises: UserError where there is none
     """
     installed = installed_backends()
     if not installed:
         ways = " or ".join(INSTALL.values())
         raise UserError(f"no backend: neither JAX with Flax and optax nor PyTorch is installed; {ways}")
-    return installed[0]
+    backend, why = usable_backend(installed[0])
+    if why:
+        progress.note(f"warning: {why}; --backend {backend} is used")
+    return backend

@@ -8,6 +8,7 @@ import faiss
 import numpy as np
 
 from ivfast.data.exact import others, without_self
+from ivfast.data.wrong_gt import not_integers, outside
 from ivfast.index.calibration import Calibration
 from ivfast.index.files import Parts, ProbesUse, save_index
 from ivfast.index.fill import sizes_of
@@ -161,11 +162,14 @@ class SearchedIndex:
                 f"gt: found shape {np.shape(gt)}, expected {len(x)} rows of {k} ids or more; name the answers of these "
                 "queries, or ask for a smaller k"
             )
+        if (kind := np.asarray(gt).dtype).kind == "f":
+            raise UserError(f"gt: found {kind}, expected integers; {not_integers(np.asarray(gt), self.next_id)}")
         answers = whole_numbers(gt, "gt")[:, :k]
         if answers.size and not 0 <= answers.min() <= answers.max() < self.next_id:
+            told = outside(answers, self.next_id, len(x)) if answers.min() >= 0 else "leave -1 out"
             raise UserError(
                 f"gt: found ids from {answers.min()} to {answers.max()}, expected 0 to {self.next_id - 1}, those of "
-                "the index; name the answers of this base"
+                f"the index; {told}, or name the answers of this base"
             )
         if ties and self.kind != "Flat":
             raise UserError(

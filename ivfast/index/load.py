@@ -11,7 +11,6 @@ from ivfast.data.centers import check_norms, open_centers
 from ivfast.index.files import read_index
 from ivfast.index.growth import Index
 from ivfast.index.model import TrainedModel
-from ivfast.network.backend import installed_backends
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.files import user_path
 from ivfast.store.dcnet_file import load_model
@@ -21,7 +20,7 @@ def load(save_path: Path | str, backend: str | None = None, gpu: int = -1) -> Tr
     """Read the trained model of a finished run.
 
     save_path: the run's --save_path, which holds ivfast.npy and dcnet.safetensors
-    backend: jax or torch, which rank buckets; None: what is installed; gpu: -1 is the CPU
+    backend: jax or torch, which rank buckets; None: what is installed and not broken; gpu: -1 is the CPU
     raises: UserError where files are missing, damaged, or do not belong together
     """
     folder = user_path(save_path).absolute()  # a caller may change to another folder
@@ -34,8 +33,7 @@ def load(save_path: Path | str, backend: str | None = None, gpu: int = -1) -> Tr
         raise UserError(f"{folder}: dcnet.safetensors is missing or belongs to another ivfast.npy; train again")
     if model.space.metric == "IP":
         check_norms(centers, path)
-    chosen = backend or next(iter(installed_backends()), "jax")
-    return TrainedModel(centers, model, folder, chosen, gpu)
+    return TrainedModel(centers, model, folder, backend, gpu)
 
 
 def load_index(folder: Path | str, backend: str | None = None, gpu: int = -1) -> Index:

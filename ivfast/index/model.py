@@ -19,6 +19,7 @@ from ivfast.index.index import Reached
 from ivfast.index.place import Askers, Placer, Stored
 from ivfast.index.probing import Prober
 from ivfast.network.backend import load_ranker, load_search
+from ivfast.network.usable import some_backend
 from ivfast.route.distances import log_softmax, top
 from ivfast.route.routers import Router, centers_router
 from ivfast.route.tiles import LogitTiles
@@ -56,12 +57,18 @@ class TrainedModel:
     metric: IP or L2
     """
 
-    def __init__(self, centers: np.ndarray, model: Model, folder: Path, backend: str = "jax", gpu: int = -1) -> None:
+    def __init__(
+        self, centers: np.ndarray, model: Model, folder: Path, backend: str | None = "jax", gpu: int = -1
+    ) -> None:
         self.centers, self.metric, self.folder = centers, model.space.metric, folder
-        self._model, self._backend, self._gpu = model, backend, gpu
+        self._model, self._chosen, self._gpu = model, backend, gpu
         self.trained_on: Vectors | None = None  # base as it was checked, of a model that `ivfast.fit` returned
         self._normalize: bool = model.about["settings"]["normalize"]
         self._seed: int = model.about["settings"]["seed"]
+
+    @cached_property
+    def _backend(self) -> str:
+        return self._chosen or some_backend()  # first asked for where it is loaded, since finding one loads it
 
     @property
     def nlist(self) -> int:

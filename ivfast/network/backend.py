@@ -212,7 +212,7 @@ def load_backend(name: str, setup: Setup, gpu: int, precision: str = "float32") 
     gpu: device number, -1 is the CPU
     raises: UserError where its framework is not installed or the device is not there
     """
-    return _import(name).make_backend(setup, gpu, precision)
+    return import_backend(name).make_backend(setup, gpu, precision)
 
 
 def load_ranker(name: str, gpu: int) -> Ranker:
@@ -222,7 +222,7 @@ def load_ranker(name: str, gpu: int) -> Ranker:
     """
 
     def rank_by_centers(centers: np.ndarray, metric: str, delta_floor: float, k: float) -> Rank:
-        return _import(name).rank_by_centers(centers, metric, delta_floor, k, gpu)
+        return import_backend(name).rank_by_centers(centers, metric, delta_floor, k, gpu)
 
     return rank_by_centers
 
@@ -232,7 +232,7 @@ def check_device(name: str, gpu: int) -> None:
 
     raises: UserError where the backend's framework is not installed or the device is not there
     """
-    _import(name).find_device(gpu)
+    import_backend(name).find_device(gpu)
 
 
 def load_search(
@@ -245,18 +245,27 @@ def load_search(
     if gpu < 0:
         return None
     check_device(name, gpu)
-    return partial(_import(name).find_nearest, gpu=gpu)
+    return partial(import_backend(name).find_nearest, gpu=gpu)
 
 
-def _import(name: str) -> Any:
+def import_backend(name: str) -> Any:
+    """A backend's module.
+
+    raises: UserError where its framework is not installed, or can't be imported
+    """
+    package, others = name, [f"--backend {other}" for other in installed_backends() if other != name]
     try:
+        for package in NEEDS[name]:
+            importlib.import_module(package)
         return importlib.import_module(f"ivfast_{name}")
     except ModuleNotFoundError as missing:
-        others = " or ".join(f"--backend {other}, which is installed" for other in installed_backends())
-        raise UserError(
-            f"--backend {name}: {missing.name} is not installed; {INSTALL[name]}, or choose "
-            f"{others or 'another --backend'}"
-        ) from None
+        wrong = f"{missing.name} is not installed; {INSTALL[name]}"
+    except Exception as problem:  # whatever a framework raises that is there but broken
+        from ivfast.runtime.packages import broken, reason  # here, since a backend needs none of it
+
+        wrong = broken(package, reason(problem), INSTALL[name].replace("install", "install --force-reinstall"))
+    choice = f"{' or '.join(others)}, which is installed" if others else "another --backend"
+    raise UserError(f"--backend {name}: {wrong}, or choose {choice}")
 
 
 def installed_backends() -> list[str]:

@@ -6,9 +6,10 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,27 @@ PART = ".ivfast-part."  # what every name begins with that part_of gives, and no
 WRITTEN = (".", "cache", "checkpoints", "converted", "data")  # folders of a save_path that anything is written into
 LONGEST = 100  # bytes of a name that becomes a part of another one: file systems take 255, some of them 143
 NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF)  # what fsync isn't offered by
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A folder that is removed at the end.
+
+    raises: RunError where none can be made
+    """
+    try:
+        folder = TemporaryDirectory(prefix="ivfast_")
+    except OSError as problem:
+        raise no_temporary(problem) from None
+    with folder as name:
+        yield Path(name)
+
+
+def no_temporary(problem: OSError) -> RunError:
+    """What to raise where no temporary folder can be made."""
+    return RunError(
+        f"no temporary folder can be made ({problem.strerror or problem}); set TMPDIR to a folder that can be written"
+    )
 
 
 def file_hash(path: Path) -> str:

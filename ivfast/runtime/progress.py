@@ -1,11 +1,12 @@
 """Where a run says what it does: the terminal, train.log and metrics.jsonl."""
 
 import json
+import os
 import re
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -131,8 +132,19 @@ def one_line(text: str) -> str:
     return UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
 
 
+class _Terminal(Console):
+    """Goes silent where nobody reads any more (`| head`), instead of ending the run; train.log goes on."""
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+        with suppress(OSError, ValueError):
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.file.fileno())
+            os.close(nowhere)
+
+
 def _terminal() -> Console:
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = _Terminal(stderr=True, highlight=False, soft_wrap=True)
     if not console.is_terminal:
         console.width = max(console.width, PLAIN_WIDTH)
     return console

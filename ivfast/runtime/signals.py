@@ -3,9 +3,11 @@
 import os
 import select
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 import faiss
 
@@ -16,46 +18,72 @@ STOPPING = [  # Slurm's --signal is often USR1
     found for name in ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1") if (found := getattr(signal, name, None)) is not None
 ]
 
+UNHEARD = "not in the main thread: signals are not heard here, they stay with the program that started this"
+
 _pending: list[int] = []  # signals that came so far
-_waits: list[bool] = []  # whether a first signal waits, by nested blocks
+
+
+class _Waits(threading.local):
+    """Whether a first signal waits, by nested blocks of a thread: signals come to the main one alone."""
+
+    def __init__(self) -> None:
+        self.blocks: list[bool] = []
+
+
+_waits = _Waits()
 
 
 @contextmanager
-def handled() -> Iterator[None]:
-    """Install the handlers, and put the old ones back. What nohup has switched off stays off."""
-    _pending.clear()
-    _waits.clear()
+def handled() -> Iterator[bool]:
+    """Install the handlers, and put the old ones back. What nohup has switched off stays off.
+
+    Gives whether signals are heard: Python lets the main thread of its main interpreter alone set handlers. Elsewhere
+    (a thread of Streamlit or Ray Serve) signals stay with the program that started it.
+    """
     numbers = [n for n in STOPPING if n != HANG_UP or signal.getsignal(n) != signal.SIG_IGN]
-    old = {number: signal.signal(number, _on_signal) for number in numbers}
+    old = _install([n for n in numbers if signal.getsignal(n) is not None])  # one of C could not be put back
+    if old is None:
+        yield False
+        return
+    _pending.clear()
+    _waits.blocks.clear()
     faiss.PythonInterruptCallback.reset()  # long FAISS calls look for signals too
     try:
-        yield
+        yield True
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)
         _pending.clear()  # another run of this process begins unasked
-        _waits.clear()
+        _waits.blocks.clear()
+
+
+def _install(numbers: list[signal.Signals]) -> dict[int, Any] | None:
+    """Our handler for these signals; returns the old ones, None where Python does not let this thread set any."""
+    try:
+        return {number: signal.signal(number, _on_signal) for number in numbers}
+    except ValueError:
+        return None
 
 
 @contextmanager
 def waiting() -> Iterator[None]:
     """Inside, a first signal waits for `stop_if_pending`."""
-    _waits.append(True)
+    _waits.blocks.append(True)
     try:
         yield
     finally:
-        _waits.pop()
+        _waits.blocks.pop()
 
 
 @contextmanager
 def not_waiting() -> Iterator[None]:
     """Inside `waiting`, for what takes long: a first signal, also one that waits already, raises StopRequestedError."""
-    _waits.append(False)
+    _waits.blocks.append(False)
     try:
         stop_if_pending()
         yield
     finally:
-        _waits.pop()
+        _waits.blocks.pop()
 
 
 def pending() -> bool:
@@ -78,7 +106,7 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     if _pending:
         os._exit(128 + number)
     _pending.append(number)
-    if not (_waits and _waits[-1]):
+    if not (_waits.blocks and _waits.blocks[-1]):
         raise StopRequestedError(number)
 
 

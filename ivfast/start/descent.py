@@ -4,6 +4,7 @@ NN-descent (Dong, Charikar and Li, WWW 2011) looks among the neighbours of neigh
 alone, so that learn's serves base where they are the same.
 """
 
+import os
 import re
 import subprocess
 import sys
@@ -12,7 +13,6 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +23,8 @@ from ivfast.data.npy import open_array
 from ivfast.data.vectors import Points, Vectors, rows_per_block
 from ivfast.runtime.cache import cached, fingerprint
 from ivfast.runtime.errors import RunError, UserError
-from ivfast.runtime.files import part_of, remove
+from ivfast.runtime.files import part_of, remove, temporary_folder
+from ivfast.runtime.packages import broken, why_not
 from ivfast.runtime.progress import Progress
 from ivfast.start import descent_process
 
@@ -59,7 +60,8 @@ ALONE = Means()
 def check_descent(vectors: Vectors, means: Means = ALONE) -> None:
     """Refuse now what a graph of these vectors would miss later.
 
-    raises: UserError where NN-descent would search for it and is not installed, or numbers of rows outgrow 32 bits
+    raises: UserError where NN-descent would search for it and is not installed or can't be imported, or numbers of
+    rows outgrow 32 bits
     """
     n = len(vectors)
     if n > MOST_ROWS:
@@ -67,12 +69,17 @@ def check_descent(vectors: Vectors, means: Means = ALONE) -> None:
             f"{vectors.name}: {vectors.path} has {n:,} vectors, expected {MOST_ROWS:,} at most, since their neighbours "
             "are kept as 32-bit numbers; use a part of them"
         )
-    if means.exact(n) is None and find_spec("pynndescent") is None:
+    if means.exact(n) is not None:
+        return
+    if find_spec("pynndescent") is None:
         on_gpu = f", search them on a GPU (up to {MOST_EXACT:,})" if means.search is None and n <= MOST_EXACT else ""
         raise UserError(
             f"{vectors.name}: {vectors.path} has {n:,} vectors; pynndescent, which finds the neighbours of so many, is "
             f"not installed: pip install 'ivfast[large]'{on_gpu}, or use fewer vectors"
         )
+    if why := why_not("pynndescent"):
+        line = broken("pynndescent", why, "pip install --force-reinstall 'ivfast[large]'")
+        raise UserError(f"{vectors.name}: {vectors.path} has {n:,} vectors, whose neighbours it finds: {line}")
 
 
 def graph_of(points: Points, k: int, progress: Progress, means: Means = ALONE) -> np.ndarray:
@@ -110,8 +117,8 @@ def _mapped(points: Points, folder: Path | None, progress: Progress) -> Iterator
     if folder is not None:
         yield map_points(points, folder, progress), x_path(points, folder)
         return
-    with TemporaryDirectory() as temporary:
-        yield map_points(points, Path(temporary), progress), x_path(points, Path(temporary))
+    with temporary_folder() as temporary:
+        yield map_points(points, temporary, progress), x_path(points, temporary)
 
 
 def _descended(points: Points, k: int, path: Path, progress: Progress) -> np.ndarray:
@@ -138,8 +145,9 @@ def _run(files: list[Path], n_neighbors: int, n: int, progress: Progress) -> Non
     command = [sys.executable, "-P", "-u", script, *map(str, files), str(n_neighbors)]
     most = max(5, round(np.log2(n)))  # as pynndescent has it; it stops where next to nothing changes
     process = subprocess.Popen(  # noqa: S603, our own file
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-    )
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        errors="replace", env=os.environ | _numba_cache(files[0].parent),
+    )  # fmt: skip
     said = ""
     try:
         assert process.stdout is not None
@@ -156,6 +164,17 @@ def _run(files: list[Path], n_neighbors: int, n: int, progress: Progress) -> Non
         raise RunError(
             f"NN-descent over {n:,} vectors failed with exit code {process.returncode} ({said}); run it again"
         )
+
+
+def _numba_cache(folder: Path) -> dict[str, str]:
+    """Where numba keeps what it compiled, if neither the package's folder nor a home can be written: else it fails."""
+    spec = find_spec("pynndescent")
+    package = os.path.dirname(spec.origin) if spec and spec.origin else ""
+    home = os.path.expanduser(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
+    there = next((path for path in (home, os.path.dirname(home)) if os.path.isdir(path)), "")
+    if "NUMBA_CACHE_DIR" in os.environ or any(path and os.access(path, os.W_OK) for path in (package, there)):
+        return {}
+    return {"NUMBA_CACHE_DIR": str(folder / "numba")}
 
 
 def _searched(points: Points, k: int, search: DeviceSearch, progress: Progress) -> np.ndarray:

@@ -2,10 +2,12 @@
 
 import difflib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
+from ivfast.data.first_bytes import UNTOLD, recognise
 from ivfast.data.formats.flat import Open, open_bin, open_npy, open_safetensors, open_vecs
 from ivfast.data.formats.folder import open_folder
 from ivfast.data.formats.hdf5 import open_hdf5
@@ -29,6 +31,8 @@ FORMATS: dict[str, Open] = {
 }
 LANCE = ".lance"
 OF_ANSWERS = (".ivecs", ".ibin")
+SAME = {".h5": ".hdf5", ".i8bin": ".u8bin"}  # alike by their first bytes
+RAW = (".bin", ".dat", ".raw", ".data")  # often numbers alone
 NEAR = 0.7  # how alike a suffix must be to be suggested; 0.6 takes .csv for .fvecs
 WITH_COLUMNS = (".hdf5", ".h5", ".parquet", ".safetensors")  # and folders
 
@@ -50,16 +54,35 @@ def open_rows(path: str | Path, column: str | None = None, name: str = "vectors"
     suffix = check_suffix(path, name, FORMATS, f"a folder ending in {LANCE}, or a folder of .npy or .parquet")
     if column is not None and suffix not in WITH_COLUMNS:
         raise UserError(f"{name}: {path} has no columns to choose {column} from; leave --column out")
-    return FORMATS[suffix](path, name, column)
+    with recognised(path, name):
+        return FORMATS[suffix](path, name, column)
+
+
+@contextmanager
+def recognised(path: Path, name: str) -> Iterator[None]:
+    """Where a file is refused, and its first bytes are those of another format than its suffix says: tell it."""
+    try:
+        yield
+    except UserError:
+        if os.path.getsize(path) == 0:
+            raise UserError(f"{name}: {path} is empty, expected a header and data; copy it anew") from None
+        kind, suffix = recognise(path), path.suffix.lower()
+        if kind is None or suffix == ".npy" or SAME.get(suffix, suffix) == SAME.get(kind.suffix, kind.suffix):
+            raise
+        wrong = f"{name}: {path} is no readable {suffix} file: it is {kind.what}; {kind.advice(path, name)}"
+        raise UserError(wrong) from None
 
 
 def check_suffix(path: Path, name: str, known: Iterable[str], also: str = "") -> str:
-    """The suffix of a path, in lower case; raises UserError where it is none of those known."""
+    """The suffix of a path, in lower case; raises UserError where it is none of those known, with what the file is."""
     suffix, names = path.suffix.lower(), list(known)
     if suffix in names:
         return suffix
     near = difflib.get_close_matches(suffix, names, 1, NEAR)
     meant = f" (did you mean {near[0]}?)" if near else ""
+    kind = recognise(path) or (UNTOLD if suffix in RAW else None)
+    told = f"; it is {kind.what}; {kind.advice(path, name)}" if kind else ""
     raise UserError(
         f"{name}: {path} ends in {suffix or 'no suffix'}{meant}, expected {', '.join(names)}{', ' * bool(also)}{also}"
+        f"{told}"
     )

@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ivfast.data.formats import OF_ANSWERS, check_suffix
+from ivfast.data.formats import OF_ANSWERS, check_suffix, recognised
 from ivfast.data.formats.flat import Flat, flat_bin, flat_vecs
 from ivfast.data.formats.hdf5 import datasets, read_hdf5
 from ivfast.data.formats.rows import pick
+from ivfast.data.ground_truth import check_integers
 from ivfast.data.npy import missing, open_array
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.files import user_path
@@ -30,17 +31,18 @@ def open_gt(path: str | Path, column: str | None = None, name: str = "gt") -> np
     if not os.path.isfile(path):
         raise missing({name: path})
     suffix = check_suffix(path, name, SUFFIXES)
-    if suffix in HDF5:
-        return _from_hdf5(path, column, name)
-    if column is not None:
+    if column is not None and suffix not in HDF5:
         raise UserError(f"{name}: {path} has no datasets to choose {column} from; leave --column out")
     if suffix == ".npy":
         gt = open_array(path, name)
-        if gt.dtype.kind not in "iu":
-            raise UserError(f"{name}: {path} holds {gt.dtype}, expected int64 offsets into base; regenerate it")
+        check_integers(gt, path, name)
         return gt
-    # int32 in both: big-ann's own reader takes .ibin so as well, and -1 stays -1
-    return _whole(flat_vecs(path, name, "<i4") if suffix == ".ivecs" else flat_bin(path, name, "<i4", distances=True))
+    with recognised(path, name):
+        if suffix in HDF5:
+            return _from_hdf5(path, column, name)
+        # int32 in both: big-ann's own reader takes .ibin so as well, and -1 stays -1
+        of_vecs = suffix == ".ivecs"
+        return _whole(flat_vecs(path, name, "<i4") if of_vecs else flat_bin(path, name, "<i4", distances=True))
 
 
 def _whole(flat: Flat) -> np.ndarray:

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from safetensors import SafetensorError
 
-from ivfast.data.formats.rows import NUMBERS, READ_AS, Rows, check_dtype, damaged, pick
+from ivfast.data.formats.rows import NUMBERS, READ_AS, Rows, damaged, pick
 from ivfast.data.npy import open_array
+from ivfast.data.wrong_types import refusal
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.tensors import METADATA, read_header
 
@@ -128,15 +129,18 @@ def open_bin(path: Path, name: str, _: str | None, *, type: str) -> Rows:
 
 def open_npy(path: Path, name: str, _: str | None) -> Rows:
     """A .npy file, mapped anew whenever it is read, so that many shards hold no files open."""
-    array = open_array(path, name)
-    n, dim = array.shape
+    array = open_array(path, name, bfloat16=True)
+    (n, dim), is_bfloat16 = array.shape, array.dtype.kind == "V"
+    if not is_bfloat16 and array.dtype.name not in READ_AS:
+        raise UserError(f"{name}: {path} {refusal(array.dtype.str, name, path)}")
 
     def pieces(rows_at_once: int) -> Iterator[np.ndarray]:
-        mapped = open_array(path, name).view(np.ndarray)
+        mapped = open_array(path, name, bfloat16=True).view(np.ndarray)
         for start in range(0, n, rows_at_once):
-            yield mapped[start : start + rows_at_once]
+            rows = mapped[start : start + rows_at_once]
+            yield rows.view("<u2") if is_bfloat16 else rows
 
-    return Rows(name, path, n, dim, check_dtype(array.dtype.name, name, path), pieces)
+    return Rows(name, path, n, dim, "bfloat16" if is_bfloat16 else array.dtype.name, pieces)
 
 
 class Tensor(NamedTuple):

@@ -10,6 +10,7 @@ from types import ModuleType
 import numpy as np
 
 from ivfast.runtime.errors import UserError
+from ivfast.runtime.packages import broken, culprit, reason
 
 # what is stored, and the least float type that holds all its values exactly
 READ_AS = {
@@ -84,13 +85,6 @@ def as_floats(stored: np.ndarray, dtype: str) -> np.ndarray:
     return np.ascontiguousarray(stored, dtype=READ_AS[dtype])
 
 
-def check_dtype(dtype: str, name: str, path: Path) -> str:
-    """The name of a stored type, where vectors are read from it; raises UserError where they are not."""
-    if dtype not in READ_AS:
-        raise UserError(f"{name}: {path} holds {dtype}, expected {', '.join(READ_AS)}; save it as float32")
-    return dtype
-
-
 def pick(seen: dict[str, str], fit: list[str], column: str | None, name: str, path: Path, what: str) -> str:
     """Which of several columns, tensors or datasets holds the vectors: the one asked for, else the only one that fits.
 
@@ -111,11 +105,14 @@ def pick(seen: dict[str, str], fit: list[str], column: str | None, name: str, pa
 
 
 def load_package(module: str, name: str, path: Path) -> ModuleType:
-    """A package of the extra `formats`, loaded where a file needs it; raises UserError where it lacks."""
+    """A package of the extra `formats`, loaded where a file needs it; raises UserError where it lacks or is broken."""
     try:
         return importlib.import_module(module)
-    except ImportError as problem:
+    except ModuleNotFoundError as problem:
         raise UserError(f"{name}: {path} needs a package that is not there ({problem}); {INSTALL}") from None
+    except Exception as problem:
+        line = broken(culprit(problem) or module.partition(".")[0], reason(problem))
+        raise UserError(f"{name}: {path} can't be read: {line}") from None
 
 
 @contextmanager

@@ -1,0 +1,54 @@
+"""From a shell to a command: what the process lacks is mended, and packages that can't be imported end in one line."""
+
+import os
+import sys
+from contextlib import suppress
+from importlib import import_module
+
+from ivfast.runtime.packages import told
+from ivfast.runtime.quota import name_threads
+
+
+def run(module: str, argv: list[str] | None) -> int:
+    """Run `main` of a module, which is imported first.
+
+    argv: None: the words of the shell, in a process that is ours
+    returns: its exit code; 2 where a package can't be imported
+    """
+    if argv is None:
+        _open_standard_files()
+        name_threads()
+    try:
+        main = import_module(module).main
+    except Exception as problem:  # whatever a package raises that is there but broken
+        print(f"error: {told(problem)}", file=sys.stderr)  # noqa: T201, rich may be what is broken
+        return 2
+    try:
+        return main(argv)
+    finally:
+        if argv is None:
+            _flush()
+
+
+def _open_standard_files() -> None:
+    """A file that is opened while 0, 1 or 2 is closed gets that number, and what C libraries print goes into it."""
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            if nowhere != descriptor:
+                os.dup2(nowhere, descriptor)
+                os.close(nowhere)
+
+
+def _flush() -> None:
+    """Now, since Python complains at its end where whoever read (`| head`) is gone."""
+    out = sys.stdout
+    if out is None:
+        return
+    try:
+        out.flush()
+    except OSError:
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
