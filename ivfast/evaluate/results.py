@@ -132,7 +132,7 @@ def _store_base(
     with progress.bar(f"assigning base, {setting.router.name}", (3 if asks else 2) * len(base)) as bar:
         demand = None
         if reverse is not None and setting.facts is not None and asks:
-            demand = Demand(reverse, find_probes(tiles, setting.facts.nprobe, bar))
+            demand = Demand(reverse, find_probes(tiles, setting.facts.nprobe, bar, twins=reverse.twins))
         plans = router_plans(setting.kind, setting.facts, setting.copies, demand)
         return plans, place(tiles, plans, width, wanted, bar)
 

@@ -75,7 +75,7 @@ def find_learn_neighbors(cache: Cache, ftopk: int) -> Neighbors:
     def search() -> dict[str, np.ndarray]:
         return find_neighbors(cache.learn, ftopk, cache.seed, cache.progress, cache.means)._asdict()
 
-    rules: dict[str, object] = {"asked_for": N_ASKED, "answers": COUNTED}
+    rules: dict[str, object] = {"asked_for": N_ASKED, "answers": COUNTED, "twins": "once"}
     rules["kinship"] = [OWN_NEAREST, SURELY_KIN, HEAP, VALLEY]
     if len(cache.learn) > LIMITS.exact_learn:
         rules["graph"] = cache.means.rules(len(cache.learn))

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import faiss
 import numpy as np
 
+from ivfast.data.twins import Distinct, distinct_rows
 from ivfast.data.vectors import Points
 from ivfast.route.tiles import BEST_BUCKETS, Tiles
 from ivfast.runtime.cache import cached, fingerprint
@@ -21,16 +22,19 @@ SLOPE = 10.0  # how much log scanned falls for what one more of all answers foun
 MOST_PROBED = 16  # askers are taken to probe at most so many buckets
 LEAST_ASKER_GAIN = 1e-3  # gains count as at least this, so that log(gain) is finite where no asker is left
 LEAST_COST = 0.1  # a bucket that nobody probes costs as much as one probed a tenth as often as the mean
+COUNTED_AT_ONCE = 65_536  # vectors whose nearest are counted with their twins
 MOST_ASKERS = 1000  # of one vector that count: duplicates may have it among their nearest by the million
 
 
 class ReverseNeighbors(NamedTuple):
-    """The askers of each stored vector, itself first."""
+    """The askers of each stored vector, itself first. Twins have them in common, and share what they ask for."""
 
-    first: np.ndarray  # (n + 1,) int64: those of vector i are asker[first[i]:first[i + 1]]
+    first: np.ndarray  # (n + 1,) int64: those of vector i are asker[first[i]:first[i + 1]]; twins count as one vector
     asker: np.ndarray  # (pairs,) int32, numbers of askers
     place: np.ndarray  # (pairs,) uint16, 1 where the vector is its asker's nearest, 2: the next, ..; 0: itself
     weights: np.ndarray  # (1 + k,) float32, of an asker by that place: 1, then those of `asking_weights`
+    twins: Distinct | None = None  # which vector each stored row is; None: all differ
+    share: np.ndarray | None = None  # (pairs,) float32, times the weight: rows of the asker over those of the vector
 
 
 class Probes(NamedTuple):
@@ -60,18 +64,30 @@ class Demand:
         return last[2]
 
     def _askers(self, start: int, n: int) -> "TileAskers":
-        first = self.reverse.first[start : start + n + 1]
-        asker = self.reverse.asker[first[0] : first[-1]]
-        place = self.reverse.place[first[0] : first[-1]]
-        weight = self.reverse.weights[place] * np.where(place > 0, np.float32(self.stands_for), np.float32(1))
-        row = np.repeat(np.arange(n), np.diff(first))
+        twins, reverse = self.reverse.twins, self.reverse
+        if twins is None:
+            at, pairs = None, slice(reverse.first[start], reverse.first[start + n])
+            count = np.diff(reverse.first[start : start + n + 1])
+        else:
+            vectors, rows, of = np.unique(twins.of[start : start + n], return_index=True, return_inverse=True)
+            at, count = (rows, of), reverse.first[vectors + 1] - reverse.first[vectors]
+            pairs = np.repeat(reverse.first[vectors] - np.cumsum(count) + count, count) + np.arange(count.sum())
+        asker, place = reverse.asker[pairs], reverse.place[pairs]
+        weight = reverse.weights[place] * np.where(place > 0, np.float32(self.stands_for), np.float32(1))
+        if reverse.share is not None:
+            weight *= reverse.share[pairs]
+        row = np.repeat(np.arange(len(count)), count)
         cell = row[:, None] * len(self.probes.cost) + self.probes.buckets[asker]
-        mean_weight = float(self.reverse.weights.sum())
-        return TileAskers(first[:-1] - first[0], row, weight, mean_weight, cell, self.probes.above[asker], self.probes)
+        mean_weight = float(reverse.weights.sum())
+        first = np.cumsum(count) - count
+        return TileAskers(first, row, weight, mean_weight, cell, self.probes.above[asker], self.probes, at)
 
 
 class TileAskers(NamedTuple):
-    """The askers of some vectors, pair by pair of vector and asker."""
+    """The askers of some vectors, pair by pair of vector and asker.
+
+    Rows of one tile that are twins are one vector here; what is computed of it is handed back for each.
+    """
 
     first: np.ndarray  # (n,) where each vector's pairs begin
     row: np.ndarray  # (pairs,) vector
@@ -80,6 +96,15 @@ class TileAskers(NamedTuple):
     cell: np.ndarray  # (pairs, n_best) int64, row x nlist + a bucket where the asker looks, best first
     above: np.ndarray  # (pairs, n_best) float32
     probes: Probes
+    twins: tuple[np.ndarray, np.ndarray] | None = None  # a row of each vector, and the vector of each row; None: alike
+
+    def of_vectors(self, *rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        """What is known of each row, as of each vector."""
+        return rows if self.twins is None else tuple(one[self.twins[0]] for one in rows)
+
+    def of_rows(self, *vectors: np.ndarray) -> tuple[np.ndarray, ...]:
+        """The other way: what is known of each vector, as of each row."""
+        return vectors if self.twins is None else tuple(one[self.twins[1]] for one in vectors)
 
     def chances(self, buckets: np.ndarray, softness: float) -> np.ndarray:
         """How likely each asker probes the buckets of its vector.
@@ -164,6 +189,23 @@ def asking_weights(neighbors: Neighbors) -> np.ndarray:
     return np.array(shares, dtype=np.float32)
 
 
+def count_twins(nearest: np.ndarray, own: np.ndarray, count: np.ndarray, k: int) -> np.ndarray:
+    """The k nearest rows where vectors are stored several times: its own twins first, then all rows of each near one.
+
+    nearest: (n, m) numbers of vectors, nearest first; own: (n,) likewise; count: rows that hold each vector
+    returns: (n, up to k) numbers of vectors, each as often as rows hold it; fewer columns where there are fewer rows
+    """
+    k = min(k, int(count.sum()) - 1)
+    found = np.empty((len(own), k), dtype=nearest.dtype)
+    for start in range(0, len(own), COUNTED_AT_ONCE):
+        block = slice(start, start + COUNTED_AT_ONCE)
+        candidates = np.concatenate([own[block, None], nearest[block]], axis=1)
+        last = np.cumsum(np.minimum(count[candidates], k + 1), axis=1) - 1  # places that are filled after each
+        column = sum((one[:, None] <= np.arange(k)).astype(np.int64) for one in last.T)
+        found[block] = np.take_along_axis(candidates, np.minimum(column, candidates.shape[1] - 1), axis=1)
+    return found
+
+
 def reverse_neighbors(
     stored: np.ndarray, asker: np.ndarray, place: np.ndarray, own: np.ndarray, weights: np.ndarray,
     most: int = MOST_ASKERS,
@@ -193,17 +235,34 @@ def reverse_neighbors(
     return ReverseNeighbors(first, found, at, np.concatenate([np.ones(1, np.float32), weights], dtype=np.float32))
 
 
-def reverse_of(nearest: np.ndarray, weights: np.ndarray, silent: np.ndarray | None = None) -> ReverseNeighbors:
+def shared_by_twins(reverse: ReverseNeighbors, twins: Distinct, asking: np.ndarray) -> ReverseNeighbors:
+    """The askers of vectors that several rows hold: an asker counts once for each of its own rows, and asks all.
+
+    reverse: of the different vectors; twins: of the rows that are stored; asking: (m,) rows that each asker stands for
+    """
+    held = np.repeat(twins.count, np.diff(reverse.first))
+    share = asking[reverse.asker] / held
+    return reverse._replace(twins=twins, share=np.where(reverse.place > 0, share, 1).astype(np.float32))
+
+
+def reverse_of(
+    nearest: np.ndarray, weights: np.ndarray, silent: np.ndarray | None = None, twins: Distinct | None = None
+) -> ReverseNeighbors:
     """Of vectors that are all stored and ask.
 
-    nearest: (n, k) int rows of them, nearest first; weights: (k or more,) of `asking_weights`
-    silent: rows that ask for themselves alone
+    nearest: (n, k) int numbers of them, nearest first; weights: (k or more,) of `asking_weights`
+    silent: numbers that ask for themselves alone
+    twins: of the rows that are stored, of which only the first ask; None: they all differ
     """
     n, k = nearest.shape
     rows = np.arange(n, dtype=np.int32)
     asks = rows if silent is None else np.delete(rows, silent)
     places = np.tile(np.arange(k, dtype=np.uint16), len(asks))
-    return reverse_neighbors(nearest[asks].ravel(), np.repeat(asks, k), places, rows, weights[:k])
+    reverse = reverse_neighbors(nearest[asks].ravel(), np.repeat(asks, k), places, rows, weights[:k])
+    if twins is None:
+        return reverse
+    reverse = shared_by_twins(reverse, twins, twins.count)
+    return reverse._replace(asker=twins.rows[reverse.asker].astype(np.int32))
 
 
 def reverse_of_base(means: Means, base: Points, weights: np.ndarray, progress: Progress) -> ReverseNeighbors:
@@ -215,22 +274,34 @@ def reverse_of_base(means: Means, base: Points, weights: np.ndarray, progress: P
     weights: of `asking_weights`; so many nearest are searched for, where base has them
     """
     assert means.folder is not None
-    if len(base) > LIMITS.exact_learn:
-        nearest, old = nearest_of_all(base, len(weights), progress, means), False
+    distinct = distinct_rows(base.vectors)
+    different = base if distinct.all_differ else base.only(distinct.rows)
+    if len(different) > LIMITS.exact_learn:
+        nearest, old = nearest_of_all(different, len(weights), progress, means), False
     else:
-        key = fingerprint(base=base.vectors.digest, **base.space.facts, k=len(weights), faiss=faiss.__version__)
+        facts = {} if distinct.all_differ else {"different": len(different)}
+        key = fingerprint(
+            base=base.vectors.digest, **base.space.facts, k=len(weights), faiss=faiss.__version__, **facts
+        )
         found, old = cached(
-            means.folder, "base_neighbors", key, lambda: {"nearest": nearest_of_all(base, len(weights), progress)}
+            means.folder, "base_neighbors", key, lambda: {"nearest": nearest_of_all(different, len(weights), progress)}
         )
         nearest = found["nearest"]
     progress.note(
-        f"neighbours: {nearest.shape[1]} of each of {len(base):,} vectors of base, to tell who asks for which"
+        f"neighbours: {nearest.shape[1]} of each of {len(different):,} vectors of base, to tell who asks for which"
         f"{', from the cache' if old else ''}"
     )
-    return reverse_of(nearest, weights)
+    if distinct.all_differ:
+        return reverse_of(nearest, weights)
+    progress.note(f"base: {len(base) - len(different):,} of {len(base):,} rows are twins of others, stored beside them")
+    nearest = count_twins(nearest, np.arange(len(nearest)), distinct.count, len(weights))
+    return reverse_of(nearest, weights, twins=distinct)
 
 
-def find_probes(tiles: Tiles, nprobe: float, bar: Bar | None = None, best_buckets: int = BEST_BUCKETS) -> Probes:
+def find_probes(
+    tiles: Tiles, nprobe: float, bar: Bar | None = None, best_buckets: int = BEST_BUCKETS,
+    twins: Distinct | None = None,
+) -> Probes:  # fmt: skip
     """Where askers look, at nprobe buckets each.
 
         c_b = 1 / (1 + exp((border - z_b) / s))     border: mean of the nprobe-th and the next best logit
@@ -238,6 +309,7 @@ def find_probes(tiles: Tiles, nprobe: float, bar: Bar | None = None, best_bucket
     s is 2 where copies are chosen, 1 for a vector's only bucket.
 
     tiles: of the askers; nprobe: rounded, 1 to 16
+    twins: among the askers, each of which counts once in the means; None: they all differ
     """
     nlist = tiles.router.nlist
     at = min(max(1, round(nprobe)), MOST_PROBED, nlist - 1)
@@ -251,12 +323,16 @@ def find_probes(tiles: Tiles, nprobe: float, bar: Bar | None = None, best_bucket
         logits -= border
         rows = slice(tile.start, tile.start + len(best))
         buckets[rows], above[rows] = best, logits
+        if twins is not None:
+            once = np.diff(np.searchsorted(twins.rows, np.arange(rows.start, rows.stop + 1))) > 0
+            best, logits = best[once], logits[once]
         size += np.bincount(best[:, 0], minlength=nlist)
         for total, softness in ((use, COPY_SOFTNESS), (only_use, ONLY_SOFTNESS)):
             chances = chance(logits, softness)
             total += np.bincount(best.ravel(), weights=chances.ravel(), minlength=nlist)
         if bar is not None:
-            bar.advance(len(best))
-    use = np.maximum(use / max(tiles.n, 1), LEAST_COST / nlist)
-    cost = only_use * max(tiles.n, 1) / max(size @ only_use, np.finfo(np.float64).tiny)
+            bar.advance(rows.stop - rows.start)
+    n = max(1, tiles.n if twins is None else len(twins.rows))
+    use = np.maximum(use / n, LEAST_COST / nlist)
+    cost = only_use * n / max(size @ only_use, np.finfo(np.float64).tiny)
     return Probes(buckets, above, np.log(use).astype(np.float32), cost.astype(np.float32))

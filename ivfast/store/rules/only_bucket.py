@@ -22,7 +22,9 @@ class OnlyBucket:
     def rank(self, tile: Tile, width: int) -> tuple[np.ndarray, np.ndarray]:
         """See Rule."""
         buckets, keys = self.gain.rank(tile, width)
-        return only_bucket(buckets, keys, self.demand.askers(tile.start, len(tile.z)))
+        askers = self.demand.askers(tile.start, len(tile.z))
+        buckets, keys = askers.of_rows(*only_bucket(*askers.of_vectors(buckets, keys), askers))
+        return buckets, keys
 
 
 def only_bucket(buckets: np.ndarray, keys: np.ndarray, askers: TileAskers) -> tuple[np.ndarray, np.ndarray]:
