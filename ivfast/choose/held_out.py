@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ivfast.choose.goal import n_pairs
-from ivfast.data.twins import Distinct, distinct_of
+from ivfast.data.twins import Distinct, columns_of_rows, distinct_of
 from ivfast.data.vectors import Points
 from ivfast.route.routers import Router
 from ivfast.route.search import Answers
@@ -35,7 +35,7 @@ class HeldOut(NamedTuple):
     learn: LearnSet
     pool: np.ndarray  # (n_pool,) learn rows that are stored: the answers of held-out vectors, and a sample
     sample: np.ndarray  # (n_sample,) ascending places in pool that stand for all of learn
-    answers: Answers  # places in pool, (n_held_out, up to 10)
+    answers: Answers  # places in pool, (n_held_out, up to 10), the same place for twins
     answer_weights: np.ndarray  # (n_held_out, up to 10) float64, of each answer: its kinship, rows sum to 1
     pairs: tuple[np.ndarray, np.ndarray]  # learn rows, two (n_pairs,), on which k is fitted
     width: int  # buckets a vector is in at most
@@ -75,8 +75,13 @@ def make_held_out(
     n_sample = min(n_learn, max(least, per_bucket * nlist))
     sample = np.sort(generator(seed, 0, "sample").choice(n_learn, n_sample, replace=False))
     pool = np.unique(np.concatenate([sample, neighbors.answers.ravel()]))
-    at = np.searchsorted(pool, neighbors.answers)
-    twins = distinct_of(neighbors.first[pool]) if len(neighbors.first) else None
+    answers, kinship = neighbors.answers, neighbors.answers_kinship
+    twins = None
+    if len(neighbors.first):
+        twins = distinct_of(neighbors.first[pool])
+        columns = columns_of_rows(np.bincount(neighbors.first)[answers], answers.shape[1])
+        answers, kinship = (np.take_along_axis(one, columns, axis=1) for one in (answers, kinship))
+    at = np.searchsorted(pool, answers)
     once = sample if twins is None else sample[distinct_of(neighbors.first[sample]).rows]
     sampled = np.zeros(len(pool), dtype=bool)
     sampled[np.searchsorted(pool, once)] = True
@@ -87,7 +92,7 @@ def make_held_out(
         pool=pool,
         sample=np.searchsorted(pool, sample),
         answers=Answers(at, np.ones(at.shape, dtype=bool)),
-        answer_weights=neighbors.answers_kinship / neighbors.answers_kinship.sum(axis=1, keepdims=True),
+        answer_weights=kinship / kinship.sum(axis=1, keepdims=True),
         pairs=(neighbors.held_out[drawn // n_answers], neighbors.answers[drawn // n_answers, drawn % n_answers]),
         width=width,
         seed=seed,

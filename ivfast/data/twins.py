@@ -22,16 +22,16 @@ class Distinct(NamedTuple):
 
     @property
     def rare(self) -> np.ndarray:
-        """Numbers of the vectors that stand for queries to come, at least half of them, ascending.
+        """Numbers of the vectors with no more twins than most have, ascending: at least half of them.
 
-        A query is new. Where most vectors have no twin, one with twins says little of it.
+        They stand for queries to come: a query is new, and one that is a row of base says little of it.
         """
         return np.flatnonzero(self.count <= np.median(self.count))
 
-    def alone(self, rows: np.ndarray) -> np.ndarray:
-        """Of some rows those whose vectors are `rare`; all, where none is."""
-        kept = rows[np.isin(self.of[rows], self.rare)]
-        return kept if len(kept) else rows
+    @property
+    def rare_rows(self) -> np.ndarray:
+        """First rows of the vectors that are rare, ascending."""
+        return np.sort(self.rows[self.rare])
 
 
 def distinct_rows(vectors: Vectors, block_bytes: int = BLOCK_BYTES) -> Distinct:
@@ -64,6 +64,18 @@ def distinct_of(first: np.ndarray) -> Distinct:
     """Of rows that are equal where these numbers are, by rising number. first: (n,) int"""
     _, rows, of, count = np.unique(first, return_index=True, return_inverse=True, return_counts=True)
     return Distinct(rows, of, count)
+
+
+def columns_of_rows(counts: np.ndarray, k: int) -> np.ndarray:
+    """Where each column of a line stands for some rows, the columns of the first k rows.
+
+    counts: (n, m) int, rows of each column, k or more in a line; returns (n, k) int64
+    """
+    last = np.cumsum(np.minimum(counts, k), axis=1)
+    found = np.zeros((len(counts), k), dtype=np.int64)
+    for passed in last[:, :-1].T:
+        found += passed[:, None] <= np.arange(k)
+    return found
 
 
 def _alike(sums: np.ndarray, rows: np.ndarray) -> np.ndarray:

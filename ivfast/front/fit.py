@@ -12,6 +12,7 @@ import numpy as np
 
 from ivfast.commands import train_centers
 from ivfast.data.cleaning import Cleaning, scan
+from ivfast.data.twins import distinct_rows
 from ivfast.data.vectors import FLOATS, Points, Vectors, measure_space
 from ivfast.front.aside import NAME, remember, set_aside, write_run_files
 from ivfast.front.sizes import choose_backend, choose_metric, choose_nlist
@@ -85,7 +86,7 @@ def fit(
 def _fit(folder: Path, base: np.ndarray, query: np.ndarray | None, settings: Settings, shown: Progress) -> TrainedModel:
     points = admit(as_floats(base, "base"), settings, shown)
     asked = None if query is None else as_floats(query, "query")
-    aside = set_aside(len(points), settings.seed, test=query is None)
+    aside = set_aside(distinct_rows(points.vectors), settings.seed, test=query is None)
     if asked is not None:
         asked = check_queries(asked, points, normalize=settings.normalize)
     config, given = make_config(folder, points, settings)

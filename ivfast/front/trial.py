@@ -3,6 +3,7 @@
 import numpy as np
 
 from ivfast.data.exact import nearest_among, without_self
+from ivfast.data.twins import distinct_rows
 from ivfast.front.aside import set_aside
 from ivfast.index.growth import Index
 from ivfast.index.index import Reached
@@ -18,7 +19,7 @@ def try_index(index: Index, base: np.ndarray, query: np.ndarray | None, seed: in
     """
     points = index.model.points(base)
     rows = np.arange(len(points))
-    own = set_aside(len(points), seed, test=True).test if query is None else None
+    own = set_aside(distinct_rows(points.vectors), seed, test=True).test if query is None else None
     asked = points.vectors.raw(own) if own is not None else index.model.as_stored(np.asarray(query), "query")
     with progress.bar("exact answers of the test", len(points)) as bar:
         near = nearest_among(points.space.inside(asked), points, rows, K + 1, bar)[1]

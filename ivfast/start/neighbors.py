@@ -111,8 +111,8 @@ def find_neighbors(
     n, d = len(learn), len(distinct.rows)
     if len(train) <= ftopk:
         raise UserError(
-            f"learn: {learn.vectors.path} has {d:,} different vectors among {n:,}, of which {len(train)} train, too few "
-            f"for --ftopk {ftopk}; use more vectors or a smaller --ftopk"
+            f"learn: {learn.vectors.path} has only {d:,} different vectors among {n:,}, of which {len(train)} train, "
+            f"too few for --ftopk {ftopk}; use more vectors or a smaller --ftopk"
         )
     progress.note(
         f"learn: {n - d:,} of {n:,} rows are twins of others; the {d:,} that differ train or are held out, each once"

@@ -1,11 +1,12 @@
 """Who will ask for a vector, and where they look: the vectors that have it among their nearest stand for queries."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import faiss
 import numpy as np
 
-from ivfast.data.twins import Distinct, distinct_rows
+from ivfast.data.twins import Distinct, columns_of_rows, distinct_rows
 from ivfast.data.vectors import Points
 from ivfast.route.tiles import BEST_BUCKETS, Tiles
 from ivfast.runtime.cache import cached, fingerprint
@@ -200,9 +201,9 @@ def count_twins(nearest: np.ndarray, own: np.ndarray, count: np.ndarray, k: int)
     for start in range(0, len(own), COUNTED_AT_ONCE):
         block = slice(start, start + COUNTED_AT_ONCE)
         candidates = np.concatenate([own[block, None], nearest[block]], axis=1)
-        last = np.cumsum(np.minimum(count[candidates], k + 1), axis=1) - 1  # places that are filled after each
-        column = sum((one[:, None] <= np.arange(k)).astype(np.int64) for one in last.T)
-        found[block] = np.take_along_axis(candidates, np.minimum(column, candidates.shape[1] - 1), axis=1)
+        rows = count[candidates]
+        rows[:, 0] -= 1  # itself
+        found[block] = np.take_along_axis(candidates, columns_of_rows(rows, k), axis=1)
     return found
 
 
@@ -273,29 +274,43 @@ def reverse_of_base(means: Means, base: Points, weights: np.ndarray, progress: P
     means: with the folder of the cache
     weights: of `asking_weights`; so many nearest are searched for, where base has them
     """
-    assert means.folder is not None
-    distinct = distinct_rows(base.vectors)
-    different = base if distinct.all_differ else base.only(distinct.rows)
-    if len(different) > LIMITS.exact_learn:
-        nearest, old = nearest_of_all(different, len(weights), progress, means), False
-    else:
-        facts = {} if distinct.all_differ else {"different": len(different)}
+    found_before = False
+
+    def search(points: Points) -> np.ndarray:
+        nonlocal found_before
+        assert means.folder is not None
+        if len(points) > LIMITS.exact_learn:
+            return nearest_of_all(points, len(weights), progress, means)
+        facts = {} if len(points) == len(base) else {"different": len(points)}
         key = fingerprint(
             base=base.vectors.digest, **base.space.facts, k=len(weights), faiss=faiss.__version__, **facts
         )
-        found, old = cached(
-            means.folder, "base_neighbors", key, lambda: {"nearest": nearest_of_all(different, len(weights), progress)}
+        found, found_before = cached(
+            means.folder, "base_neighbors", key, lambda: {"nearest": nearest_of_all(points, len(weights), progress)}
         )
-        nearest = found["nearest"]
+        return found["nearest"]
+
+    nearest, twins = nearest_with_twins(base, len(weights), search, progress)
     progress.note(
-        f"neighbours: {nearest.shape[1]} of each of {len(different):,} vectors of base, to tell who asks for which"
-        f"{', from the cache' if old else ''}"
+        f"neighbours: {nearest.shape[1]} of each of {len(nearest):,} vectors of base, to tell who asks for which"
+        f"{', from the cache' if found_before else ''}"
     )
+    return reverse_of(nearest, weights, twins=twins)
+
+
+def nearest_with_twins(
+    base: Points, k: int, search: Callable[[Points], np.ndarray], progress: Progress
+) -> tuple[np.ndarray, Distinct | None]:
+    """The k nearest of each different vector, twins counted (see `count_twins`), and who they are; None: no twins.
+
+    search: gives the nearest of points that all differ, (d, k) int32
+    """
+    distinct = distinct_rows(base.vectors)
     if distinct.all_differ:
-        return reverse_of(nearest, weights)
-    progress.note(f"base: {len(base) - len(different):,} of {len(base):,} rows are twins of others, stored beside them")
-    nearest = count_twins(nearest, np.arange(len(nearest)), distinct.count, len(weights))
-    return reverse_of(nearest, weights, twins=distinct)
+        return search(base), None
+    n, d = len(base), len(distinct.rows)
+    progress.note(f"base: {n - d:,} of {n:,} rows are twins of others; the askers of a vector ask for all its rows")
+    return count_twins(search(base.only(distinct.rows)), np.arange(d), distinct.count, k), distinct
 
 
 def find_probes(
