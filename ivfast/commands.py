@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from ivfast.data.centers import tell_one_place
 from ivfast.data.cleaning import Cleaning
 from ivfast.data.criticism import criticise
 from ivfast.data.intake import scan_set
@@ -28,7 +29,7 @@ from ivfast.runtime.lock import locked
 from ivfast.runtime.progress import Progress
 from ivfast.runtime.signals import handled
 from ivfast.start.descent import Means
-from ivfast.store.demand import reverse_of_base
+from ivfast.store.reverse import reverse_of_base
 from ivfast.train.disk import bytes_by_stage
 from ivfast.train.epochs import resume, start_point, train_epoch
 from ivfast.train.finish import export
@@ -224,6 +225,7 @@ def _evaluate(
         progress.note(f"{beside} belongs to another {found.path.name}: its network and what was fitted are left out")
     learn = learn or open_learn(config.data_path, config.learn_name, found, config.ftopk, cleaning, progress)
     space = space_for(found, learn)
+    tell_one_place(found.path.name, space.inside(found.centers), progress)
     source: Source | None = None
     if learn and found.model:
         source = FromFile(found.model, Points(learn, space), copies)

@@ -12,8 +12,9 @@ from ivfast.route.routers import LogitsOf, Router
 from ivfast.route.tiles import LogitTiles
 from ivfast.runtime.progress import silent
 from ivfast.start.neighbors import LearnSet, find_neighbors
-from ivfast.store.demand import Demand, chance, find_probes, reverse_of
+from ivfast.store.demand import Demand, chance, find_probes
 from ivfast.store.place import make_plans, place
+from ivfast.store.reverse import reverse_of
 from ivfast.store.rules.rule import Terms
 from tests import by_hand
 from tests.test_rules import NLIST, REFERENCES, WIDTH, Case, K

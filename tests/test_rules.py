@@ -12,7 +12,8 @@ from ivfast.route.routers import centers_router
 from ivfast.route.tiles import LogitTiles
 from ivfast.runtime.progress import silent
 from ivfast.start.neighbors import nearest_of_all
-from ivfast.store.demand import Demand, find_probes, reverse_of
+from ivfast.store.demand import Demand, find_probes
+from ivfast.store.reverse import reverse_of
 from ivfast.store.rules import RULES
 from ivfast.store.rules.rule import Terms, log_use
 from tests import by_hand

@@ -14,14 +14,8 @@ from ivfast.route.tiles import LogitTiles, Tiles, make_tiles
 from ivfast.runtime.draws import generator, spread
 from ivfast.runtime.progress import Progress, silent
 from ivfast.start.neighbors import LearnSet
-from ivfast.store.demand import (
-    Demand,
-    asking_weights,
-    count_twins,
-    find_probes,
-    reverse_neighbors,
-    shared_by_twins,
-)
+from ivfast.store.demand import Demand, find_probes
+from ivfast.store.reverse import asking_weights, count_twins, reverse_neighbors, shared_by_twins
 
 SAMPLE_PER_BUCKET, SAMPLE_LEAST = 40, 20_000  # learn vectors whose buckets stand for all, see make_held_out
 JUDGED = 4000  # held-out vectors at most by which states are judged

@@ -21,9 +21,10 @@ from ivfast.route.search import (
 )
 from ivfast.route.tiles import LogitTiles, make_tiles
 from ivfast.runtime.progress import Progress
-from ivfast.store.demand import Demand, ReverseNeighbors, find_probes
+from ivfast.store.demand import Demand, find_probes
 from ivfast.store.place import Plan, place
 from ivfast.store.records import Facts, router_plans, storing_ts
+from ivfast.store.reverse import ReverseNeighbors
 from ivfast.store.rules import RULES
 
 SIZES = (1, 25, 50, 75, 99)  # percentiles of list sizes that are reported

@@ -14,9 +14,10 @@ from ivfast.route.tiles import make_tiles
 from ivfast.runtime.progress import Progress
 from ivfast.start.descent import Means
 from ivfast.start.neighbors import nearest_of_all
-from ivfast.store.demand import Demand, ReverseNeighbors, find_probes, nearest_with_twins, reverse_of
+from ivfast.store.demand import Demand, find_probes
 from ivfast.store.place import make_plans, place
 from ivfast.store.records import Facts, storing_ts
+from ivfast.store.reverse import ReverseNeighbors, nearest_with_twins, reverse_of
 
 RANKS = np.array([1, 2, 3, 5, 8, 11, 15, 20])  # of a vector's nearest, whose scores are kept
 ROWS = 8192  # looked at at once
@@ -43,7 +44,7 @@ class Placer(NamedTuple):
 
     router: Router
     facts: Facts
-    asking: np.ndarray  # (k,) float32, see ivfast.store.demand.asking_weights
+    asking: np.ndarray  # (k,) float32, see ivfast.store.reverse.asking_weights
     width: int  # buckets a vector is in at most
 
     def place_all(self, points: Points, copies: float, aside: np.ndarray, means: Means, progress: Progress) -> Stored:

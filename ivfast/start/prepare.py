@@ -7,6 +7,7 @@ from typing import NamedTuple
 import faiss
 import numpy as np
 
+from ivfast.data.centers import tell_one_place
 from ivfast.data.exact import DeviceSearch
 from ivfast.data.vectors import Points
 from ivfast.method import CELLS, COUNTED, NEAR
@@ -66,6 +67,7 @@ def find_kmeans(cache: Cache, nlist: int, niter: int) -> np.ndarray:
         f"k-means: {nlist} centers, {iterations} iterations of at most {niter} "
         f"on {points:,} vectors{', from the cache' if old else ''}"
     )
+    tell_one_place("k-means", found["centers"], cache.progress)
     return found["centers"]
 
 
