@@ -1,6 +1,6 @@
 """Vectors that are stored several times: told by their bytes, learned once, stored together. Against brute force."""
 
-import logging
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -8,7 +8,6 @@ import faiss
 import numpy as np
 import pytest
 
-import ivfast
 from ivfast.choose.facts import fit_facts
 from ivfast.choose.held_out import HeldOut, held_out_demand, make_held_out
 from ivfast.data import twins as module
@@ -16,9 +15,9 @@ from ivfast.data.centers import n_in_one_place, tell_one_place
 from ivfast.data.twins import Distinct, columns_of_rows, distinct_of, distinct_rows
 from ivfast.data.vectors import Points, Vectors, measure_space
 from ivfast.front.aside import set_aside
-from ivfast.index.build import build_index, Wishes
 from ivfast.route.routers import ROUTERS, Router, centers_router
 from ivfast.route.tiles import make_tiles
+from ivfast.runtime.draws import generator
 from ivfast.runtime.progress import silent
 from ivfast.start.descent import Means
 from ivfast.start.kmeans import train_kmeans
@@ -28,6 +27,7 @@ from ivfast.store.place import place
 from ivfast.store.records import Facts, router_plans
 from ivfast.store.reverse import count_twins, reverse_of_base
 from ivfast.train.pairs import PairSource, epoch_pairs
+from run_dcnet import main
 from tests import by_hand
 
 METRICS = ("IP", "L2")
@@ -42,7 +42,7 @@ def lump(metric: str, seed: int, n: int = 1500, copies: int = 700) -> np.ndarray
     """Normal rows, of which so many are equal."""
     rng = np.random.default_rng(seed)
     rows = rng.standard_normal((n, 16))
-    rows[rng.permutation(n)[:copies]] = rows[0]
+    rows[rng.permutation(n - 1)[: copies - 1] + 1] = rows[0]
     return as_metric(rows, metric)
 
 
@@ -133,7 +133,8 @@ def test_twins_share_what_askers_ask_for(metric: str, tmp_path: Path):
     np.fill_diagonal(once, np.inf)
     expected = np.zeros((200, len(twins.rows)))  # of each row, by the vector that asks
     np.add.at(expected.T, twins.of, shared_places(once, np.r_[weights, np.zeros(200)]))
-    assert reverse.twins is not None and reverse.share is not None
+    assert reverse.twins is not None
+    assert reverse.share is not None
     for row in range(200):
         vector = int(reverse.twins.of[row])
         at = slice(int(reverse.first[vector]) + 1, int(reverse.first[vector + 1]))
@@ -177,7 +178,9 @@ def scanned_at_90(fit: Fitted, buckets: np.ndarray, query: np.ndarray) -> float:
     """Share scanned at 90 % of the ten nearest, by plain loops over nprobe. buckets: (n, width), -1 none"""
     rows = fit.points.x(slice(None)).astype(np.float64)
     asked = fit.points.space.inside(query).astype(np.float64)
-    answers = np.argsort(-(asked @ rows.T) if fit.points.metric == "IP" else by_hand.distances(asked, rows), kind="stable")
+    answers = np.argsort(
+        -(asked @ rows.T) if fit.points.metric == "IP" else by_hand.distances(asked, rows), kind="stable"
+    )
     order = np.argsort(-fit.router.logits(asked.astype(np.float32)), axis=1, kind="stable")
     place = np.argsort(order, axis=1)
     held = buckets[answers[:, :10]]
@@ -199,9 +202,14 @@ def stored(fit: Fitted, tmp: Path) -> dict[tuple[str, float], np.ndarray]:
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("make", [lump, doubled])
-def test_benefit_scans_no_more_than_the_nearest_center_where_rows_are_equal(metric: str, make: Any, tmp_path: Path):
-    """Each number of copies beside the same number by the nearest centers; and what was predicted comes true."""
+@pytest.mark.parametrize(("make", "most"), [(lump, 1.01), (doubled, 1.03)])
+def test_benefit_scans_no_more_than_the_nearest_center_where_rows_are_equal(
+    metric: str, make: Any, most: float, tmp_path: Path
+):
+    """Each number of copies beside the same number by the nearest centers; and what was predicted comes true.
+
+    T_s is chosen on 160 and 300 held-out vectors: that takes up to 3 % where nearest and benefit are as good.
+    """
     shares: dict[tuple[str, float], list[float]] = {}
     predicted = []
     for seed in (1, 2):
@@ -213,7 +221,7 @@ def test_benefit_scans_no_more_than_the_nearest_center_where_rows_are_equal(metr
         predicted.append([fit.facts.storing(copies).predicted["0.90"].scanned for copies in COPIES])  # pyright: ignore
     mean = {plan: float(np.mean(share)) for plan, share in shares.items()}
     for copies in COPIES:
-        assert mean["benefit", copies] <= 1.01 * mean["ratio", copies]
+        assert mean["benefit", copies] <= most * mean["ratio", copies]
     np.testing.assert_allclose(np.mean(predicted, axis=0), [mean["benefit", copies] for copies in COPIES], rtol=0.15)
 
 
@@ -269,11 +277,7 @@ def test_no_pair_is_of_two_equal_vectors(metric: str):
 
 @pytest.mark.whole_run
 @pytest.mark.parametrize("backend", ["jax", "torch"])
-def test_run_over_copies_says_so_and_is_never_worse(
-    backend: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-):
-    from run_dcnet import main
-
+def test_run_over_copies_says_so_and_is_never_worse(backend: str, tmp_path: Path):
     rows, query = lump("L2", 1), lump("L2", 60, copies=1)
     (tmp_path / "s").mkdir()
     for name, array in (("learn", rows), ("s/base", rows), ("s/query", query)):
@@ -287,23 +291,21 @@ def test_run_over_copies_says_so_and_is_never_worse(
     assert "learn: 699 of 1,500 rows are twins of others; the 801 that differ train or are held out, each once" in log
     results = {
         (r["router"], r["rule"], r["percent"]): r["scanned_at"]["0.90"]
-        for r in ivfast_results(out)
+        for r in results_in(out)
         if r["probing"] == "fixed"
     }
     for copies in (0.0, 0.8):
         assert results["centers", "benefit", copies] <= 1.01 * results["kmeans", "ratio", copies]
 
 
-def ivfast_results(out: Path) -> list[dict[str, Any]]:
-    import json
-
+def results_in(out: Path) -> list[dict[str, Any]]:
     return json.loads((out / "evaluation.json").read_text())["results"]
 
 
 # centers in one place
 
 
-def test_centers_in_one_place_are_counted(caplog: pytest.LogCaptureFixture):
+def test_centers_in_one_place_are_counted():
     """Against all pairs in float64."""
     rng = np.random.default_rng(2)
     centers = rng.standard_normal((40, 6)).astype(np.float32)
@@ -317,7 +319,7 @@ def test_centers_in_one_place_are_counted(caplog: pytest.LogCaptureFixture):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_kmeans_on_too_few_different_vectors_is_told(metric: str, tmp_path: Path):
+def test_kmeans_on_too_few_different_vectors_is_told(metric: str):
     """FAISS splits the bucket of a lump again and again; all its halves stay in one place."""
     rng = np.random.default_rng(1)
     rows = as_metric(np.repeat(rng.standard_normal((20, 16)), 30, axis=0), metric)
@@ -329,7 +331,8 @@ def test_kmeans_on_too_few_different_vectors_is_told(metric: str, tmp_path: Path
     progress.note = told.append  # pyright: ignore
     tell_one_place("k-means", centers, progress)
     assert n_in_one_place(centers) >= 10
-    assert len(told) == 1 and f"{n_in_one_place(centers)} of 30 centers have another one in their place" in told[0]
+    assert len(told) == 1
+    assert f"{n_in_one_place(centers)} of 30 centers have another one in their place" in told[0]
     tell_one_place("k-means", np.eye(16, dtype=np.float32), progress)
     assert len(told) == 1
 
@@ -343,7 +346,5 @@ def test_rows_with_more_twins_than_most_are_not_set_aside():
     assert (distinct.count[distinct.of[rows]] == 1).all()
     assert len(rows) == 150
     same = Distinct(np.arange(3000), np.arange(3000), np.ones(3000, np.int64))
-    from ivfast.runtime.draws import generator
-
     drawn = generator(1, 0, "sample", 3).choice(3000, 300, replace=False)
     assert set_aside(same, 1, test=True).calibrate.tolist() == np.sort(drawn[:150]).tolist()
