@@ -126,6 +126,7 @@ def test_rows_read_at_once_never_change_a_bit(case: Case, read_rows: int):
 
 @pytest.mark.parametrize("most", [300_000, 400])
 def test_training_vectors_ask_for_the_pool(case: Case, most: int):
+    case = Case(case.points.metric, twins=False)  # twins: tests/test_twins.py
     neighbors = find_neighbors(case.points, K, 1, silent())
     held = make_held_out(LearnSet(case.points, neighbors), NLIST, WIDTH, 1, per_bucket=1, least=200)
     demand = held_out_demand(held, case.router, 3, most_asking=most)

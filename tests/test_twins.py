@@ -81,7 +81,7 @@ def test_rows_are_twins_where_they_are_equal_as_float32(
     expected = np.unique(rows.astype(np.float32) + np.float32(0), axis=0, return_index=True, return_inverse=True)
     np.testing.assert_array_equal(found.rows, np.sort(expected[1]))
     np.testing.assert_array_equal(found.rows[found.of], expected[1][expected[2].ravel()])
-    np.testing.assert_array_equal(found.count, np.bincount(found.of))
+    np.testing.assert_array_equal(found.counts, np.bincount(found.of))
     assert not found.all_differ
 
 
@@ -246,7 +246,7 @@ def test_held_out_vectors_have_no_twin_and_their_answers_count_twins():
     fit = fitted(rows, "L2", 16)
     held, neighbors = fit.held, fit.held.learn.neighbors
     twins = distinct_rows(fit.points.vectors)
-    assert (twins.count[twins.of[held.rows]] == 1).all()
+    assert (twins.counts[twins.of[held.rows]] == 1).all()
     d2 = by_hand.distances_of_others(fit.points.x(slice(None)), held.rows)
     for i in range(0, len(held.rows), 9):
         expected = np.sort(d2[i])[:10]
@@ -257,7 +257,15 @@ def test_held_out_vectors_have_no_twin_and_their_answers_count_twins():
     assert held.sampled.sum() == len(twins.rows)  # m is over vectors that differ
     demand = held_out_demand(held, fit.router, 3)
     at = np.flatnonzero((rows[held.pool] == rows[0]).all(axis=1))
-    assert len({demand.reverse.twins.of[row] for row in at}) == 1  # pyright: ignore
+    assert demand.reverse.twins is not None
+    (vector,) = np.unique(demand.reverse.twins.of[at])
+    askers = demand.askers(int(at[0]) // 1024 * 1024, 1024)
+    assert askers.twins is not None
+    pairs = askers.row == askers.twins[1][at[0] % 1024]
+    itself = int(demand.reverse.asker[demand.reverse.first[vector]])
+    own = demand.reverse.asker[demand.reverse.first[vector] : demand.reverse.first[vector + 1]] == itself
+    # of 300 rows each has all it asks for among its own twins
+    np.testing.assert_allclose(askers.weight[pairs][own].sum(), 1 + held.asking.sum(), rtol=1e-5)
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -343,7 +351,7 @@ def test_kmeans_on_too_few_different_vectors_is_told(metric: str):
 def test_rows_with_more_twins_than_most_are_not_set_aside():
     distinct = distinct_rows(vectors_of(lump("L2", 6)))
     rows = set_aside(distinct, 1, test=True).rows
-    assert (distinct.count[distinct.of[rows]] == 1).all()
+    assert (distinct.counts[distinct.of[rows]] == 1).all()
     assert len(rows) == 150
     same = Distinct(np.arange(3000), np.arange(3000), np.ones(3000, np.int64))
     drawn = generator(1, 0, "sample", 3).choice(3000, 300, replace=False)

@@ -159,7 +159,7 @@ def held_out_demand(held: HeldOut, router: Router, nprobe: float, most_asking: i
     )
     if twins is not None:
         count = np.bincount(neighbors.first, minlength=rows[-1] + 1)
-        reverse = shared_by_twins(reverse, twins._replace(count=count[pool]), count[rows])
+        reverse = shared_by_twins(reverse, twins._replace(counts=count[pool]), count[rows])
     tiles = make_tiles(router, held.learn.points, rows, cached_bytes=0)  # they are looked at once
     with held.progress.bar("where askers look", len(rows)) as bar:
         return Demand(reverse, find_probes(tiles, nprobe, bar), stands_for)

@@ -65,6 +65,6 @@ def tell_one_place(name: str, centers: np.ndarray, progress: Progress) -> None:
     if n := n_in_one_place(centers):
         progress.note(
             f"warning: {name}: {n:,} of {len(centers):,} centers have another one in their place (within "
-            f"{100 * ONE_PLACE:g} %), of which one alone gets the vectors: learn has too few that differ; use a smaller "
-            "--nlist, or remove copies from learn"
+            f"{100 * ONE_PLACE:g} %), and of these one alone gets the vectors: learn has too few that differ; use a "
+            "smaller --nlist, or remove copies from learn"
         )

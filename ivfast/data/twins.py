@@ -13,7 +13,7 @@ class Distinct(NamedTuple):
 
     rows: np.ndarray  # (d,) int64, these first rows
     of: np.ndarray  # (n,) int64, which of the d vectors each row holds
-    count: np.ndarray  # (d,) int64, rows that hold it
+    counts: np.ndarray  # (d,) int64, rows that hold it
 
     @property
     def all_differ(self) -> bool:
@@ -26,7 +26,7 @@ class Distinct(NamedTuple):
 
         They stand for queries to come: a query is new, and one that is a row of base says little of it.
         """
-        return np.flatnonzero(self.count <= np.median(self.count))
+        return np.flatnonzero(self.counts <= np.median(self.counts))
 
     @property
     def rare_rows(self) -> np.ndarray:

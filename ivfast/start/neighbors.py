@@ -117,8 +117,8 @@ def find_neighbors(
     progress.note(
         f"learn: {n - d:,} of {n:,} rows are twins of others; the {d:,} that differ train or are held out, each once"
     )
-    numbers = (np.searchsorted(distinct.rows, rows) for rows in (train, held_out))
-    found = _find_neighbors(learn.only(distinct.rows), *numbers, ftopk, progress, means, limits)
+    trains, asks = (np.searchsorted(distinct.rows, rows) for rows in (train, held_out))
+    found = _find_neighbors(learn.only(distinct.rows), trains, asks, ftopk, progress, means, limits)
     nearest, answers = distinct.rows[found.train_nearest].astype(np.int32), distinct.rows[found.answers]
     first = distinct.rows[distinct.of]
     return found._replace(train=train, train_nearest=nearest, held_out=held_out, answers=answers, first=first)

@@ -79,15 +79,15 @@ class TileAskers(NamedTuple):
     cell: np.ndarray  # (pairs, n_best) int64, row x nlist + a bucket where the asker looks, best first
     above: np.ndarray  # (pairs, n_best) float32
     probes: Probes
-    twins: tuple[np.ndarray, np.ndarray] | None = None  # a row of each vector, and the vector of each row; None: alike
+    twins: tuple[np.ndarray, np.ndarray] | None = None  # a row of each vector, and the vector of each row; None: equal
 
-    def of_vectors(self, *rows: np.ndarray) -> tuple[np.ndarray, ...]:
+    def of_vectors(self, rows: np.ndarray) -> np.ndarray:
         """What is known of each row, as of each vector."""
-        return rows if self.twins is None else tuple(one[self.twins[0]] for one in rows)
+        return rows if self.twins is None else rows[self.twins[0]]
 
-    def of_rows(self, *vectors: np.ndarray) -> tuple[np.ndarray, ...]:
+    def of_rows(self, vectors: np.ndarray) -> np.ndarray:
         """The other way: what is known of each vector, as of each row."""
-        return vectors if self.twins is None else tuple(one[self.twins[1]] for one in vectors)
+        return vectors if self.twins is None else vectors[self.twins[1]]
 
     def chances(self, buckets: np.ndarray, softness: float) -> np.ndarray:
         """How likely each asker probes the buckets of its vector.

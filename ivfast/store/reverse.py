@@ -99,7 +99,7 @@ def shared_by_twins(reverse: ReverseNeighbors, twins: Distinct, asking: np.ndarr
 
     reverse: of the different vectors; twins: of the rows that are stored; asking: (m,) rows that each asker stands for
     """
-    held = np.repeat(twins.count, np.diff(reverse.first))
+    held = np.repeat(twins.counts, np.diff(reverse.first))
     share = asking[reverse.asker] / held
     return reverse._replace(twins=twins, share=np.where(reverse.place > 0, share, 1).astype(np.float32))
 
@@ -120,7 +120,7 @@ def reverse_of(
     reverse = reverse_neighbors(nearest[asks].ravel(), np.repeat(asks, k), places, rows, weights[:k])
     if twins is None:
         return reverse
-    reverse = shared_by_twins(reverse, twins, twins.count)
+    reverse = shared_by_twins(reverse, twins, twins.counts)
     return reverse._replace(asker=twins.rows[reverse.asker].astype(np.int32))
 
 
@@ -168,4 +168,4 @@ def nearest_with_twins(
         return search(base), None
     n, d = len(base), len(distinct.rows)
     progress.note(f"base: {n - d:,} of {n:,} rows are twins of others; the askers of a vector ask for all its rows")
-    return count_twins(search(base.only(distinct.rows)), np.arange(d), distinct.count, k), distinct
+    return count_twins(search(base.only(distinct.rows)), np.arange(d), distinct.counts, k), distinct

@@ -27,8 +27,9 @@ class Copies:
         if self.demand is None:
             return cover(buckets, keys, crossing)
         askers = self.demand.askers(tile.start, len(tile.z))
-        buckets, keys = askers.of_rows(*cover(*askers.of_vectors(buckets, keys, crossing), askers))
-        return buckets, keys
+        buckets, keys, crossing = (askers.of_vectors(known) for known in (buckets, keys, crossing))
+        found, worth = cover(buckets, keys, crossing, askers)
+        return askers.of_rows(found), askers.of_rows(worth)
 
 
 def cover(

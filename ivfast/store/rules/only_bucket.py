@@ -23,8 +23,8 @@ class OnlyBucket:
         """See Rule."""
         buckets, keys = self.gain.rank(tile, width)
         askers = self.demand.askers(tile.start, len(tile.z))
-        buckets, keys = askers.of_rows(*only_bucket(*askers.of_vectors(buckets, keys), askers))
-        return buckets, keys
+        found, worth = only_bucket(askers.of_vectors(buckets), askers.of_vectors(keys), askers)
+        return askers.of_rows(found), askers.of_rows(worth)
 
 
 def only_bucket(buckets: np.ndarray, keys: np.ndarray, askers: TileAskers) -> tuple[np.ndarray, np.ndarray]:
