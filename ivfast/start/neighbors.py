@@ -48,14 +48,6 @@ class Neighbors(NamedTuple):
         return bool((self.train_kinship > 1).any())
 
     @property
-    def turns(self) -> np.ndarray:
-        """Which of the training vectors each training row of learn holds, (n,) int64: one with twins comes as often."""
-        if not len(self.first):
-            return np.arange(len(self.train))
-        at = np.minimum(np.searchsorted(self.train, self.first), len(self.train) - 1)
-        return at[self.train[at] == self.first]
-
-    @property
     def train_neighbors(self) -> np.ndarray:
         """The other sides of training pairs, (n_train, ftopk) int32."""
         return self.train_nearest[:, : self.train_kinship.shape[1]]

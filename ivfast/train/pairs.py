@@ -29,7 +29,7 @@ class PairSource(NamedTuple):
     @property
     def n_steps(self) -> int:
         """Steps an epoch: S = ceil(n_train / batch)."""
-        return -(-len(self.learn.neighbors.turns) // self.batch_size)
+        return -(-len(self.learn.neighbors.train) // self.batch_size)
 
 
 def chunk_steps(n_steps: int, batch_size: int, dim: int, most_steps: int = CHUNK_STEPS) -> int:
@@ -47,10 +47,9 @@ def epoch_pairs(source: PairSource, epoch: int) -> tuple[np.ndarray, np.ndarray]
     """
     neighbors = source.learn.neighbors
     train, nearest = neighbors.train, neighbors.train_neighbors
-    turns = neighbors.turns
-    order = generator(source.seed, epoch, "order").permutation(len(turns))
-    column = draw_columns(generator(source.seed, epoch, "pair"), neighbors.train_kinship[turns])
-    return train[turns[order]], nearest[turns[order], column[order]]
+    order = generator(source.seed, epoch, "order").permutation(len(train))
+    column = draw_columns(generator(source.seed, epoch, "pair"), neighbors.train_kinship)
+    return train[order], nearest[order, column[order]]
 
 
 def draw_columns(rng: np.random.Generator, counts: np.ndarray) -> np.ndarray:

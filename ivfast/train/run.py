@@ -215,7 +215,7 @@ def make_setup(config: Config, learn: LearnSet, kmeans: np.ndarray, buckets: Buc
         mean, scale = moments(points.x, len(points), points.dim)
     else:  # inside they are standardised already
         mean, scale = np.zeros(points.dim, np.float32), np.float32(1)
-    n_steps = -(-len(learn.neighbors.turns) // config.batch_size)
+    n_steps = -(-len(learn.neighbors.train) // config.batch_size)
     return Setup(
         param_list=config.param_list,
         metric=config.metric,
