@@ -12,6 +12,7 @@ from ivfast.data.cleaning import Cleaning
 from ivfast.data.criticism import criticise
 from ivfast.data.intake import scan_set
 from ivfast.data.mapped import remove_mapped
+from ivfast.data.ties import find_ties
 from ivfast.data.vectors import EvaluationSet, Points, Vectors, learn_path, open_evaluation_set
 from ivfast.evaluate import report
 from ivfast.evaluate.folder import Found, find_model
@@ -238,10 +239,16 @@ def _evaluate(
         means = Means(config.save_path / "cache", load_search(config.backend, config.gpu))
         with progress.stage("neighbours of base"):
             reverse = reverse_of_base(means, points, source.asking, progress)
+    tied = None
+    if config.ties:
+        with progress.stage("ties"):
+            tied = find_ties(data, found.metric, progress)
     width, nprobes = min(config.ftopk, nlist), tuple(p for p in config.nprobes if p <= nlist)
     results = []
     for setting in settings:
-        results += evaluate_router(setting, data, space, width, nprobes, config.valid_batch_size, progress, reverse)
+        results += evaluate_router(
+            setting, data, space, width, nprobes, config.valid_batch_size, progress, reverse, tied
+        )
     with progress.stage("report"):
         report.write(config, data, results, found, progress)
         _write_page(config.save_path, data, progress)

@@ -34,7 +34,9 @@ LISTS_LAST = 128  # steps before these are found anew: nlist^2 products
 # What an evaluation reports
 LEVELS = (0.80, 0.90, 0.95, 0.99)  # levels of recall
 COUNTED = 10  # columns of gt that count as right answers
+TIED = 0.001  # recalls with and without ties are both told where they differ by more
 
 # The dynamic loss scale
-GROWTH_INTERVAL = 2000  # finite steps in a row after which it doubles
+GROWTH_INTERVAL = 2000  # finite steps in a row after which it doubles, of a run that is long enough
+GROWTHS, LEAST_INTERVAL = 20, 10  # of a shorter run a twentieth, else it would end at whatever scale it fell to
 SMALLEST_SCALE, LARGEST_SCALE = 1, 2**24  # its bounds, powers of two like all its values

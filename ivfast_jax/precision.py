@@ -19,6 +19,7 @@ class Policy(NamedTuple):
     activation: DTypeLike  # results of the deep path's products, and its activations
     stat: DTypeLike  # accumulation, distances, norms, softmax, loss, m, parameters
     scaled: bool  # whether the loss scale moves
+    growth_interval: int = GROWTH_INTERVAL  # finite steps in a row after which it doubles
 
 
 class LossScale(NamedTuple):
@@ -104,7 +105,7 @@ def next_scale(loss_scale: LossScale, finite: Array, policy: Policy) -> LossScal
     good = jnp.where(finite, loss_scale.good_steps + 1, 0)
     value = loss_scale.value
     if policy.scaled:
-        grown = good == GROWTH_INTERVAL
+        grown = good >= policy.growth_interval
         value = jnp.where(grown, jnp.clip(value * 2, max=LARGEST_SCALE), value)
         value = jnp.where(finite, value, jnp.clip(value / 2, min=SMALLEST_SCALE))
         good = jnp.where(grown, 0, good)

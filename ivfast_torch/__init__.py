@@ -23,7 +23,7 @@ class Backend:
 
     def __init__(self, setup: Setup, device: Any, precision: str) -> None:
         self.setup, self.device = setup, device
-        self.policy = make_policy(precision)
+        self.policy = make_policy(precision)._replace(growth_interval=setup.growth_interval)
         self.network = DCNet(setup.param_list, setup.metric, self.policy)
         # what is exported is a float32 network, and is judged as one
         self._stat = "float64" if precision == "float64" else "float32"

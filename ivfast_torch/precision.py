@@ -16,6 +16,7 @@ class Policy(NamedTuple):
     activation: torch.dtype  # results of the deep path's products, and its activations
     stat: torch.dtype  # accumulation, distances, norms, softmax, loss, m, parameters
     scaled: bool  # whether the loss scale moves
+    growth_interval: int = GROWTH_INTERVAL  # finite steps in a row after which it doubles
 
 
 class LossScale(NamedTuple):
@@ -96,7 +97,7 @@ def next_scale(loss_scale: LossScale, finite: Tensor, policy: Policy) -> LossSca
     good = torch.where(finite, loss_scale.good_steps + 1, 0)
     value = loss_scale.value
     if policy.scaled:
-        grown = good == GROWTH_INTERVAL
+        grown = good >= policy.growth_interval
         value = torch.where(grown, torch.clip(value * 2, max=LARGEST_SCALE), value)
         value = torch.where(finite, value, torch.clip(value / 2, min=SMALLEST_SCALE))
         good = torch.where(grown, 0, good)

@@ -158,14 +158,14 @@ def test_torch_multiplies_halves_and_does_nothing_else_in_half(mode: str, monkey
     assert operations.seen.keys() <= {"_to_copy", "mm", "t", "transpose", "permute", "detach", "view"}, operations.seen
 
 
-def rule(finites: list[bool], value: float) -> list[tuple[float, int, int, int]]:
+def rule(finites: list[bool], value: float, interval: int = 2000) -> list[tuple[float, int, int, int]]:
     """The loss scale of docs/guide.md in plain Python: value, good steps, skipped, skipped in a row after each step."""
     good = skipped = in_a_row = 0
     seen = []
     for finite in finites:
         good, in_a_row = (good + 1, 0) if finite else (0, in_a_row + 1)
         skipped += not finite
-        if good == 2000:
+        if good == interval:
             value, good = min(value * 2, 2.0**24), 0
         if not finite:
             value = max(value / 2, 1.0)
@@ -173,8 +173,8 @@ def rule(finites: list[bool], value: float) -> list[tuple[float, int, int, int]]
     return seen
 
 
-def by_jax(finites: list[bool], start: float) -> list[tuple[float, ...]]:
-    policy = JAX.precision.make_policy("O2-float16")
+def by_jax(finites: list[bool], start: float, interval: int = 2000) -> list[tuple[float, ...]]:
+    policy = JAX.precision.make_policy("O2-float16")._replace(growth_interval=interval)
 
     def one(scale: Any, finite: Any) -> tuple[Any, Any]:
         after = JAX.precision.next_scale(scale, finite, policy)
@@ -184,8 +184,8 @@ def by_jax(finites: list[bool], start: float) -> list[tuple[float, ...]]:
     return list(zip(*(part.tolist() for part in seen), strict=True))
 
 
-def by_torch(finites: list[bool], start: float) -> list[tuple[float, ...]]:
-    policy = TORCH.precision.make_policy("O2-float16")
+def by_torch(finites: list[bool], start: float, interval: int = 2000) -> list[tuple[float, ...]]:
+    policy = TORCH.precision.make_policy("O2-float16")._replace(growth_interval=interval)
     scale, seen = TORCH.precision.init_scale(start, policy), []
     for finite in torch.tensor(finites):
         scale = TORCH.precision.next_scale(scale, finite, policy)
@@ -203,6 +203,15 @@ def test_loss_scale_follows_the_rule_to_both_bounds() -> None:
     assert {value for value, *_ in expected} == {2.0**i for i in range(25)}
     assert by_jax(finites, 2.0**22) == expected
     assert by_torch(finites, 2.0**22) == expected
+
+
+def test_loss_scale_of_a_short_run_grows_back_by_the_same_rule() -> None:
+    finites = [False] * 10 + [True] * 44 + [False] + [True] * 14 + [False] + [True] * 229
+    expected = rule(finites, 2.0**24, 15)
+    assert expected[9][0] == 2.0**14
+    assert expected[-1][0] == 2.0**24
+    assert by_jax(finites, 2.0**24, 15) == expected
+    assert by_torch(finites, 2.0**24, 15) == expected
 
 
 def planted(problem: Problem, places: tuple[int, ...], value: float | None) -> list[Chunk]:

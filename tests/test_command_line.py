@@ -29,6 +29,8 @@ ADDED = {
     "drop_bad_rows": False,
     "dry_run": False,
     "checkpoint_minutes": 30.0,
+    "start": None,
+    "ties": False,
 }
 CHOICES = {
     "metric": ("IP", "L2"), "apex_mode": ("O1", "O2"), "amp_dtype": ("float16", "bfloat16"),

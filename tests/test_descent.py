@@ -11,6 +11,7 @@ import faiss
 import numpy as np
 import pytest
 
+import ivfast
 from ivfast import commands
 from ivfast.data.exact import nearest_of
 from ivfast.data.mapped import map_points, remove_mapped
@@ -21,6 +22,7 @@ from ivfast.runtime.progress import Progress, silent
 from ivfast.runtime.signals import handled
 from ivfast.start import descent
 from ivfast.start.descent import SPARE, Means, graph_of, pick
+from ivfast.start.extend import extend
 from ivfast.start.neighbors import SearchLimits, find_neighbors, nearest_of_all
 from ivfast.store.reverse import reverse_of_base
 from ivfast.train.disk import bytes_needed
@@ -138,6 +140,48 @@ def test_an_exact_search_of_a_device_is_used_for_all_of_it(metric: str, monkeypa
     check_nearest(rows, found.train, found.train, found.train_nearest)
     check_nearest(rows, found.held_out, np.arange(1000), found.answers)
     assert "neighbours: exact search on 1,000 vectors, measured recall 1.000" in notes.said
+
+
+@pytest.mark.parametrize("n_new", [2, 90])
+@pytest.mark.parametrize("metric", METRICS)
+def test_an_exact_graph_of_a_part_becomes_the_exact_graph_of_all(metric: str, n_new: int):
+    rows = draw(metric, 3000)  # more than one block
+    points, everyone = points_of(rows, metric), np.arange(3000)
+    part = np.delete(everyone, np.random.default_rng(2).choice(3000, n_new, replace=False))
+    graph = np.searchsorted(part, nearest_of(part, points, part, 14, "", silent())).astype(np.int32)
+    found = extend(points, part, graph, silent())
+    assert (found.shape, found.dtype) == ((3000, 14), np.int32)
+    check_nearest(rows, everyone, everyone, found)
+    assert np.isin(found[part], np.setdiff1d(everyone, part)).any()
+
+
+@pytest.mark.whole_run
+@pytest.mark.usefixtures("descent_here")
+@pytest.mark.parametrize("normalize", [False, True])
+def test_a_fit_searches_its_base_once_and_stores_it_as_a_search_of_all_would(
+    normalize: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Everything counts as large."""
+    limits, runs, run = SearchLimits(exact_learn=100), [], descent._run
+    for module in ("train.run", "train.disk", "start.prepare", "store.reverse", "front.fit", "index.model"):
+        monkeypatch.setattr(f"ivfast.{module}.LIMITS", limits)
+    for function in (find_neighbors, nearest_of_all):
+        monkeypatch.setattr(function, "__defaults__", (Means(), limits))
+
+    def counted(*given: Any) -> None:
+        runs.append(given)
+        run(*given)
+
+    monkeypatch.setattr(descent, "_run", counted)
+    base = draw("L2", 1500)
+    model = ivfast.fit(base, nlist=16, normalize=normalize, epochs=1, save_path=tmp_path, batch_size=128)
+    aside = np.arange(0, 1500, 20)
+    extended = model.place_points(model.points_trained_on(), 0.8, aside, silent())
+    assert len(runs) == 1
+    anew = model.place_points(model.points(base), 0.8, aside, silent())
+    assert len(runs) == 2
+    assert (np.sort(extended.buckets) == np.sort(anew.buckets)).all(axis=1).mean() > 0.99
+    assert np.isclose(extended.reach, anew.reach, rtol=1e-3).mean() > 0.99
 
 
 def test_recall_is_measured_where_it_is_low_and_copies_count_as_right():

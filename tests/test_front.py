@@ -8,18 +8,22 @@ import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import faiss
 import numpy as np
 import pytest
 
 import ivfast
+from ivfast.data.cleaning import scan
+from ivfast.data.vectors import Vectors, float_rows
 from ivfast.front.command_line import main, parse
-from ivfast.front.fit import as_floats
 from ivfast.front.sentences import tell
 from ivfast.front.sizes import choose_metric, choose_nlist
 from ivfast.front.trial import try_index
+from ivfast.index.files import was_added_to
 from ivfast.runtime.errors import StopRequestedError, UserError
 from ivfast.runtime.progress import silent
 from tests import by_hand
@@ -73,10 +77,12 @@ def test_metric_is_told_by_norms():
 
 def test_integers_are_taken_as_floats_and_others_are_refused():
     rows = np.arange(12, dtype=np.uint8).reshape(3, 4)
-    np.testing.assert_array_equal(as_floats(rows, "base"), rows.astype(np.float32))
+    np.testing.assert_array_equal(float_rows(rows, "base"), rows.astype(np.float32))
     for wrong in (rows.astype(np.int64), rows.astype(complex), rows.astype(str), rows[0], rows[:0]):
         with pytest.raises(UserError, match="base: found"):
-            as_floats(wrong, "base")
+            float_rows(wrong, "base")
+    with pytest.raises(UserError, match=r"query: found uint8 of shape \(3, 4\), expected .* \(n, 5\)"):
+        float_rows(rows, "query", 5)
 
 
 @pytest.mark.parametrize(
@@ -145,7 +151,7 @@ class TestFit:
 
     def test_three_sentences_say_gain_cost_and_what_next(self, fitted: Callable[[], Path]):
         index, out = ivfast.load_index(fitted()), fitted()
-        reached = try_index(index, make_rows(5000, 1, "L2"), None, 1, silent())
+        reached = try_index(index, index.model.points(make_rows(5000, 1, "L2")), None, 1, silent())
         gain, cost, then = tell(out, index, reached)
         results = json.loads((out / "evaluation.json").read_text())["results"]
         (plain,) = (r for r in results if (r["router"], r["percent"], r["probing"]) == ("kmeans", 0, "fixed"))
@@ -185,6 +191,7 @@ class TestFit:
     ):
         query, base = make_rows(200, 5, "L2"), make_rows(5000, 1, "L2")
         np.save(tmp_path / "query.npy", query)
+        np.save(tmp_path / "one.npy", query[:1])
         np.save(tmp_path / "gt.npy", np.argsort(by_hand.distances(query, base), axis=1)[:, :10])
         words = ["evaluate", str(fitted()), "--query", str(tmp_path / "query.npy"), "--recall", "0.9"]
         capsys.readouterr()
@@ -193,6 +200,13 @@ class TestFit:
         assert main([*words, "--gt", str(tmp_path / "gt.npy")]) == 0
         assert capsys.readouterr().err == found
         assert "90.0 %" in found
+        assert "recall@10" in found
+        assert main([*words, "--ties", "True"]) == 0
+        assert "without ties" not in capsys.readouterr().err  # no two are equally far
+        assert main([*words[:3], str(tmp_path / "one.npy"), *words[4:]]) == 0
+        told = capsys.readouterr().err
+        assert "unknown" in told
+        assert "recall@10 is that of 1 query: how sure it is cannot be told" in told
 
     def test_index_stores_another_base_elsewhere(self, fitted: Callable[[], Path], tmp_path: Path):
         np.save(tmp_path / "more.npy", make_rows(3000, 9, "L2"))
@@ -214,8 +228,11 @@ class TestFit:
         index = ivfast.load_index(out)
         index.add(make_rows(10, 3, "L2"))
         index.save(out)
-        assert main(["fit", str(tmp_path / "other.npy"), "--save_path", str(out)]) == 2
-        assert "vectors were added to its index" in capsys.readouterr().err
+        grown = (out / "index.faiss").read_bytes()
+        for words in (["fit", str(tmp_path / "other.npy"), "--save_path"], ["index"]):
+            assert main([*words, str(out), *([str(tmp_path / "other.npy")] if words == ["index"] else [])]) == 2
+            assert "vectors were added to its index" in capsys.readouterr().err
+        assert (out / "index.faiss").read_bytes() == grown
 
     def test_what_would_fail_later_is_refused_first(
         self, fitted: Callable[[], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -226,12 +243,16 @@ class TestFit:
         assert main([*fit, "--kind", "PQ7"]) == 2
         assert "kind 'PQ7': FAISS cannot make" in capsys.readouterr().err
         assert main([*fit, "--query", str(tmp_path / "query.npy")]) == 2
-        assert "query: found 7 entries a row, expected 16" in capsys.readouterr().err
+        assert "query: found float32 of shape (5, 7), expected floats, (n, 16)" in capsys.readouterr().err
         lossy = ivfast.load(fitted()).index(make_rows(2000, 8, "L2"), kind="PQ4")
         lossy.save(tmp_path / "lossy")
         np.save(tmp_path / "query.npy", make_rows(5, 8, "L2"))
         assert main(["evaluate", str(tmp_path / "lossy"), "--query", str(tmp_path / "query.npy")]) == 2
         assert "--gt is missing" in capsys.readouterr().err
+        np.save(tmp_path / "gt.npy", np.zeros((5, 10), dtype=int))
+        words = ["evaluate", str(tmp_path / "lossy"), "--query", str(tmp_path / "query.npy")]
+        assert main([*words, "--gt", str(tmp_path / "gt.npy"), "--ties", "True"]) == 2
+        assert "codes of kind PQ4 tell no equal distances, expected kind Flat" in capsys.readouterr().err
 
     def test_report_is_one_page_and_a_comparison_another(self, fitted: Callable[[], Path], tmp_path: Path):
         shutil.copytree(fitted(), tmp_path / "one")
@@ -280,14 +301,105 @@ def test_kmeans_in_the_shape_of_faiss():
     kmeans, plain = ivfast.Kmeans(16, 16, niter=5, epochs=1), faiss.Kmeans(16, 16, niter=5)
     with pytest.raises(UserError, match="nothing is trained yet"):
         kmeans.assign(base)
-    with pytest.raises(UserError, match=r"expected \(n, 16\)"):
+    with pytest.raises(UserError, match=r"x: found float32 of shape \(3000, 5\), expected .* \(n, 16\)"):
         kmeans.train(base[:, :5])
+    with pytest.raises(UserError, match=r"^x: found 999 vectors, expected 1,000 or more"):
+        kmeans.train(base[:999])
+    with pytest.raises(UserError, match=r"^x: .* row 5 holds NaN"):
+        kmeans.train(np.where(np.arange(3000)[:, None] == 5, np.nan, base))
     kmeans.train(base)
     plain.train(base)
     assert kmeans.centroids is not None
     assert plain.centroids is not None
     assert (kmeans.centroids.shape, kmeans.centroids.dtype) == (plain.centroids.shape, plain.centroids.dtype)
+    assert kmeans.index.ntotal == 16
     distances, buckets = kmeans.assign(base[:100])
     d2 = by_hand.distances(base[:100].astype(float), kmeans.centroids.astype(float))
     np.testing.assert_array_equal(buckets, d2.argmin(axis=1))
     np.testing.assert_allclose(distances, d2.min(axis=1), rtol=1e-3)
+
+
+def test_kmeans_takes_settings_of_faiss_where_they_mean_something(monkeypatch: pytest.MonkeyPatch):
+    wrong: list[dict[str, Any]] = [{"nredo": 5}, {"int_centroids": True}, {"update_index": True}, {"init_method": 2}]
+    for one in wrong:
+        name, value = next(iter(one.items()))
+        with pytest.raises(UserError, match=f"^{name} {value}: of faiss.Kmeans alone, expected"):
+            ivfast.Kmeans(16, 16, **one)
+    handed: list[dict[str, Any]] = []
+
+    def fit(base: np.ndarray, nlist: int, **given: Any) -> Any:
+        handed.append(given | {"base": base, "nlist": nlist})
+        return SimpleNamespace(centers=base[:nlist])
+
+    monkeypatch.setattr("ivfast.front.kmeans.fit", fit)
+    base = make_rows(3000, 1, "L2")
+    for gpu, device in ((False, -1), (0, -1), (True, 0), (1, 0), (4, 0)):
+        ivfast.Kmeans(16, 16, gpu=gpu, nredo=1, int_centroids=False, epochs=3).train(base)
+        assert (handed[-1]["gpu"], handed[-1]["epochs"], len(handed[-1]["base"])) == (device, 3, 3000)
+        assert not {"nredo", "int_centroids"} & handed[-1].keys()
+    for most, rows in ((100, 1600), (10, 1000), (256, 3000)):
+        ivfast.Kmeans(16, 16, max_points_per_centroid=most, min_points_per_centroid=1).train(base)
+        drawn = handed[-1]["base"]
+        assert len(np.unique(drawn, axis=0)) == len(drawn) == rows
+        assert (drawn[:, None, 0] == base[None, :, 0]).any(axis=1).all()
+
+
+@pytest.mark.whole_run
+@pytest.mark.xdist_group("front")
+def test_a_fit_killed_between_the_files_of_its_index_goes_on_and_checks_base_once(
+    fitted: Callable[[], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out, beside = tmp_path / "out", tmp_path / "out" / "index.safetensors"
+    shutil.copytree(fitted(), out)
+    whole = {name: (out / name).read_bytes() for name in ("index.faiss", "index.safetensors")}
+    beside.unlink()
+    assert not was_added_to(out, 5000)
+    with monkeypatch.context() as killed:
+        killed.setattr("ivfast.index.files.save_tensors", Mock(side_effect=KeyboardInterrupt))
+        other = ivfast.load(out).index(make_rows(5000, 1, "L2"), 0.0)
+        beside.write_bytes(whole["index.safetensors"])
+        with pytest.raises(KeyboardInterrupt):
+            other.save(out)
+    with pytest.raises(UserError, match=r"of another index\.faiss"):
+        ivfast.load_index(out)
+    scanned: list[int] = []
+
+    def counted(vectors: Vectors, *given: Any) -> Vectors:
+        scanned.append(len(vectors.rows))
+        return scan(vectors, *given)
+
+    for place in ("ivfast.front.fit.scan", "ivfast.index.model.scan"):
+        monkeypatch.setattr(place, counted)
+    words = ["fit", str(fitted().parent / "base.fvecs"), "--save_path", str(out), "--nlist", "20", "--epochs", "1"]
+    assert main(words) == 0
+    assert scanned == [5000]
+    assert whole == {name: (out / name).read_bytes() for name in whole}
+
+
+@pytest.mark.whole_run
+@pytest.mark.xdist_group("front")
+def test_added_vectors_are_never_lost_to_a_fit(
+    fitted: Callable[[], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    out, beside = tmp_path / "out", tmp_path / "out" / "index.safetensors"
+    shutil.copytree(fitted(), out)
+    before = beside.read_bytes()
+    words = ["fit", str(fitted().parent / "base.fvecs"), "--save_path", str(out)]
+    with monkeypatch.context() as patched:
+        patched.setattr("faiss.read_index", lambda *_: pytest.fail("the index was loaded"))
+        assert not was_added_to(out, None)
+    index = ivfast.load_index(out)
+    index.add(make_rows(10, 3, "L2"))
+    index.save(out)
+    grown = {"index.faiss": (out / "index.faiss").read_bytes(), "index.safetensors": beside.read_bytes()}
+    for spoiled in (before, grown["index.safetensors"][:50], b"", None):
+        beside.unlink() if spoiled is None else beside.write_bytes(spoiled)
+        capsys.readouterr()
+        assert main(words) == 2
+        said = capsys.readouterr().err
+        assert "can't be told whether vectors were added; move index.faiss elsewhere or remove it" in said
+        assert said.count("\n") == 1
+        assert (out / "index.faiss").read_bytes() == grown["index.faiss"]
+    (out / "index.faiss").write_bytes(grown["index.faiss"][:200])
+    assert main(words) == 2
+    assert "can't be told" in capsys.readouterr().err

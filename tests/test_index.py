@@ -11,7 +11,7 @@ import pytest
 
 import ivfast
 from ivfast.index import fill as filling
-from ivfast.index.build import build_index
+from ivfast.index.build import build_index, n_aside
 from ivfast.index.growth import Index
 from ivfast.index.model import TrainedModel
 from ivfast.index.probing import chosen, first_distinct
@@ -129,6 +129,35 @@ def test_evaluate_says_what_a_search_reaches_and_scans(index_of: Callable[..., I
     sizes = np.append([len(one) for one in lists_of(index)], 0)
     assert one.scanned == pytest.approx(sizes[buckets].sum() / 6000 / len(query), rel=1e-9)
     assert one.nprobe == pytest.approx((buckets >= 0).sum() / len(query))
+
+
+@pytest.mark.parametrize("metric", ["IP", "L2"])
+def test_ties_count_where_a_vector_is_as_near_as_the_last_answer(
+    metric: str, model_of: Callable[[str], TrainedModel]
+) -> None:
+    base, query = make_rows(3000, 1, metric), make_rows(60, 3, metric)
+    base[1500:] = base[:1500]  # each vector twice: every tenth answer that is a first one has a twin
+    index = model_of(metric).index(base, 0.8)
+    wide, asked = base.astype(np.float64), query.astype(np.float64)
+    d2 = np.square(asked[:, None] - wide).sum(axis=2) if metric == "L2" else -(asked[:, None] * wide).sum(axis=2)
+    near = np.argsort(d2, axis=1, kind="stable")
+    gt = near[:, :11]
+    last = np.take_along_axis(d2, gt[:, [10]], axis=1)
+    (one,), (plain,) = (index.evaluate(query, gt, 11, (0.9,), ties=ties) for ties in (True, False))
+    ids, _ = index.search(query, 11, recall=0.9)
+    of_found = np.take_along_axis(d2, ids, axis=1)
+    right = (ids[:, :, None] == gt[:, None]).any(axis=2) | (np.abs(of_found - last) < 1e-9)
+    assert one.recall == pytest.approx(right.mean())
+    assert one.without_ties == plain.recall == pytest.approx((ids[:, :, None] == gt[:, None]).any(axis=1).mean())
+    assert plain.without_ties is None
+    assert one.recall > plain.recall + 0.01
+    assert one.error == pytest.approx(right.mean(axis=1).std(ddof=1) / 60**0.5)
+    assert (one.k, plain.k) == (11, 11)
+    rows = np.arange(50)
+    gt = by_hand.distances_of_others(base, rows, np.arange(3000)).argsort(axis=1)[:, :10]
+    (own,) = index.evaluate(base[rows], gt, recalls=(0.9,), without=rows, ties=True)
+    assert own.without_ties is not None
+    assert 1 >= own.recall >= own.without_ties
 
 
 def test_own_rows_do_not_count_as_found(index_of: Callable[..., Index]):
@@ -274,6 +303,10 @@ def test_bad_questions_end_in_one_line(index_of: Callable[..., Index], model_of:
         (lambda: index.search(query, scanned=-1.0), "scanned -1: expected .* or more"),
         (lambda: index.search(query, k=0), "k 0: expected a whole number, 1 or more"),
         (lambda: index.search(query, k=101), "k 101: recall is known for up to 100"),
+        (lambda: index.expect(101, scanned=0.1), "k 101: recall is known for up to 100"),
+        (lambda: index.expect(2.5, recall=0.9), "k 2.5: expected a whole number"),  # pyright: ignore
+        (lambda: index.evaluate(query, np.zeros((5, 101), int), 101, (1.0,)), "k 101: recall is known for up to 100"),
+        (lambda: model_of("IP").index(make_rows(1, 1, "IP")), "found 1 row, expected 2 or more"),
         (lambda: index.search(query[:, :5]), r"query: found float32 of shape \(5, 5\)"),
         (lambda: index.search(wrong), "query: row 3 is not finite"),
         (lambda: index.search(2 * query), "query: row 0 has norm 2, expected unit norm"),
@@ -308,3 +341,35 @@ def test_aside_rows_do_not_tell_where_their_answers_lie(model_of: Callable[[str]
     gt = np.argsort(by_hand.distances(query, base), axis=1)[:, :10]
     (one,) = model.index(base, 0.8).evaluate(query, gt, recalls=(0.95,))
     assert one.recall > 0.935
+
+
+def test_more_than_a_hundred_nearest_are_found_by_the_other_budgets(index_of: Callable[..., Index]):
+    index, base, query = index_of("L2"), make_rows(6000, 1, "L2"), make_rows(20, 2, "L2")
+    exact = np.argsort(by_hand.distances(query.astype(float), base.astype(float)), axis=1)
+    ids, scores = index.search(query, 150, nprobe=24)
+    assert (ids == exact[:, :150]).mean() > 0.999
+    assert (np.diff(scores, axis=1) >= 0).all()
+    ids, scores = index.search(query, 150, scanned=0.3)
+    assert ids.shape == scores.shape == (20, 150)
+    assert all(len(np.unique(row)) == 150 for row in ids)
+    recall = (ids[:, :, None] == exact[:, None, :150]).any(axis=1).mean()
+    assert 0.6 < recall < 1
+    np.testing.assert_array_equal(ids[:, :100], index.search(query, 100, scanned=0.3)[0])
+
+
+@pytest.mark.parametrize("n", [2, 3, 12, 40, 150])
+def test_a_tiny_base_is_calibrated_on_ten_vectors_or_half_of_it(n: int, model_of: Callable[[str], TrainedModel]):
+    assert n_aside(n) == min(10, n // 2)
+    base = make_rows(n, 2, "L2")
+    index = model_of("L2").index(base)
+    k = min(n - 1, 10)
+    assert index.calibration.most_k == min(n - 1, 100)
+    assert np.isfinite(index.calibration.scanned).all()
+    found = index.search(base, k, recall=1.0)[0]
+    np.testing.assert_array_equal(found[:, 0], np.arange(n))
+    levels = index.calibration.recall[:, k - 1] * n_aside(n) * k
+    np.testing.assert_allclose(levels, np.round(levels), atol=1e-3)
+
+
+def test_bases_that_are_not_tiny_are_calibrated_on_as_many_as_before():
+    assert [n_aside(n) for n in (200, 1000, 5000, 40_000, 10**6)] == [10, 50, 250, 2000, 2000]

@@ -129,6 +129,23 @@ def test_every_colour_is_one_of_the_page_s(folder: Path) -> None:
         assert f"--{name}: #" in dark
 
 
+def test_recall_is_named_by_its_k_with_its_error(tmp_path: Path) -> None:
+    folder, record = write_folder(tmp_path / "run"), evaluation()
+    for one in record["results"]:
+        one |= {"recall_k": 7, "recall_error": [0.04, 0.02, 0.0123, 0.01], "recall_without_ties": []}
+    save_json(folder / "evaluation.json", record)
+    html = write_page(folder).read_text(encoding="utf-8").replace("\u00a0", " ")
+    assert "Recall is recall@7: the share found of the 7 nearest that gt names" in html
+    assert "its standard error near 90 % is 0.0123" in html  # 0.93 is nearer than 0.85
+    assert "90 % recall@7" in html
+    assert "standard error of recall@7 near 90 %" in html
+    for one in record["results"]:
+        one["recall_error"] = [None] * 4
+    save_json(folder / "evaluation.json", record)
+    html = write_page(folder).read_text(encoding="utf-8").replace("\u00a0", " ")
+    assert "its standard error near 90 % is unknown" in html
+
+
 def test_verdict_is_three_sentences_with_the_figures_of_the_evaluation(folder: Path) -> None:
     html = (folder / "report.html").read_text()
     verdict = Parsed(html[html.index("<div class='verdict'>") : html.index("</div>")] + "</div>")

@@ -1,5 +1,6 @@
 """Flags of mixed precision, the loss scale as a value that survives jit and disk, and rankings in half types."""
 
+import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,13 +16,15 @@ import ivfast_jax.precision
 from benchmarks.logit_error import FLOOR, K, half_logits
 from ivfast.data.synthetic import make_faces
 from ivfast.network.backend import Chunk, Goal, Setup, load_backend, starting_weights
-from ivfast.network.precision import MOST_SKIPS, advice, precision_name
+from ivfast.network.precision import MOST_SKIPS, advice, growth_interval, precision_name
 from ivfast.route.distances import center_logits
 from ivfast.runtime.checkpoint import save_state
 from ivfast.runtime.command_line import parse
 from ivfast.runtime.config import check
 from run_dcnet import main
 from tests.conftest import unit_rows
+from tests.runs import flags as run_flags
+from tests.runs import make_data
 
 REQUIRED = ["--save_path", "s", "--data_path", "d", "--data_name", "n", "--percents", "0", "--learn_name", "l"]
 GOAL = Goal(10.0, 3.0, 9.0, 0.3)
@@ -73,10 +76,11 @@ def test_float16_on_a_cpu_is_told_what_would_be_faster() -> None:
 NLIST, DIM, BATCH = 16, 8, 32
 
 
-def make_setup(rng: np.random.Generator, loss_scale: float) -> Setup:
-    start, radius = unit_rows(rng, NLIST, DIM), np.full(NLIST, 0.1, np.float32)
+def make_setup(rng: np.random.Generator, loss_scale: float, interval: int = 2000, nlist: int = NLIST) -> Setup:
+    start, radius = unit_rows(rng, nlist, DIM), np.full(nlist, 0.1, np.float32)
     rates, mean = np.full(100, 1e-2), np.zeros(DIM, np.float32)
-    return Setup((DIM, 12, NLIST), "IP", start, radius, mean, np.float32(1), 1e-6, rates, 0.1, loss_scale)
+    setup = Setup((DIM, 12, nlist), "IP", start, radius, mean, np.float32(1), 1e-6, rates, 0.1, loss_scale)
+    return setup._replace(growth_interval=interval)
 
 
 def make_chunk(rng: np.random.Generator, spoiled: tuple[bool, ...]) -> Chunk:
@@ -165,6 +169,55 @@ def test_a_run_gives_up_at_50() -> None:
     assert MOST_SKIPS == 50
 
 
+@pytest.mark.parametrize(
+    ("n_steps", "interval"), [(0, 10), (60, 10), (300, 15), (2000, 100), (39_999, 1999), (40_000, 2000), (10**9, 2000)]
+)
+def test_scale_of_a_short_run_doubles_after_a_twentieth_of_it(n_steps: int, interval: int) -> None:
+    assert growth_interval(n_steps) == interval
+
+
+@each_backend
+def test_scale_that_fell_in_a_short_run_grows_back(backend: str, rng: np.random.Generator) -> None:
+    """Two steps are skipped; 10 good ones in a row double the scale, wherever chunks and resumed runs begin."""
+    found = load_backend(backend, make_setup(rng, 64.0, interval=10), -1, "O2-float16")
+    state = found.init_state(starting_weights((DIM, 12, NLIST), 1), np.full(NLIST, 1 / NLIST))
+    seen = []
+    for _ in range(4):
+        state, _ = found.train_chunk(state, make_chunk(rng, (not seen, not seen, False, False, False, False)), GOAL)
+        state = found.from_state_dict(found.state_dict(state))
+        seen.append((found.loss_scale(state), int(found.state_dict(state)["scale/good_steps"])))
+    assert seen == [(16, 4), (32, 0), (32, 6), (64, 2)]
+
+
+@each_backend
+def test_scale_of_a_checkpoint_that_waited_for_2000_steps_grows_too(backend: str, rng: np.random.Generator) -> None:
+    found = load_backend(backend, make_setup(rng, 64.0, interval=10), -1, "O2-float16")
+    state = found.init_state(starting_weights((DIM, 12, NLIST), 1), np.full(NLIST, 1 / NLIST))
+    state = found.from_state_dict(found.state_dict(state) | {"scale/good_steps": np.array(700, np.int32)})
+    state, _ = found.train_chunk(state, make_chunk(rng, (False,)), GOAL)
+    assert (found.loss_scale(state), int(found.state_dict(state)["scale/good_steps"])) == (128, 0)
+
+
+@each_backend
+@pytest.mark.parametrize(("batch", "nlist"), [(66_000, 4), (8, 66_000)])
+def test_sums_over_more_than_float16_can_count_are_float32_s(
+    batch: int, nlist: int, backend: str, rng: np.random.Generator
+) -> None:
+    """float16 ends at 65,504: a batch, or the buckets of a row, are more."""
+    setup = make_setup(rng, 1024.0, nlist=nlist)
+    x, x_pair = (unit_rows(rng, batch, DIM)[None] for _ in range(2))
+    chunk, use = Chunk(x, x_pair, np.ones((1, batch), dtype=bool)), np.full(nlist, 1 / nlist)
+    weights = starting_weights((DIM, 12, nlist), 1)
+    ends = {}
+    for precision in ("float32", "O2-float16"):
+        found = load_backend(backend, setup, -1, precision)
+        state, metrics = found.train_chunk(found.init_state(weights, use), chunk, GOAL)
+        assert (int(metrics.n_skipped), int(metrics.n_pairs)) == (0, batch)
+        losses = np.array([float(metrics.loss_centers), float(metrics.loss_net)]) / batch
+        ends[precision] = np.concatenate([losses, *found.use(state).values()])
+    np.testing.assert_allclose(ends["O2-float16"], ends["float32"], rtol=0.02, atol=1e-5)
+
+
 class Ranking(NamedTuple):
     """Vectors, k-means' centers, and their logits in float64."""
 
@@ -211,3 +264,24 @@ def test_half_products_keep_the_ranking_of_buckets_at_k_40(
         assert np.percentile(near, 99) <= error
         assert off.max() <= 4 * error  # of 6 million logits
         assert (z.argmax(axis=1) != ranking.z.argmax(axis=1)).mean() <= moved
+
+
+@pytest.mark.whole_run
+def test_short_run_from_the_largest_scale_finds_what_a_float32_run_finds(tmp_path: Path) -> None:
+    """300 steps of O2-float16 from 2^24, of which nine or ten are skipped at first."""
+    data = make_data(tmp_path / "data", n_identities=260, n_query=200)
+
+    def scanned(name: str, *more: str) -> dict[tuple[str, ...], float]:
+        words = run_flags(data, tmp_path / name, "--batch_size", "85", "--epochs", "12", "--backend", "torch", *more)
+        assert main(words) == 0
+        results = json.loads((tmp_path / name / "evaluation.json").read_text())["results"]
+        return {(r["router"], r["rule"], str(r["percent"]), r["probing"]): r["scanned_at"]["0.90"] for r in results}
+
+    plain, other_seed = scanned("plain"), scanned("seed", "--seed", "2")
+    half = scanned("half", "--use_amp", "True", "--scale", str(2**24))
+    lines = [json.loads(line) for line in (tmp_path / "half" / "metrics.jsonl").read_text().splitlines()]
+    scales = [line["loss_scale"] for line in lines if "loss_scale" in line]
+    assert len(scales) == 12
+    assert min(scales) >= 2**10  # it fell to where gradients are finite, and stays near there
+    differ = {way: abs(plain[way] - other_seed[way]) for way in plain}
+    assert max(abs(half[way] - plain[way]) for way in plain) <= max(differ.values())

@@ -16,15 +16,27 @@ from matplotlib.figure import Figure
 from ivfast.data.cleaning import scan
 from ivfast.data.vectors import EvaluationSet, open_evaluation_set
 from ivfast.evaluate.folder import Found
-from ivfast.evaluate.report import as_csv, as_json, best, draw, table, verdict, warnings, write
+from ivfast.evaluate.report import (
+    answered,
+    as_csv,
+    as_json,
+    best,
+    draw,
+    notes_on_recall,
+    table,
+    verdict,
+    warnings,
+    write,
+)
 from ivfast.evaluate.results import Fulfilled, Result
 from ivfast.runtime.config import Config
 from ivfast.runtime.progress import Progress, silent
 
 FIELDS = [
     "router", "rule", "percent", "probing", "nprobe", "recall", "scanned", "scanned_p99", "scanned_at",
-    "imbalance", "largest", "empty", "entries", "predicted", "sizes",
+    "imbalance", "largest", "empty", "entries", "predicted", "sizes", "recall_k", "recall_error", "recall_without_ties",
 ]  # fmt: skip
+COLUMNS = "router,rule,percent,probing,nprobe,recall,scanned,recall_k,recall_error,recall_without_ties"
 
 
 def result(
@@ -37,7 +49,8 @@ def result(
         scanned=[share / 3, share, 1.0], scanned_p99=[0.1, 0.3, 1.1], scanned_at=levels, imbalance=imbalance,
         largest=70, empty=2, entries=540, curve=curve,
         predicted={"0.90": Fulfilled(2.5, share, 0.91, share * 1.1)} if percent else {},
-        sizes={"p1": 3.0, "p25": 20.0, "p50": 30.0, "p75": 40.0, "p99": 65.0},
+        sizes={"p1": 3.0, "p25": 20.0, "p50": 30.0, "p75": 40.0, "p99": 65.0}, recall_error=[0.02, 0.005, 0.0],
+        recall_without_ties=[],
     )  # fmt: skip
 
 
@@ -103,13 +116,14 @@ def test_csv_has_one_row_a_point_and_the_documented_columns(config: Config, open
     write(config, opened, results, found(), silent())
     with (config.save_path / "evaluation.csv").open(newline="") as file:
         header, *rows = csv.reader(file)
-    assert header == ["router", "rule", "percent", "probing", "nprobe", "recall", "scanned"]
+    assert header == COLUMNS.split(",")
     expected = [
         [r.router, r.rule, r.percent, r.probing, *point]
         for r in results
-        for point in zip(r.nprobe, r.recall, r.scanned, strict=True)
+        for point in zip(r.nprobe, r.recall, r.scanned, [10] * 3, r.recall_error, strict=True)
     ]
-    assert [[*row[:2], float(row[2]), row[3], *map(float, row[4:])] for row in rows] == expected
+    assert [[*row[:2], float(row[2]), row[3], *map(float, row[4:9])] for row in rows] == expected
+    assert {row[9] for row in rows} == {""}
 
 
 def test_picture_is_a_png(config: Config, opened: EvaluationSet):
@@ -258,7 +272,44 @@ def test_table_has_one_row_a_result():
 
 
 def test_csv_of_no_results_is_its_header():
-    assert as_csv([]) == "router,rule,percent,probing,nprobe,recall,scanned\n"
+    assert as_csv([]) == f"{COLUMNS}\n"
+
+
+def test_error_of_recall_stands_beside_it_and_is_told_where_it_is_large():
+    results = all_results()
+    (said,) = notes_on_recall(results, 100)
+    assert said == (
+        "recall@10 is that of 100 queries: its standard error is up to 0.020; about 400 queries would bring it to 0.01"
+    )
+    sure = [r._replace(recall_error=[0.01, 0.005, 0.0]) for r in results]
+    assert notes_on_recall(sure, 100) == []
+    assert [column.header for column in table(results).columns][8] == "error"
+    assert set(table(results).columns[8].cells) == {"0.0050"}  # at recall 0.9
+    assert "recall@10" in str(table(results).title)
+
+
+def test_error_of_one_query_is_unknown_everywhere():
+    (one,) = [result("centers", "benefit", 0.8, 0.1)._replace(recall_error=[math.nan] * 3)]
+    assert as_json(one)["recall_error"] == [None] * 3
+    assert [row.split(",")[8] for row in as_csv([one]).splitlines()[1:]] == [""] * 3
+    assert list(table([one]).columns[8].cells) == ["unknown"]
+    (said,) = notes_on_recall([one], 1)
+    assert "1 query: how sure it is cannot be told" in said
+
+
+def test_both_recalls_are_told_where_ties_matter():
+    tied = result("centers", "benefit", 0.8, 0.1)._replace(recall_error=[0.0] * 3)
+    alike = tied._replace(recall_without_ties=[0.4995, 0.8995, 1.0])
+    assert notes_on_recall([tied, alike], 500) == []
+    apart = alike._replace(recall_without_ties=[0.499, 0.88, 1.0])
+    (said,) = notes_on_recall([alike, apart], 500)
+    assert "recall@10 is 0.9000 with them and 0.8800 without (centers, benefit, percent 0.8, fixed, nprobe 2" in said
+    assert as_json(apart)["recall_without_ties"] == [0.499, 0.88, 1.0]
+    assert [row.split(",")[9] for row in as_csv([apart]).splitlines()[1:]] == ["0.499", "0.88", "1.0"]
+
+
+def test_queries_without_an_answer_that_counts_are_not_counted():
+    assert answered(np.array([[-1] * 10 + [3], [5] + [-1] * 10, [1] * 11])) == 2
 
 
 def test_report_says_where_the_centers_are_kmeans(config: Config, opened: EvaluationSet):

@@ -16,16 +16,22 @@ class Candidate(NamedTuple):
     k: float
     judgement: Judgement
     arrays: dict[str, np.ndarray]  # weights by name; u alone for centers; none for k-means
-    way: float = 1.0  # how much of the way from k-means to the epoch's weights
+    way: float = 1.0  # how much of the way from the start to the epoch's weights; 0: the start, where one was given
+
+    @property
+    def is_kmeans(self) -> bool:
+        """Whether it is k-means itself."""
+        return self.epoch == 0 and self.way > 0
 
 
 class Choice(NamedTuple):
     """What has been seen of one router so far."""
 
-    start: Candidate  # epoch 0
+    start: Candidate  # k-means
     best: Candidate | None  # the latest eligible epoch within 0.5 % of the least value
     values: tuple[float, ...]  # of epochs 1, 2, ..
     least: float  # of the eligible epochs
+    given: Candidate | None = None  # where training started, if not at k-means
 
 
 class Verdict(NamedTuple):
@@ -58,8 +64,8 @@ def over_kmeans(found: float, choice: Choice, kmeans: list[Curves]) -> float:
     return found / value(choice.start.judgement, kmeans)
 
 
-def part_of_the_way(candidate: Candidate, kmeans_k: float, way: float) -> Candidate:
-    """Weights and k between k-means and an epoch.
+def part_of_the_way(candidate: Candidate, start_k: float, way: float) -> Candidate:
+    """Weights and k between the start and an epoch.
 
     Where learn has few vectors a bucket, training learns them by heart. A part of the way does so less. u and the last
     layer are 0 at the start, so they are shrunk; k is interpolated in its logarithm.
@@ -72,7 +78,7 @@ def part_of_the_way(candidate: Candidate, kmeans_k: float, way: float) -> Candid
         name: array * np.float32(way) if name == "u" or name.split(".")[0] == last else array
         for name, array in candidate.arrays.items()
     }
-    return candidate._replace(arrays=arrays, k=kmeans_k ** (1 - way) * candidate.k**way, way=way)
+    return candidate._replace(arrays=arrays, k=start_k ** (1 - way) * candidate.k**way, way=way)
 
 
 def _layer(name: str) -> int:
@@ -82,13 +88,16 @@ def _layer(name: str) -> int:
 def near_the_least(choice: Choice, shorter: list[Candidate], kmeans: list[Curves]) -> list[Candidate]:
     """The best epoch and the eligible parts of the way to the last, as far as within 0.5 % of the least value.
 
+    Where a start was given it is the last of them, however far from the least: better than no gain at all.
+
     shorter: parts of the way, the longest first
     returns: likewise
     """
     ways = [choice.best] if choice.best else []
-    ways += [candidate for candidate in shorter if eligible(candidate.judgement, choice.start.judgement)]
+    others = [*shorter, choice.given] if choice.given else shorter
+    ways += [candidate for candidate in others if eligible(candidate.judgement, choice.start.judgement)]
     found = [value(candidate.judgement, kmeans) for candidate in ways]
-    return [c for c, v in zip(ways, found, strict=True) if v <= (1 + SAME) * min(found)]
+    return [c for c, v in zip(ways, found, strict=True) if v <= (1 + SAME) * min(found) or c is choice.given]
 
 
 def decide(choice: Choice, shorter: list[Candidate], kmeans: list[Curves], seed: int) -> Verdict:
@@ -98,19 +107,22 @@ def decide(choice: Choice, shorter: list[Candidate], kmeans: list[Curves], seed:
     """
     unsure = None
     for candidate in near_the_least(choice, shorter, kmeans):
-        verdict = _judge(choice.start, candidate, kmeans, seed)
+        verdict = _judge(choice, candidate, kmeans, seed)
         if verdict.chosen is candidate:
             return verdict
         unsure = unsure or verdict
     return unsure or Verdict(choice.start, 0.0, 0.0, "no epoch was as good as k-means on held-out vectors")
 
 
-def _judge(start: Candidate, candidate: Candidate, kmeans: list[Curves], seed: int) -> Verdict:
+def _judge(choice: Choice, candidate: Candidate, kmeans: list[Curves], seed: int) -> Verdict:
+    start = choice.start
     sure, gain, error = is_gain(candidate.judgement, start.judgement, kmeans, seed)
     shown = f"{100 * gain:.1f} % less scanned than k-means on held-out vectors (standard error {100 * error:.1f} %)"
     epoch = f"epoch {candidate.epoch}"
-    if candidate.way < 1:
-        epoch += f", {candidate.way:g} of its way from k-means"
+    if candidate is choice.given:
+        epoch = "the given start"
+    elif candidate.way < 1:
+        epoch += f", {candidate.way:g} of its way from {'the given start' if choice.given else 'k-means'}"
     if sure:
         return Verdict(candidate, gain, error, f"{epoch}: {shown}")
     return Verdict(start, gain, error, f"no sure gain on held-out vectors (best {epoch}: {shown})")

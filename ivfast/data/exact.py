@@ -84,6 +84,11 @@ def without_self(near: np.ndarray, ids: np.ndarray) -> np.ndarray:
 
     near: (n, k + 1) numbers, nearest first; ids: (n,) the rows' own; returns (n, k)
     """
+    return near[others(near, ids)].reshape(len(near), near.shape[1] - 1)
+
+
+def others(near: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """What `without_self` leaves, (n, k + 1) bool, k of each row."""
     own = near == ids[:, None]
     own[~own.any(axis=1), -1] = True
-    return near[~own].reshape(len(near), near.shape[1] - 1)
+    return ~own

@@ -15,6 +15,7 @@ from ivfast.runtime.errors import UserError
 BLOCK_BYTES = 64 << 20  # what is read at once: far under the memory of any machine
 UNIT_TOLERANCE = 1e-3  # a row this close to unit norm counts as unit norm under IP
 FLOATS = ("float16", "float32", "float64")
+WHOLE = ("uint8", "int8", "uint16", "int16")  # which float32 holds exactly
 
 
 class Space(NamedTuple):
@@ -196,6 +197,23 @@ def moments(
     mean /= n
     square = sum(float(np.square(block - mean).sum()) for block in blocks())
     return mean.astype(np.float32), np.float32(np.sqrt(square / (n * dim)))
+
+
+def float_rows(vectors: np.ndarray, name: str, dim: int | None = None) -> np.ndarray:
+    """Vectors that a caller hands over, as floats: integers that float32 holds exactly are taken as such.
+
+    dim: entries each row must have; None: any
+    returns: (n, dim) floats
+    raises: UserError on another shape or type
+    """
+    rows = np.asarray(vectors)
+    known = rows.dtype.name in (*FLOATS, *WHOLE)
+    if not known or rows.ndim != 2 or 0 in rows.shape or dim not in (None, rows.shape[1]):
+        raise UserError(
+            f"{name}: found {rows.dtype} of shape {rows.shape}, expected floats, (n, {dim or 'dim'}) with n above 0, "
+            "or 8- and 16-bit integers; convert them with .astype('float32'), or hand over vectors of that shape"
+        )
+    return rows.astype(np.float32) if rows.dtype.name in WHOLE else rows
 
 
 class EvaluationSet(NamedTuple):

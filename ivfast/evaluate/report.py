@@ -14,7 +14,8 @@ from rich.table import Table
 from ivfast.data.vectors import EvaluationSet
 from ivfast.evaluate.folder import Found
 from ivfast.evaluate.results import Result
-from ivfast.method import LEVELS
+from ivfast.method import COUNTED, LEVELS, TIED
+from ivfast.route.certainty import doubt, in_words
 from ivfast.route.routers import ROUTERS
 from ivfast.runtime.config import Config
 from ivfast.runtime.files import file_hash, save_json, save_text, write_beside
@@ -59,8 +60,8 @@ def write(config: Config, data: EvaluationSet, results: list[Result], found: Fou
     progress.table(table(results))
     if any(r.predicted for r in results):
         progress.table(predictions(results))
-    for warning in warnings(results):
-        progress.note(warning)
+    for line in (*warnings(results), *notes_on_recall(results, answered(data.gt))):
+        progress.note(line)
     progress.note(sentence)
     progress.note(f"written: {', '.join(str(folder / name) for name in names)}")
 
@@ -108,6 +109,8 @@ def as_json(result: Result) -> dict[str, Any]:
     del record["curve"]
     record["predicted"] = {level: fulfilled._asdict() for level, fulfilled in result.predicted.items()}
     record["scanned_at"] = {level: None if np.isnan(share) else share for level, share in result.scanned_at.items()}
+    record["recall_error"] = [None if np.isnan(error) else error for error in result.recall_error]
+    record["recall_without_ties"] = list(result.recall_without_ties)
     return record
 
 
@@ -115,31 +118,76 @@ def as_csv(results: list[Result]) -> str:
     """One row a router, rule, percent, probing, nprobe."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["router", "rule", "percent", "probing", "nprobe", "recall", "scanned"])
+    writer.writerow([
+        "router", "rule", "percent", "probing", "nprobe", "recall", "scanned", "recall_k", "recall_error",
+        "recall_without_ties",
+    ])  # fmt: skip
     for r in results:
-        for nprobe, recall, scanned in zip(r.nprobe, r.recall, r.scanned, strict=True):
-            writer.writerow([r.router, r.rule, r.percent, r.probing, nprobe, recall, scanned])
+        none = [""] * len(r.nprobe)
+        errors = ["" if np.isnan(error) else error for error in r.recall_error] or none
+        points = zip(r.nprobe, r.recall, r.scanned, errors, r.recall_without_ties or none, strict=True)
+        for nprobe, recall, scanned, error, without in points:
+            writer.writerow(
+                [r.router, r.rule, r.percent, r.probing, nprobe, recall, scanned, r.recall_k, error, without]
+            )
     return text.getvalue()
 
 
 def table(results: list[Result]) -> Table:
     """Scanned share at each level of recall, one row a result."""
-    shown = Table(title="share of base scanned for a recall of", title_justify="left")
+    title = f"share of base scanned for a {name_of_recall(results)} of; error: its standard error near 0.90"
+    shown = Table(title=title, title_justify="left")
     for name in ("router", "rule", "percent", "probing"):
         shown.add_column(name)
-    for name in [f"{level:.2f}" for level in LEVELS] + ["imbalance", "empty", "entries"]:
+    for name in [f"{level:.2f}" for level in LEVELS] + ["error", "imbalance", "empty", "entries"]:
         shown.add_column(name, justify="right")
     for r in results:
         shares = (_percent(r.scanned_at[f"{level:.2f}"]) for level in LEVELS)
         shown.add_row(
-            r.router, r.rule, f"{r.percent:g}", r.probing, *shares, f"{r.imbalance:.2f}", str(r.empty), f"{r.entries:,}"
-        )
+            r.router, r.rule, f"{r.percent:g}", r.probing, *shares, error_near(r), f"{r.imbalance:.2f}", str(r.empty),
+            f"{r.entries:,}",
+        )  # fmt: skip
     return shown
+
+
+def error_near(result: Result, level: float = 0.90) -> str:
+    """The standard error of the recall that is nearest to a level among those reported, for a table."""
+    if not result.recall_error:
+        return "-"
+    return in_words(result.recall_error[int(np.abs(np.array(result.recall) - level).argmin())])
+
+
+def answered(gt: np.ndarray) -> int:
+    """How many queries have a right answer that counts. gt: (n_query, width), -1: none"""
+    return int((np.asarray(gt[:, :COUNTED]) >= 0).any(axis=1).sum())
+
+
+def notes_on_recall(results: list[Result], n_queries: int) -> list[str]:
+    """How sure recall is, where it is not, and what ties make of it, where that can be seen."""
+    known = [r for r in results if r.recall_error]
+    notes = []
+    if known:
+        error = max(e for r in known for e in r.recall_error)  # all are NaN, or none is
+        if said := doubt(known[0].recall_k, error, n_queries):
+            notes.append(said)
+    points = [
+        (abs(a - b), r, nprobe, a, b)
+        for r in results
+        for nprobe, a, b in zip(r.nprobe, r.recall, r.recall_without_ties, strict=False)
+    ]
+    off, r, nprobe, recall, without = max(points, key=lambda point: point[0], default=(0, None, 0, 0, 0))
+    if r is not None and off > TIED:
+        notes.append(
+            f"ties count as right: recall@{r.recall_k} is {recall:.4f} with them and {without:.4f} without "
+            f"({r.router}, {r.rule}, percent {r.percent:g}, {r.probing}, nprobe {nprobe:.4g}; the largest difference)"
+        )
+    return notes
 
 
 def predictions(results: list[Result]) -> Table:
     """What was predicted from learn alone for each level of recall, beside what came of it."""
-    shown = Table(title="predicted from learn alone: nprobe, scanned -> recall, scanned", title_justify="left")
+    title = f"predicted from learn alone: nprobe, scanned -> {name_of_recall(results)}, scanned"
+    shown = Table(title=title, title_justify="left")
     for name in ("router", "percent"):
         shown.add_column(name)
     for level in LEVELS:
@@ -212,12 +260,17 @@ def warnings(results: list[Result]) -> list[str]:
     return sorted(seen)
 
 
+def name_of_recall(results: list[Result]) -> str:
+    """recall@k, of so many nearest."""
+    return f"recall@{results[0].recall_k if results else COUNTED}"
+
+
 def draw(path: Path, name: str, results: list[Result]) -> None:
     """Recall against scanned share: each router's default rule, fixed and adaptive."""
     from matplotlib.figure import Figure  # here, since it takes a second to import
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot(xscale="log", xlabel="share of base scanned", ylabel="recall")
+    axes = figure.add_subplot(xscale="log", xlabel="share of base scanned", ylabel=name_of_recall(results))
     shown = name.encode("utf-8", "backslashreplace").decode()  # names of files may hold bytes that are no UTF-8
     axes.set_title(shown, parse_math=False)  # two dollar signs are no formula
     for router, kind in ROUTERS.items():

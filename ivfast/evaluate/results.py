@@ -1,11 +1,13 @@
 """Recall against vectors scanned, for every router, rule, number of copies and way of probing."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from ivfast.data.vectors import EvaluationSet, Points, Space
 from ivfast.method import COUNTED, LEVELS
+from ivfast.route.certainty import recall_error
 from ivfast.route.routers import Router, RouterKind
 from ivfast.route.search import (
     Answers,
@@ -65,6 +67,9 @@ class Result(NamedTuple):
     curve: tuple[np.ndarray, np.ndarray]  # recall and scanned of the whole summary, for plots
     predicted: dict[str, "Fulfilled"]  # by level of recall; empty where nothing was predicted
     sizes: dict[str, float]  # quantiles of entries per bucket, empty ones counted: "p1" to "p99"
+    recall_k: int = COUNTED  # recall is of so many nearest at most
+    recall_error: Sequence[float] = ()  # standard error of each recall, over queries; NaN: unknown
+    recall_without_ties: Sequence[float] = ()  # where ties count as right; else empty
 
 
 class Fulfilled(NamedTuple):
@@ -76,13 +81,15 @@ class Fulfilled(NamedTuple):
     took: float  # scanned at that nprobe
 
 
-def right_answers(gt: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The answers that count: the first min(10, width) columns of gt, -1 dropped.
+def right_answers(gt: np.ndarray, tied: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The answers that count: the first min(10, width) columns of gt, -1 dropped, and then those that are tied.
 
+    tied: (n_query, ties) of ivfast.data.ties, -1: none
     returns: ascending distinct base rows (w,), each answer's place among them
     (n_query, width) int64 (0 where there is none), and whether it counts (n_query, width) bool
     """
     columns = np.asarray(gt[:, :COUNTED]).astype(np.int64)
+    columns = columns if tied is None else np.concatenate([columns, tied], axis=1)
     valid = columns >= 0
     wanted = np.unique(columns[valid])
     return wanted, np.searchsorted(wanted, np.where(valid, columns, wanted[0])), valid
@@ -90,37 +97,45 @@ def right_answers(gt: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def evaluate_router(
     setting: RouterSetting, data: EvaluationSet, space: Space, width: int, nprobes: tuple[int, ...],
-    read_rows: int, progress: Progress, reverse: ReverseNeighbors | None = None,
+    read_rows: int, progress: Progress, reverse: ReverseNeighbors | None = None, tied: np.ndarray | None = None,
 ) -> list[Result]:  # fmt: skip
     """Store base under every plan, then search all queries both ways.
 
     width: buckets a vector is in at most; nprobes: those reported, each at most nlist
     read_rows: rows read from disk at once
     reverse: who has which vector of base among its nearest, for rules that ask
+    tied: (n_query, ties) rows of base that count as right beside gt's, -1: none; None: ties don't count
     """
-    wanted, at, valid = right_answers(data.gt)
+    wanted, at, valid = right_answers(data.gt, tied)
+    own = slice(min(COUNTED, data.gt.shape[1]))  # columns of gt itself
+    right = valid[:, own].sum(axis=1)
     router = setting.router
     with progress.stage(f"assigning base, {router.name}"):
         plans, lists = _store_base(setting, Points(data.base, space), width, wanted, read_rows, progress, reverse)
     queries = LogitTiles(router, Points(data.query, space), read_rows=read_rows)
-    searches: list[tuple[Plan, _Fixed | _Adaptive]] = [
-        (plan, _Fixed(one, router.nlist, nprobes)) for plan, one in zip(plans, lists, strict=True)
-    ]
-    if setting.facts is not None and setting.held_out is not None:
-        searches += [
-            (plan, _Adaptive(one, setting.held_out, setting.facts.probing_t, nprobes))
-            for plan, one in zip(plans, lists, strict=True)
-        ]
+
+    def make_searches() -> list[_Fixed | _Adaptive]:
+        found: list[_Fixed | _Adaptive] = [_Fixed(one, router.nlist, nprobes) for one in lists]
+        if setting.facts is not None and setting.held_out is not None:
+            found += [_Adaptive(one, setting.held_out, setting.facts.probing_t, nprobes) for one in lists]
+        return found
+
+    searches, with_ties = make_searches(), [] if tied is None else make_searches()
     title = f"searching, {router.name}"
     with progress.stage(title), progress.bar(title, len(data.query)) as bar:
         for start, z in queries:
             block = slice(start, start + len(z))
-            answers = Answers(at[block], valid[block])
             order, places = router_order(z)
-            for _, search in searches:
-                search.add(z, order, places, answers)
+            for search in searches:
+                search.add(z, order, places, Answers(at[block, own], valid[block, own]))
+            for search in with_ties:
+                search.add(z, order, places, Answers(at[block], valid[block], right[block]))
             bar.advance(len(z))
-    return [_result(setting, plan, search, int(valid.sum())) for plan, search in searches]
+    results = [_result(setting, plans[i % len(plans)], search, right) for i, search in enumerate(with_ties or searches)]
+    if with_ties:
+        without = [search.points(int(right.sum()))[1].tolist() for search in searches]
+        results = [r._replace(recall_without_ties=one) for r, one in zip(results, without, strict=True)]
+    return [r._replace(recall_k=own.stop) for r in results]
 
 
 def _store_base(
@@ -149,6 +164,7 @@ class _Fixed:
         self.scanned = np.zeros(nlist)
         self.n_queries = 0
         self.reported: list[np.ndarray] = []
+        self.found_by_query: list[np.ndarray] = []  # at the nprobes reported
 
     def add(self, z: np.ndarray, order: np.ndarray, places: np.ndarray, answers: Answers) -> None:
         """One block of queries."""
@@ -157,6 +173,7 @@ class _Fixed:
         shares = scanned_shares(order, self.lists)
         self.scanned += shares.sum(axis=0)
         self.reported.append(shares[:, self.nprobes - 1])
+        self.found_by_query.append((first[:, :, None] <= self.nprobes).sum(axis=1))
         self.n_queries += len(z)
 
     def curve(self, n_answers: int) -> tuple[np.ndarray, np.ndarray]:
@@ -189,6 +206,7 @@ class _Adaptive:
         self.found = np.zeros(len(wanted), dtype=np.int64)
         self.probed = np.zeros(len(wanted), dtype=np.int64)
         self.scanned: list[np.ndarray] = []
+        self.found_by_query: list[np.ndarray] = []  # at the thresholds reported
 
     def add(self, z: np.ndarray, order: np.ndarray, places: np.ndarray, answers: Answers) -> None:
         """One block of queries."""
@@ -198,6 +216,7 @@ class _Adaptive:
         self.found += counts.found
         self.probed += counts.probed.sum(axis=0)
         self.scanned.append(counts.scanned / self.lists.n)
+        self.found_by_query.append(counts.found_by_query[:, self.report])
 
     def curve(self, n_answers: int) -> tuple[np.ndarray, np.ndarray]:
         """Recall and scanned at the summary's thresholds."""
@@ -212,7 +231,9 @@ class _Adaptive:
         return nprobe, self.found[self.report] / n_answers, scanned.mean(axis=0)[self.report], p99
 
 
-def _result(setting: RouterSetting, plan: Plan, search: _Fixed | _Adaptive, n_answers: int) -> Result:
+def _result(setting: RouterSetting, plan: Plan, search: _Fixed | _Adaptive, right: np.ndarray) -> Result:
+    """right: (n_query,) answers of each query"""
+    n_answers = int(right.sum())
     recall, scanned = search.curve(n_answers)
     nprobe, *points = search.points(n_answers)
     lists = search.lists
@@ -233,6 +254,7 @@ def _result(setting: RouterSetting, plan: Plan, search: _Fixed | _Adaptive, n_an
         curve=(recall, scanned),
         predicted=_fulfilled(setting, plan, recall, scanned) if isinstance(search, _Fixed) else {},
         sizes={f"p{q}": float(size) for q, size in zip(SIZES, np.percentile(lists.sizes, SIZES), strict=True)},
+        recall_error=recall_error(np.concatenate(search.found_by_query), right).tolist(),
     )
 
 

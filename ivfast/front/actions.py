@@ -18,10 +18,13 @@ from ivfast.data.vectors import FLOATS
 from ivfast.front.fit import fit as fit_model
 from ivfast.front.sentences import tell
 from ivfast.front.trial import try_index
-from ivfast.index.files import FAISS_NAME, LISTS_NAME
+from ivfast.index.files import FAISS_NAME, LISTS_NAME, was_added_to
 from ivfast.index.fill import try_kind
+from ivfast.index.fit_file import read_fit
 from ivfast.index.index import Reached
 from ivfast.index.load import load, load_index
+from ivfast.method import TIED
+from ivfast.route.certainty import doubt
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.progress import Progress
 
@@ -31,16 +34,18 @@ OF_MEMORY = 0.5  # of the machine's memory that lists in memory may take
 def fit(options: argparse.Namespace, progress: Progress) -> None:
     """Train, index, evaluate, tell."""
     folder = folder_of(options)
-    refuse_grown(folder)
+    refuse_grown(folder, "--save_path")
     base = open_file(options.base, folder, options.column, progress)
     try_kind(options.kind, base.shape[1])
     query = open_query(options.query, folder, progress) if options.query else None
-    names = ("nlist", "metric", "normalize", "backend", "gpu", "seed", "epochs", "lr", "param_list")
+    names = ("nlist", "metric", "normalize", "start", "backend", "gpu", "seed", "epochs", "lr", "param_list")
     given = {name: value for name in names if (value := getattr(options, name)) is not None}
     model = fit_model(base, save_path=folder, copies=options.percents, query=query, progress=progress, **given)
-    made = model.index(base, options.percents, options.kind, lists_file(folder, base, options.percents), progress)
+    points = model.points_trained_on()
+    lists = lists_file(folder, base, options.percents)
+    made = model.index_points(points, options.percents, options.kind, lists, progress)
     made.save(folder)
-    reached = try_index(made, base, query, options.seed, progress)
+    reached = try_index(made, points, query, options.seed, progress)
     progress.console.print(as_table(reached))
     for sentence in tell(folder, made, reached):
         progress.say(sentence)
@@ -49,6 +54,7 @@ def fit(options: argparse.Namespace, progress: Progress) -> None:
 def index(options: argparse.Namespace, progress: Progress) -> None:
     """Store another base, or the same in another way."""
     folder = options.out or options.save_path
+    refuse_grown(folder, "--out")
     model, base = load(options.save_path), open_file(options.base, folder, options.column, progress)
     try_kind(options.kind, base.shape[1])
     folder.mkdir(parents=True, exist_ok=True)
@@ -63,11 +69,14 @@ def evaluate(options: argparse.Namespace, progress: Progress) -> None:
     made, query = load_index(options.save_path), open_query(options.query, options.save_path, progress)
     if made.kind != "Flat" and not options.gt:
         raise UserError(f"--gt is missing: an index of kind {made.kind} can't tell exact answers; name a file of them")
-    if options.k < 1:
-        raise UserError(f"--k {options.k}: expected 1 or more; correct it")
+    if not 1 <= options.k <= made.calibration.most_k:
+        raise UserError(f"--k {options.k}: expected 1 to {made.calibration.most_k}, of which recall is known")
     everything = made.model.nlist
     gt = open_gt(options.gt) if options.gt else made.search(query, options.k, nprobe=everything)[0]
-    progress.console.print(as_table(made.evaluate(query, gt, options.k, tuple(options.recall))))
+    reached = made.evaluate(query, gt, options.k, tuple(options.recall), ties=options.ties)
+    progress.console.print(as_table(reached))
+    if reached and (said := doubt(options.k, max(one.error for one in reached), len(query))):
+        progress.say(said)
 
 
 def convert(options: argparse.Namespace, progress: Progress) -> None:
@@ -95,15 +104,16 @@ def folder_of(options: argparse.Namespace) -> Path:
     return Path(f"{base.stem if base.is_file() else base.name}_ivfast")
 
 
-def refuse_grown(folder: Path) -> None:
-    """raises: UserError where the folder holds an index that has grown: fitting anew would lose what was added"""
-    if (folder / FAISS_NAME).is_file():
-        made = load_index(folder)
-        if made.next_id > made.n_built:
-            raise UserError(
-                f"--save_path {folder}: vectors were added to its index after it was made, which another fit would "
-                "lose; choose another --save_path"
-            )
+def refuse_grown(folder: Path, flag: str) -> None:
+    """raises: UserError where the folder holds an index that has grown: writing it anew would lose what was added"""
+    if not (folder / FAISS_NAME).is_file():
+        return
+    fitted = read_fit(folder)
+    if was_added_to(folder, None if fitted is None else fitted.n):
+        raise UserError(
+            f"{folder}: vectors were added to its index after it was made, which would be lost if it were written "
+            f"anew; choose another {flag}, or remove {FAISS_NAME} if they are in base now"
+        )
 
 
 def open_query(path: Path, folder: Path, progress: Progress) -> np.ndarray:
@@ -134,13 +144,17 @@ def lists_file(folder: Path, base: np.ndarray, copies: float) -> Path | None:
 
 def as_table(reached: list[Reached]) -> Table:
     """A row for each recall that was asked for."""
+    name = f"recall@{reached[0].k}" if reached else "recall"
+    tied = any(one.without_ties is not None and abs(one.recall - one.without_ties) > TIED for one in reached)
     table = Table(title="what a search of the index finds and scans")
-    for title in ("recall asked for", "reached", "scanned, expected", "scanned", "buckets"):
+    titles = [f"{name} asked for", "reached", "standard error", "scanned, expected", "scanned", "buckets"]
+    for title in titles[:2] + ["without ties"] * tied + titles[2:]:
         table.add_column(title, justify="right")
     for one in reached:
-        shares: list[Any] = [one.asked, one.recall]
+        shares: list[Any] = [one.asked, one.recall] + [one.without_ties] * tied
         table.add_row(
             *(f"{100 * share:.1f} %" for share in shares),
+            "unknown" if np.isnan(one.error) else f"{100 * one.error:.1f} %",
             f"{100 * one.expected.scanned:.3f} %",
             f"{100 * one.scanned:.3f} %",
             f"{one.nprobe:.1f}",

@@ -10,12 +10,12 @@ from ivfast.data.formats.convert import write_rows
 from ivfast.data.twins import Distinct
 from ivfast.data.vectors import Points, open_vectors, rows_per_block
 from ivfast.index.build import n_aside
+from ivfast.index.fit_file import DATA_NAME
 from ivfast.method import COUNTED
 from ivfast.runtime.draws import generator
-from ivfast.runtime.files import save_array, save_json
+from ivfast.runtime.files import save_array
 from ivfast.runtime.progress import Progress
 
-NAME = "data"  # of the evaluation set, below save_path
 PART = 3  # of the draws from "sample"
 
 
@@ -47,7 +47,7 @@ def write_run_files(folder: Path, base: Points, aside: Aside, query: np.ndarray 
 
     query: (n, dim) floats, as stored; None: the rows that were set aside for a test
     """
-    folder = folder / NAME
+    folder = folder / DATA_NAME
     folder.mkdir(parents=True, exist_ok=True)
     kept = np.setdiff1d(np.arange(len(base)), aside.rows)
     step = rows_per_block(base.dim)
@@ -61,9 +61,3 @@ def write_run_files(folder: Path, base: Points, aside: Aside, query: np.ndarray 
     with progress.bar("exact answers", len(points)) as bar:
         near = nearest_among(base.space.inside(rows), points, np.arange(len(points)), COUNTED, bar)[1]
     save_array(folder / "gt.npy", near)
-
-
-def remember(folder: Path, aside: Aside, facts: dict[str, object]) -> None:
-    """Write which rows were set aside, and of which base."""
-    rows = {"aside": aside.calibrate.tolist(), "test": aside.test.tolist()}
-    save_json(folder / "fit.json", facts | rows)

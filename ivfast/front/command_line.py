@@ -79,6 +79,7 @@ def _add_fit(commands: Any) -> Parser:
     flag("--query", type=Path, metavar="FILE", help="real queries to evaluate with (default: rows of BASE, set aside)")
     flag("--nlist", type=int, metavar="BUCKETS", help="number of buckets (default: about 4 sqrt(n), 200 vectors each)")
     flag("--metric", choices=METRICS, help="IP or L2 (default: IP where all rows are of unit norm)")
+    flag("--start", type=Path, metavar="DIR", help="earlier fit whose centers training starts from (default: k-means)")
     flag("--normalize", type=boolean, default=False, metavar="True|False", help="divide rows by their norms, under IP")
     flag("--percents", type=float, default=0.8, metavar="RATIO", help="copies stored a vector on average (default 0.8)")
     flag("--kind", default="Flat", help="codes of the index: Flat, SQ8, PQ32, PQ32x4fs, RaBitQ (default Flat)")
@@ -114,6 +115,8 @@ def _add_evaluate(commands: Any) -> Parser:
     flag("--gt", type=Path, metavar="FILE", help="ids of their exact nearest (default: found by a full search)")
     flag("--k", type=int, default=10, help="nearest that count (default 10)")
     flag("--recall", type=float, nargs="+", default=[0.8, 0.9, 0.95, 0.99], help="what to ask for")
+    flag("--ties", type=boolean, default=False, metavar="True|False", help="count vectors as right that are as near as "
+         "the last of the k nearest (default False)")  # fmt: skip
     return parser
 
 

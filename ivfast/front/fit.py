@@ -1,9 +1,9 @@
 """From vectors to a trained model in one call: sizes chosen, queries set aside, trained, remembered."""
 
-import json
 import shutil
 import weakref
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, NamedTuple
@@ -13,15 +13,18 @@ import numpy as np
 from ivfast.commands import train_centers
 from ivfast.data.cleaning import Cleaning, scan
 from ivfast.data.twins import distinct_rows
-from ivfast.data.vectors import FLOATS, Points, Vectors, measure_space
-from ivfast.front.aside import NAME, remember, set_aside, write_run_files
+from ivfast.data.vectors import Points, Vectors, float_rows, measure_space
+from ivfast.front.aside import set_aside, write_run_files
+from ivfast.front.given import Given, Start, open_given
 from ivfast.front.sizes import choose_backend, choose_metric, choose_nlist
+from ivfast.index.fit_file import DATA_NAME, FitFacts, read_fit, save_fit
 from ivfast.index.load import load
-from ivfast.index.model import TO_CALLERS, WHOLE, TrainedModel
+from ivfast.index.model import TO_CALLERS, TrainedModel
 from ivfast.network.backend import load_search
 from ivfast.runtime.checkpoint import checkpoints_in
 from ivfast.runtime.config import BACKENDS, Config, check
 from ivfast.runtime.errors import UserError
+from ivfast.runtime.files import save_array
 from ivfast.runtime.progress import Progress, silent
 from ivfast.start.descent import Means, check_descent
 from ivfast.start.neighbors import LIMITS
@@ -41,13 +44,15 @@ class Settings(NamedTuple):
     backend: str | None = None
     gpu: int = -1
     seed: int = 1
+    start: Start | None = None
     more: dict[str, Any] | None = None  # further settings by the names of run_dcnet.py's flags
 
 
 def fit(
     base: np.ndarray, nlist: int | None = None, *, metric: str | None = None, copies: float = 0.8,
     query: np.ndarray | None = None, save_path: Path | str | None = None, normalize: bool = False,
-    backend: str | None = None, gpu: int = -1, seed: int = 1, progress: Progress | None = None, **more: Any,
+    start: Start | None = None, backend: str | None = None, gpu: int = -1, seed: int = 1,
+    progress: Progress | None = None, **more: Any,
 ) -> TrainedModel:  # fmt: skip
     """Train the centers of an index of base, in-sample.
 
@@ -62,6 +67,8 @@ def fit(
     save_path: folder of all that is written, kept; a call that was interrupted goes on there. None: a temporary one,
         until `model.save`
     normalize: divide rows by their norms first, under IP
+    start: where training starts instead of k-means, for a base that has grown: an earlier model, the folder of a fit
+        or run, an .npy of centers, or (nlist, dim) floats; nlist and metric are its own
     backend: jax or torch; None: what is installed; gpu: -1 is the CPU
     more: further settings by the names of run_dcnet.py's flags: epochs, lr, ftopk, param_list, use_amp, ..
     raises: UserError on input that cannot be right
@@ -71,7 +78,7 @@ def fit(
     (16, 16)
     """
     folder = Path(mkdtemp(prefix="ivfast_")) if save_path is None else Path(save_path).expanduser()
-    settings = Settings(nlist, metric, copies, normalize, backend, gpu, seed, more)
+    settings = Settings(nlist, metric, copies, normalize, backend, gpu, seed, start, more)
     try:
         model = _fit(folder, base, query, settings, progress or silent())
     except BaseException:
@@ -84,62 +91,58 @@ def fit(
 
 
 def _fit(folder: Path, base: np.ndarray, query: np.ndarray | None, settings: Settings, shown: Progress) -> TrainedModel:
-    points = admit(as_floats(base, "base"), settings, shown)
-    asked = None if query is None else as_floats(query, "query")
+    start = None if settings.start is None else open_given(settings.start)
+    if start:
+        settings = as_started(start, settings)
+    points = admit(float_rows(base, "base"), settings, shown)
+    if start:
+        start.check(points)
+    asked = None if query is None else check_queries(query, points, normalize=settings.normalize)
     aside = set_aside(distinct_rows(points.vectors), settings.seed, test=query is None)
-    if asked is not None:
-        asked = check_queries(asked, points, normalize=settings.normalize)
     config, given = make_config(folder, points, settings)
+    if start:
+        config = replace(config, start=folder / DATA_NAME / "start.npy")
     check(config)
     refuse_other_base(folder, points)
     if len(points) > LIMITS.exact_learn:
         check_descent(points.vectors, Means(search=load_search(config.backend, config.gpu)))
     write_run_files(folder, points, aside, asked, shown)
+    if start:
+        save_array(folder / DATA_NAME / "start.npy", start.centers)
     train_centers(config, shown, given)
-    facts = {"base_digest": points.vectors.digest, "n": len(points), "copies": settings.copies}
-    remember(folder, aside, facts)
+    save_fit(folder, FitFacts(points.vectors.digest, len(points), settings.copies, aside.calibrate, aside.test))
     model = load(config.save_path, config.backend, settings.gpu)
-    model.trained_on = points.vectors.rows
+    model.trained_on = points.vectors
     return model
+
+
+def as_started(start: Given, settings: Settings) -> Settings:
+    """Settings with the number of buckets and the metric of the start.
+
+    raises: UserError where others were asked for
+    """
+    nlist, metric = len(start.centers), start.metric
+    if settings.nlist not in (None, nlist):
+        raise UserError(f"nlist {settings.nlist}: {start.name} has {nlist} centers; leave nlist out")
+    if metric and settings.metric not in (None, metric):
+        raise UserError(f"metric {settings.metric}: {start.name} was trained for {metric}; leave metric out")
+    return settings._replace(nlist=nlist, metric=metric or settings.metric)
 
 
 def refuse_other_base(folder: Path, base: Points) -> None:
     """raises: UserError where the folder holds the work of another base, before anything in it is written"""
-    about = folder / "fit.json"
-    if not about.is_file():
-        return
-    try:
-        digest = json.loads(about.read_text(encoding="utf-8"))["base_digest"]
-    except (OSError, ValueError, LookupError, TypeError) as problem:
-        raise UserError(f"{about} cannot be read ({problem}); choose another --save_path, or remove it") from None
-    if digest != base.vectors.digest:
+    fitted = read_fit(folder)
+    if fitted is not None and fitted.base_digest != base.vectors.digest:
         raise UserError(f"--save_path {folder}: it holds what was made of another base; choose another --save_path")
 
 
 def check_queries(query: np.ndarray, base: Points, *, normalize: bool) -> np.ndarray:
     """Queries that fit base.
 
-    raises: UserError on another dim, NaN or infinity
+    raises: UserError on another dim or type, NaN or infinity
     """
-    if query.shape[1] != base.dim:
-        raise UserError(f"query: found {query.shape[1]} entries a row, expected {base.dim}, as base has; correct it")
-    raw = Vectors("query", Path("(array)"), query)
+    raw = Vectors("query", Path("(array)"), float_rows(query, "query", base.dim))
     return scan(raw, base.metric, silent(), Cleaning(normalize), TO_CALLERS).raw(slice(None))
-
-
-def as_floats(vectors: np.ndarray, name: str) -> np.ndarray:
-    """Vectors as floats: integers that float32 holds exactly are taken as such.
-
-    raises: UserError on another shape or type
-    """
-    rows = np.asarray(vectors)
-    if rows.ndim != 2 or 0 in rows.shape:
-        raise UserError(f"{name}: found shape {rows.shape}, expected (n, dim), both above 0; reshape it")
-    if rows.dtype.name in WHOLE:
-        return rows.astype(np.float32)
-    if rows.dtype.name not in FLOATS:
-        raise UserError(f"{name}: found {rows.dtype}, expected floats or small integers; use .astype('float32')")
-    return rows
 
 
 def admit(rows: np.ndarray, settings: Settings, progress: Progress) -> Points:
@@ -166,7 +169,18 @@ def admit(rows: np.ndarray, settings: Settings, progress: Progress) -> Points:
 def make_config(folder: Path, base: Points, settings: Settings) -> tuple[Config, Iterable[str]]:
     """The settings of the training run, and the names of those that were chosen."""
     more = dict(settings.more or {})
-    own = {"save_path", "data_path", "data_name", "learn_name", "percents", "resume", "eval", "ai_center", "dry_run"}
+    own = {
+        "save_path",
+        "data_path",
+        "data_name",
+        "learn_name",
+        "percents",
+        "resume",
+        "eval",
+        "ai_center",
+        "dry_run",
+        "start",
+    }
     if unknown := sorted(set(more) - (set(Config.__dataclass_fields__) - own)):
         raise UserError(f"{unknown[0]}: not a setting of fit; expected its own, or the name of a flag of run_dcnet.py")
     if settings.backend not in (None, *BACKENDS):
@@ -177,7 +191,7 @@ def make_config(folder: Path, base: Points, settings: Settings) -> tuple[Config,
         values = {"warmup": min(auto_warmup(Config.warmup, n_epochs), max(n_epochs - 1, 0))} | values
     copies = tuple(dict.fromkeys((0.0, settings.copies)))
     config = Config(
-        save_path=folder, data_path=folder, data_name=NAME, learn_name=f"{NAME}/base", percents=copies,
+        save_path=folder, data_path=folder, data_name=DATA_NAME, learn_name=f"{DATA_NAME}/base", percents=copies,
         metric=base.metric, nlist=nlist, backend=settings.backend or choose_backend(), gpu=settings.gpu,
         seed=settings.seed, normalize=settings.normalize, resume=bool(checkpoints_in(folder)), **values,
     )  # fmt: skip

@@ -38,8 +38,8 @@ def _gain(folder: Path, reached: list[Reached]) -> str:
     if at is None:
         return "The index was written, but no recall that was asked for can be reached with such codes."
     found = (
-        f"Asked for {100 * at.asked:.0f} % of the nearest, a search finds {100 * at.recall:.1f} % of them and compares "
-        f"a query with {100 * at.scanned:.2f} % of the vectors"
+        f"Asked for {100 * at.asked:.0f} % of the {at.k} nearest, a search finds {100 * at.recall:.1f} % of them and "
+        f"compares a query with {100 * at.scanned:.2f} % of the vectors"
     )
     theirs = kmeans_scanned(folder, at.recall)
     if theirs is None:

@@ -4,6 +4,7 @@ import numpy as np
 
 from ivfast.data.exact import nearest_among, without_self
 from ivfast.data.twins import distinct_rows
+from ivfast.data.vectors import Points
 from ivfast.front.aside import set_aside
 from ivfast.index.growth import Index
 from ivfast.index.index import Reached
@@ -12,12 +13,12 @@ from ivfast.runtime.progress import Progress
 K = 10  # nearest that count
 
 
-def try_index(index: Index, base: np.ndarray, query: np.ndarray | None, seed: int, progress: Progress) -> list[Reached]:
+def try_index(index: Index, points: Points, query: np.ndarray | None, seed: int, progress: Progress) -> list[Reached]:
     """Search for several recalls.
 
-    base: (n, dim) floats, as it was stored; query: (m, dim); None: the rows of base that were set aside for this
+    points: base, as it was checked before it was stored
+    query: (m, dim) floats; None: the rows of base that were set aside for this
     """
-    points = index.model.points(base)
     rows = np.arange(len(points))
     own = set_aside(distinct_rows(points.vectors), seed, test=True).test if query is None else None
     asked = points.vectors.raw(own) if own is not None else index.model.as_stored(np.asarray(query), "query")

@@ -38,17 +38,22 @@ class Calibration(NamedTuple):
 
     def best(self, k: int) -> float:
         """The highest recall of the k nearest. By coarse codes more buckets may find fewer: false ones push in."""
-        return float(self.recall[:, min(k, self.most_k) - 1].max())
+        return float(self.recall[:, k - 1].max())
+
+    def check_k(self, k: int) -> None:
+        """raises: UserError where recall of the k nearest was not measured"""
+        if k > self.most_k:
+            raise UserError(
+                f"k {k}: recall is known for up to {self.most_k} nearest; ask for fewer, or search with scanned=.. or "
+                "nprobe=.. instead"
+            )
 
     def at_recall(self, recall: float, k: int) -> float:
         """The highest threshold that reaches a recall of the k nearest.
 
         raises: UserError where no threshold does, or k is above what was measured
         """
-        if k > self.most_k:
-            raise UserError(
-                f"k {k}: recall is known for up to {self.most_k} nearest; ask for scanned=.. or nprobe=.. instead"
-            )
+        self.check_k(k)
         reached = self.recall[:, k - 1]
         if recall > self.best(k):
             raise UserError(
@@ -69,7 +74,7 @@ class Calibration(NamedTuple):
     def predicted(self, threshold: float, k: int) -> tuple[float, float, float]:
         """Recall of the k nearest, scanned share and mean buckets probed at a threshold."""
         rising = -self.thresholds
-        columns = self.recall[:, min(k, self.most_k) - 1], self.scanned, self.probed
+        columns = self.recall[:, k - 1], self.scanned, self.probed
         found, scanned, probed = (float(np.interp(-threshold, rising, column)) for column in columns)
         return found, scanned, probed
 

@@ -9,12 +9,14 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from ivfast.index.calibration import Calibration
+from ivfast.index.entries import stored_ids
 from ivfast.index.fill import on_disk
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.files import copy_beside, file_hash, save_tensors, write_beside
 
 SCHEMA = 1
 FAISS_NAME, BESIDE_NAME, LISTS_NAME = "index.faiss", "index.safetensors", "index.ivfdata"
+DAMAGED = (RuntimeError, SafetensorError, OSError, LookupError, TypeError, ValueError)  # what reading either raises
 
 
 class ProbesUse(NamedTuple):
@@ -61,21 +63,59 @@ def read_index(folder: Path) -> Parts:
         if not file.is_file():
             raise UserError(f"{file} is missing: expected an index; make it with `ivfast index`, or name its folder")
     try:
-        # lists on disk are looked for beside index.faiss, wherever both have been moved, and are not changed
-        index: Any = faiss.read_index(str(path), faiss.IO_FLAG_ONDISK_SAME_DIR | faiss.IO_FLAG_READ_ONLY)
+        index, about = _read_faiss(path), _read_about(beside)
         with safe_open(beside, framework="numpy") as opened:
-            about = json.loads((opened.metadata() or {})["ivfast_index"])
             arrays = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
-        if about["schema"] != SCHEMA:
-            raise ValueError(f"schema {about['schema']}, expected {SCHEMA}")
         if about["faiss_sha256"] != file_hash(path):
             raise ValueError(f"{beside.name} is of another {path.name}")
         calibration = Calibration(width=about["width"], **{name: arrays[name] for name in Calibration._fields[1:]})
         use = ProbesUse(arrays["log_use"], arrays["cost"])
         return Parts(index, calibration, use, arrays["reach"], about)
-    except (RuntimeError, SafetensorError, OSError, LookupError, TypeError, ValueError) as problem:
+    except DAMAGED as problem:
         said = str(problem).strip().splitlines()[-1][:200]
         raise UserError(f"{folder}: its index cannot be read ({said}); make it again with `ivfast index`") from None
+
+
+def was_added_to(folder: Path, n: int | None) -> bool:
+    """Whether vectors were added to the index in a folder after it was made.
+
+    Of two files that belong together the metadata says so. Where a kill came between them the ids in the lists do:
+    an index is made with those from 0 to n - 1.
+
+    n: vectors that it was made of where only index.faiss is left; None: not known
+    raises: UserError where it can't be told
+    """
+    path = folder / FAISS_NAME
+    try:
+        about = _read_about(folder / BESIDE_NAME)
+        (n, _), next_id, belongs_to = about["built"], about["next_id"], about["faiss_sha256"]
+        if next_id > n or belongs_to == file_hash(path):
+            return next_id > n
+    except DAMAGED:
+        pass
+    try:
+        as_made = n is not None and np.array_equal(stored_ids(_read_faiss(path)), np.arange(n))
+    except DAMAGED:
+        as_made = False
+    if not as_made:
+        raise UserError(
+            f"{path}: {BESIDE_NAME} beside it is missing, damaged or of another one, so that it can't be told whether "
+            f"vectors were added; move {FAISS_NAME} elsewhere or remove it, then fit again"
+        )
+    return False
+
+
+def _read_faiss(path: Path) -> Any:
+    # lists on disk are looked for beside index.faiss, wherever both have been moved, and are not changed
+    return faiss.read_index(str(path), faiss.IO_FLAG_ONDISK_SAME_DIR | faiss.IO_FLAG_READ_ONLY)
+
+
+def _read_about(path: Path) -> dict[str, Any]:
+    with safe_open(path, framework="numpy") as opened:
+        about = json.loads((opened.metadata() or {})["ivfast_index"])
+    if about["schema"] != SCHEMA:
+        raise ValueError(f"schema {about['schema']}, expected {SCHEMA}")
+    return about
 
 
 def _write(index: faiss.IndexIVF, path: Path) -> None:

@@ -1,12 +1,12 @@
 """An index that grows: new vectors placed by the rule of the others, vectors taken out, and what has drifted."""
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import faiss
 import numpy as np
 
 from ivfast.data.exact import without_self
+from ivfast.index.entries import ids_at, stored_ids, vectors_at, vectors_of
 from ivfast.index.fill import add_entries, on_disk
 from ivfast.index.index import SearchedIndex, whole_numbers
 from ivfast.index.place import RANKS, Askers
@@ -16,7 +16,6 @@ from ivfast.store.reverse import reverse_neighbors
 
 BATCH = 16_384  # vectors that are placed at once
 SPARE = 4  # times as many near vectors are looked at as count as askers
-LOWER = 0xFFFFFFFF  # of a pair, the place within its list
 FOUND = 0.95  # recall at which the neighbours of new vectors are searched
 SAMPLE = 1000  # vectors that drift is measured on
 LOSS, GROWTH = 0.02, 1.2  # train again below so much less recall, or above so many times the scanned share or imbalance
@@ -114,7 +113,7 @@ def _askers(index: SearchedIndex, rows: np.ndarray, weights: np.ndarray) -> tupl
     ]
     (row, column), (new, mate) = (np.nonzero(place < len(weights)) for place in parts)
     once, number = np.unique(pairs[row, column], return_inverse=True)
-    x = np.concatenate([rows, _vectors_at(index.faiss_index, once)])
+    x = np.concatenate([rows, vectors_at(index.faiss_index, once)])
     reverse = reverse_neighbors(
         stored=np.concatenate([row, new]),
         asker=np.concatenate([n + number, mates[new, mate]]),
@@ -156,45 +155,6 @@ def _near(index: SearchedIndex, rows: np.ndarray, k: int) -> tuple[np.ndarray, n
     return scores, pairs, np.where(twin, -1, ids)
 
 
-def ids_at(index: faiss.IndexIVF, pairs: np.ndarray) -> np.ndarray:
-    """The ids of entries. pairs: (m,) int64, ascending: list and place in it, -1: none; returns (m,) int64"""
-    lists: Any = index.invlists
-    found = np.full(len(pairs), -1, dtype=np.int64)
-    for bucket, here in _by_list(pairs):
-        found[here] = faiss.rev_swig_ptr(lists.get_ids(bucket), lists.list_size(bucket))[pairs[here] & LOWER]
-    return found
-
-
-def _vectors_at(index: faiss.IndexIVF, pairs: np.ndarray) -> np.ndarray:
-    """The vectors of entries, as their codes have them, (m, dim) float32. pairs: (m,) int64, ascending"""
-    x = np.empty((len(pairs), index.d), dtype=np.float32)
-    lists: Any = index.invlists
-    if isinstance(index, faiss.IndexIVFFlat):
-        for bucket, here in _by_list(pairs):
-            codes = faiss.rev_swig_ptr(lists.get_codes(bucket), lists.list_size(bucket) * index.code_size)
-            x[here] = codes.view(np.float32).reshape(-1, index.d)[pairs[here] & LOWER]
-        return x
-    for row, pair in enumerate(pairs.tolist()):
-        x[row] = _vector(index, pair)
-    return x
-
-
-def _by_list(pairs: np.ndarray) -> Iterator[tuple[int, slice]]:
-    """Each list that entries lie in, and which of them. pairs: (m,) int64, ascending, -1 first"""
-    first = int((pairs < 0).sum())
-    if first == len(pairs):
-        return
-    buckets, starts = np.unique(pairs[first:] >> 32, return_index=True)
-    for bucket, start, end in zip(buckets.tolist(), starts, np.append(starts[1:], len(pairs) - first), strict=True):
-        yield bucket, slice(first + int(start), first + int(end))
-
-
-def _vector(index: faiss.IndexIVF, pair: int) -> np.ndarray:
-    x = np.empty(index.d, dtype=np.float32)
-    index.reconstruct_from_offset(pair >> 32, pair & LOWER, faiss.swig_ptr(x))
-    return x
-
-
 def _refuse_on_disk(index: SearchedIndex) -> None:
     """Lists on disk are what was saved: FAISS would change them in place, before anybody saves the rest."""
     if on_disk(index.faiss_index) is not None:
@@ -205,7 +165,7 @@ def remove_vectors(index: SearchedIndex, ids: np.ndarray) -> int:
     """Take out all entries of some ids."""
     _refuse_on_disk(index)
     ids = np.unique(ids)
-    there = stored_ids(index)
+    there = stored_ids(index.faiss_index)
     gone = np.intersect1d(ids, there)
     if len(gone):
         index.faiss_index.remove_ids(faiss.IDSelectorBatch(gone))
@@ -214,25 +174,17 @@ def remove_vectors(index: SearchedIndex, ids: np.ndarray) -> int:
     return len(gone)
 
 
-def stored_ids(index: SearchedIndex) -> np.ndarray:
-    """The different ids in all lists, ascending int64."""
-    lists = index.faiss_index.invlists
-    assert lists is not None
-    parts = [faiss.rev_swig_ptr(lists.get_ids(i), int(size)).copy() for i, size in enumerate(index.sizes) if size]
-    return np.unique(np.concatenate(parts)) if parts else np.empty(0, np.int64)
-
-
 def measure_drift(index: SearchedIndex, recall: float, k: int = 10) -> Drift:
     """Search vectors that were added, by the threshold that was measured on what was there before.
 
     raises: UserError where nothing was added
     """
-    ids = stored_ids(index)
+    ids = stored_ids(index.faiss_index)
     added = ids[ids >= index.n_built]
     if not len(added):
         raise UserError("drift: nothing was added to this index; add vectors first")
     sample = added[np.linspace(0, len(added) - 1, min(SAMPLE, len(added))).astype(np.int64)]
-    x, k = _vectors_of(index, sample), min(k, len(ids) - 1)
+    x, k = vectors_of(index.faiss_index, sample), min(k, len(ids) - 1, index.calibration.most_k)
     everything = index.prober.rank(x, index.model.nlist, index.shares)
     exact = search_distinct(index.faiss_index, x, k + 1, everything.buckets, everything.distances, index.copies)[1]
     one = index.reached(index.threshold(k, recall, None, None), x, k, recall, without_self(exact, sample), sample)
@@ -243,19 +195,3 @@ def measure_drift(index: SearchedIndex, recall: float, k: int = 10) -> Drift:
         or index.imbalance > GROWTH * index.imbalance_built
     )
     return Drift(len(added), recall, one.recall, expected, one.scanned, index.imbalance_built, index.imbalance, worse)
-
-
-def _vectors_of(index: SearchedIndex, ids: np.ndarray) -> np.ndarray:
-    """The vectors of some ids, as their codes have them. ids ascending; returns (n, dim) float32"""
-    lists = index.faiss_index.invlists
-    assert lists is not None
-    pairs = np.empty(len(ids), dtype=np.int64)
-    for i, size in enumerate(index.sizes):
-        if size:
-            here = faiss.rev_swig_ptr(lists.get_ids(i), int(size))
-            offsets = np.flatnonzero(np.isin(here, ids))
-            pairs[np.searchsorted(ids, here[offsets])] = (i << 32) + offsets
-    order = np.argsort(pairs)
-    x = np.empty((len(ids), index.model.dim), dtype=np.float32)
-    x[order] = _vectors_at(index.faiss_index, pairs[order])
-    return x

@@ -7,12 +7,14 @@ from typing import Any, NamedTuple
 import faiss
 import numpy as np
 
-from ivfast.data.exact import without_self
+from ivfast.data.exact import others, without_self
 from ivfast.index.calibration import Calibration
 from ivfast.index.files import Parts, ProbesUse, save_index
 from ivfast.index.fill import sizes_of
 from ivfast.index.place import Placing
 from ivfast.index.probing import Candidates, chosen, search_distinct
+from ivfast.index.ties import tied
+from ivfast.route.certainty import recall_error
 from ivfast.route.search import imbalance
 from ivfast.runtime.errors import UserError
 
@@ -36,6 +38,9 @@ class Reached(NamedTuple):
     recall: float
     scanned: float
     nprobe: float
+    k: int = 10  # recall is of so many nearest
+    error: float = float("nan")  # standard error of recall, over queries; NaN: unknown, of one query
+    without_ties: float | None = None  # recall by gt's ids alone, where ties count as right in `recall`
 
 
 def whole_numbers(values: np.ndarray, name: str) -> np.ndarray:
@@ -52,6 +57,11 @@ def whole_numbers(values: np.ndarray, name: str) -> np.ndarray:
 def _check_recall(recall: float) -> None:
     if not 0 < recall <= 1:
         raise UserError(f"recall {recall:g}: expected a share above 0, at most 1, such as 0.95; correct it")
+
+
+def _check_k(k: int) -> None:
+    if not isinstance(k, Integral) or k < 1:
+        raise UserError(f"k {k!r}: expected a whole number, 1 or more; correct it")
 
 
 class SearchedIndex:
@@ -92,6 +102,7 @@ class SearchedIndex:
         """The k nearest of each query, copies left out, by one of three budgets.
 
         query: (n, dim) float array, as base was handed over
+        k: up to 100 where a recall is asked for, else any number
         recall: share of the k nearest to be found on average, 0.95 where no budget is given; each query probes as many
             buckets as it needs
         scanned: mean share of the stored vectors to compare with instead, e.g. 0.01
@@ -118,28 +129,32 @@ class SearchedIndex:
     ) -> Expected:
         """What a search with this budget will find and take, as measured when the index was made.
 
+        k: up to 100, of which it was measured
         raises: UserError as `search` does; of an nprobe it is not known
         """
-        if not 1 <= k <= self.calibration.most_k:
-            raise UserError(f"k {k}: expected 1 to {self.calibration.most_k}, of which it is known; correct it")
+        _check_k(k)
+        self.calibration.check_k(k)
         if nprobe is not None:
             raise UserError("nprobe: what it finds isn't known beforehand; ask for recall or scanned")
         return Expected(*self.calibration.predicted(self.threshold(k, recall, scanned, None), k))
 
     def evaluate(
         self, query: np.ndarray, gt: np.ndarray, k: int = 10, recalls: tuple[float, ...] = (0.8, 0.9, 0.95, 0.99),
-        without: np.ndarray | None = None,
+        without: np.ndarray | None = None, ties: bool = False,
     ) -> list[Reached]:  # fmt: skip
         """Search queries whose answers are known.
 
         gt: (n, k or more) integers, ids of the exact nearest, nearest first
         recalls: to ask for, one after the other; those that the index can't reach are left out
         without: (n,) the ids of the queries themselves where they are stored: they don't count as found
-        raises: UserError on answers of another shape, or that are no ids of this index
+        ties: whether a vector found counts as right that is as near as the k-th answer
+        raises: UserError on answers of another shape or that are no ids of this index, k above 100, ties of coarse
+        codes
         """
         for recall in recalls:
             _check_recall(recall)
         x, found = self._checked(query, k), []
+        self.calibration.check_k(k)
         if np.ndim(gt) != 2 or len(gt) != len(x) or np.shape(gt)[1] < k:
             raise UserError(
                 f"gt: found shape {np.shape(gt)}, expected {len(x)} rows of {k} ids or more; name the answers of these "
@@ -151,28 +166,40 @@ class SearchedIndex:
                 f"gt: found ids from {answers.min()} to {answers.max()}, expected 0 to {self.next_id - 1}, those of "
                 "the index; name the answers of this base"
             )
+        if ties and self.kind != "Flat":
+            raise UserError(
+                f"ties: codes of kind {self.kind} tell no equal distances, expected kind Flat; leave them out"
+            )
         for recall in recalls:
             if recall > self.calibration.best(k):
                 continue
-            found.append(self.reached(self.threshold(k, recall, None, None), x, k, recall, answers, without))
+            threshold = self.threshold(k, recall, None, None)
+            found.append(self.reached(threshold, x, k, recall, answers, without, ties=ties))
         return found
 
     def reached(
         self, threshold: float, x: np.ndarray, k: int, asked: float, gt: np.ndarray,
-        without: np.ndarray | None,
+        without: np.ndarray | None, *, ties: bool = False,
     ) -> Reached:  # fmt: skip
         """What a search above a threshold finds and scans. x: (n, dim), as stored; the rest as `evaluate` has it."""
         ranked = self.candidates(x, threshold)
-        ids = self.search_chosen(ranked, threshold, x, k + (without is not None))[1]
+        scores, ids = self.search_chosen(ranked, threshold, x, k + (without is not None))
         if without is not None:
-            ids = without_self(ids, without)
+            scores, ids = scores[others(ids, without)].reshape(len(x), k), without_self(ids, without)
+        same = ids[:, :, None] == gt[:, None, :]
+        right = by_gt = same.any(axis=1)
+        if ties:
+            right = same.any(axis=2) | tied(self.faiss_index, x, ids, scores, gt[:, -1])
         probed = ranked.gains > threshold
         return Reached(
             asked=asked,
             expected=Expected(*self.calibration.predicted(threshold, k)),
-            recall=float((ids[:, :, None] == gt[:, None, :]).any(axis=1).mean()),
+            recall=float(right.mean()),
             scanned=float(self.shares[ranked.buckets[probed]].sum() / len(x)),
             nprobe=float(probed.sum() / len(x)),
+            k=k,
+            error=float(recall_error(right.sum(axis=1)[:, None], np.full(len(x), k))[0]),
+            without_ties=float(by_gt.mean()) if ties else None,
         )
 
     def threshold(self, k: int, recall: float | None, scanned: float | None, nprobe: int | None) -> float:
@@ -211,8 +238,7 @@ class SearchedIndex:
         return search_distinct(self.faiss_index, x, k, buckets, distances, self.copies)
 
     def _checked(self, query: np.ndarray, k: int) -> np.ndarray:
-        if not isinstance(k, Integral) or k < 1:
-            raise UserError(f"k {k!r}: expected a whole number, 1 or more; correct it")
+        _check_k(k)
         if np.shape(query) == (0, self.model.dim):
             return np.empty((0, self.model.dim), np.float32)
         return self.model.as_stored(query, "query")

@@ -1,6 +1,6 @@
 """The trained model of a finished run: its centers, what ranks buckets, and where a base is stored."""
 
-import json
+from dataclasses import replace
 from functools import cached_property
 from numbers import Integral
 from pathlib import Path
@@ -9,9 +9,10 @@ from typing import NamedTuple
 import numpy as np
 
 from ivfast.data.cleaning import Advice, Cleaning, scan
-from ivfast.data.vectors import FLOATS, UNIT_TOLERANCE, Points, Vectors, unit_rows
+from ivfast.data.vectors import UNIT_TOLERANCE, Points, Vectors, float_rows, open_vectors, unit_rows
 from ivfast.index.build import Wishes, build_index
 from ivfast.index.files import ProbesUse
+from ivfast.index.fit_file import DATA_NAME, FIT_NAME, FitFacts, read_fit
 from ivfast.index.growth import Index
 from ivfast.index.index import Reached
 from ivfast.index.place import Askers, Placer, Stored
@@ -24,11 +25,12 @@ from ivfast.runtime.errors import UserError
 from ivfast.runtime.files import copy_beside
 from ivfast.runtime.progress import Progress, silent
 from ivfast.start.descent import Means
+from ivfast.start.extend import Part
+from ivfast.start.neighbors import LIMITS
 from ivfast.store.dcnet_file import Model, model_router
 from ivfast.store.records import Facts, same_copies
 
-NAMES = ("ivfast.npy", "dcnet.safetensors", "fit.json")
-WHOLE = ("uint8", "int8", "uint16", "int16")  # which float32 holds exactly
+NAMES = ("ivfast.npy", "dcnet.safetensors", FIT_NAME)
 TO_CALLERS = Advice("leave them out before", "divide rows by their norms (faiss.normalize_L2)")
 
 
@@ -56,7 +58,7 @@ class TrainedModel:
     def __init__(self, centers: np.ndarray, model: Model, folder: Path, backend: str = "jax", gpu: int = -1) -> None:
         self.centers, self.metric, self.folder = centers, model.space.metric, folder
         self._model, self._backend, self._gpu = model, backend, gpu
-        self.trained_on: np.ndarray | None = None  # base, as long as the model that `ivfast.fit` returned lives
+        self.trained_on: Vectors | None = None  # base as it was checked, of a model that `ivfast.fit` returned
         self._normalize: bool = model.about["settings"]["normalize"]
         self._seed: int = model.about["settings"]["seed"]
 
@@ -134,11 +136,18 @@ class TrainedModel:
         >>> len(index), index.faiss_index.ntotal
         (2000, 3600)
         """
-        copies = self.usual_copies if copies is None else copies
-        points = self.points(base)
-        aside, test = self._aside.get(points.vectors.digest, (None, None))
         file = None if lists_file is None else Path(lists_file)
-        return build_index(self, points, Wishes(copies, kind, file, aside, test, self._seed), progress or silent())
+        return self.index_points(self.points(base), copies, kind, file, progress or silent())
+
+    def index_points(
+        self, points: Points, copies: float | None, kind: str, lists_file: Path | None, progress: Progress
+    ) -> Index:
+        """As `index`, of a base that is checked already."""
+        copies = self.usual_copies if copies is None else copies
+        fitted, aside, test = self._fitted, None, None
+        if fitted is not None and fitted.base_digest == points.vectors.digest:
+            aside, test = fitted.aside, fitted.test
+        return build_index(self, points, Wishes(copies, kind, lists_file, aside, test, self._seed), progress)
 
     def evaluate(
         self,
@@ -158,7 +167,8 @@ class TrainedModel:
         >>> model.evaluate(query, gt, base)[0].asked
         0.8
         """
-        base = self.trained_on if base is None else base
+        if base is None and self.trained_on is not None:
+            base = self.trained_on.rows
         if base is None:
             raise UserError("evaluate: a model that was loaded knows no base; hand it over as base=..")
         return self.index(base, copies).evaluate(query, gt, k)
@@ -169,7 +179,7 @@ class TrainedModel:
         target.mkdir(parents=True, exist_ok=True)
         for name in NAMES:
             source = self.folder / name
-            if not source.is_file() and name != "fit.json":
+            if not source.is_file() and name != FIT_NAME:
                 raise UserError(f"{source} is gone, so that the model can't be saved; save it before, or fit again")
             if source.is_file() and source.resolve() != (target / name).resolve():
                 copy_beside(source, target / name)
@@ -184,7 +194,7 @@ class TrainedModel:
 
         raises: UserError on another shape or type, NaN, infinity, or rows that IP can't take
         """
-        rows = self._shaped(vectors, name)
+        rows = float_rows(vectors, name, self.dim)
         rows = unit_rows(rows) if self._normalize else rows
         rows = np.ascontiguousarray(rows, dtype=np.float32)
         squares = np.einsum("ij,ij->i", rows, rows)
@@ -201,7 +211,9 @@ class TrainedModel:
     def place_points(self, points: Points, copies: float, aside: np.ndarray, progress: Progress) -> Stored:
         """Where the vectors of a base go. aside: rows that are stored, but don't count as asking for others"""
         means = Means(search=load_search(self._backend, self._gpu))
-        return self._placer(copies).place_all(points, copies, aside, means, progress)
+        # an accelerator's exact search of all of them is as fast
+        part = self._part_of(points) if means.exact(len(points)) is None else None
+        return self._placer(copies).place_all(points, copies, aside, means, progress, part)
 
     def place_new(self, rows: np.ndarray, copies: float, askers: Askers, use: ProbesUse) -> np.ndarray:
         """Where vectors go that come later. rows: (n, dim) float32, as stored; returns (n, width) int32, -1: none"""
@@ -234,16 +246,20 @@ class TrainedModel:
         return self._centers if name == "centers" else self._net
 
     @cached_property
-    def _aside(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Rows that `ivfast fit` set aside to calibrate on and to test with, by the digest of their base."""
-        about = self.folder / "fit.json"
-        if not about.is_file():
-            return {}
-        try:
-            facts = json.loads(about.read_text(encoding="utf-8"))
-            return {facts["base_digest"]: (np.array(facts["aside"], np.int64), np.array(facts["test"], np.int64))}
-        except (OSError, ValueError, LookupError, TypeError) as problem:
-            raise UserError(f"{about} cannot be read ({problem}); remove it: other rows are drawn then") from None
+    def _fitted(self) -> FitFacts | None:
+        """What `ivfast fit` remembers of its base; None after another run."""
+        return read_fit(self.folder)
+
+    def _part_of(self, points: Points) -> Part | None:
+        """Of the base of the fit that has just returned this model those rows that trained: their graph is known."""
+        if points.vectors is not self.trained_on or self._fitted is None:
+            return None
+        rows = np.setdiff1d(np.arange(len(points)), np.union1d(self._fitted.aside, self._fitted.test))
+        if len(rows) <= LIMITS.exact_learn:
+            return None
+        learn = open_vectors(self.folder / DATA_NAME / "base.npy", "learn", self.dim)
+        learn = replace(learn, digest=self._model.about["learn"]["hash"], normalize=self._normalize)
+        return Part(Points(learn, self._model.space), rows, self.folder / "cache")
 
     @cached_property
     def _centers(self) -> Router:
@@ -257,16 +273,10 @@ class TrainedModel:
 
     def points(self, vectors: np.ndarray) -> Points:
         """Check what a caller hands over as a run checks its base."""
-        raw = Vectors("vectors", Path("(array)"), self._shaped(vectors, "vectors"))
+        raw = Vectors("vectors", Path("(array)"), float_rows(vectors, "vectors", self.dim))
         return Points(scan(raw, self.metric, silent(), Cleaning(self._normalize), TO_CALLERS), self._model.space)
 
-    def _shaped(self, vectors: np.ndarray, name: str) -> np.ndarray:
-        vectors = np.asarray(vectors)
-        if vectors.dtype.name in WHOLE:
-            vectors = vectors.astype(np.float32)
-        if vectors.ndim != 2 or vectors.shape[1] != self.dim or not len(vectors) or vectors.dtype.name not in FLOATS:
-            raise UserError(
-                f"{name}: found {vectors.dtype} of shape {vectors.shape}, expected floats, (n, {self.dim}) with n "
-                "above 0; convert them with .astype('float32'), or hand over vectors of the run's dim"
-            )
-        return vectors
+    def points_trained_on(self) -> Points:
+        """Base of the fit that has just returned this model, as it was checked there."""
+        assert self.trained_on is not None
+        return Points(self.trained_on, self._model.space)

@@ -13,6 +13,7 @@ from ivfast.route.routers import ROUTERS, Router
 from ivfast.route.tiles import make_tiles
 from ivfast.runtime.progress import Progress
 from ivfast.start.descent import Means
+from ivfast.start.extend import Part, nearest_by_part
 from ivfast.start.neighbors import nearest_of_all
 from ivfast.store.demand import Demand, find_probes
 from ivfast.store.place import make_plans, place
@@ -47,18 +48,29 @@ class Placer(NamedTuple):
     asking: np.ndarray  # (k,) float32, see ivfast.store.reverse.asking_weights
     width: int  # buckets a vector is in at most
 
-    def place_all(self, points: Points, copies: float, aside: np.ndarray, means: Means, progress: Progress) -> Stored:
-        """A whole base. aside: rows that are stored, but don't count as asking for others, nor do twins of theirs"""
+    def place_all(
+        self, points: Points, copies: float, aside: np.ndarray, means: Means, progress: Progress,
+        part: Part | None = None,
+    ) -> Stored:  # fmt: skip
+        """A whole base.
+
+        aside: rows that are stored, but don't count as asking for others, nor do twins of theirs
+        part: of base, where its graph is known
+        """
         tiles = make_tiles(self.router, points, temperatures=storing_ts(self.facts), width=self.width)
         nlist = self.router.nlist
         demand, twins, use = None, None, ProbesUse(np.zeros(nlist, np.float32), np.ones(nlist, np.float32))
         reach = np.empty((len(points), len(RANKS)), dtype=np.float32)
+        most = len(self.asking)
+
+        def search(different: Points) -> np.ndarray:
+            if part is None or different is not points:
+                return nearest_of_all(different, most, progress, means)
+            return nearest_by_part(points, part, most, progress, means)
+
         if len(points) > 1:
-            most = len(self.asking)
             with progress.stage("neighbours of base"):
-                nearest, twins = nearest_with_twins(
-                    points, most, lambda different: nearest_of_all(different, most, progress, means), progress
-                )
+                nearest, twins = nearest_with_twins(points, most, search, progress)
             for start in range(0, len(points), ROWS):
                 reach[start : start + ROWS] = reach_of(points, start, _rows_near(nearest, twins, start))
             silent = aside if twins is None else np.unique(twins.of[aside])

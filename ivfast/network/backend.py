@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from ivfast.method import BLOCK_PAIRS, LEAST_BATCH, LISTED, MANY_BUCKETS, SEEN
+from ivfast.method import BLOCK_PAIRS, GROWTH_INTERVAL, LEAST_BATCH, LISTED, MANY_BUCKETS, SEEN
 from ivfast.runtime.draws import generator
 from ivfast.runtime.errors import UserError
 
@@ -51,6 +51,7 @@ class Setup(NamedTuple):
     use_rate: float  # a = min(1, batch / (20 nlist))
     loss_scale: float = 1.0  # at the start
     blocks: Blocks | None = None  # None: every pair sees all buckets
+    growth_interval: int = GROWTH_INTERVAL  # finite steps in a row that double the loss scale
 
     @property
     def deep(self) -> bool:

@@ -1,12 +1,21 @@
 """The rule of the dynamic loss scale, and what a run's precision is called.
 
-A non-finite gradient halves the scale and skips the step; 2,000 finite steps in a row double it;
-it stays within 1 and 2^24. Powers of two only, so scaling never rounds.
+A non-finite gradient halves the scale and skips the step; so many finite steps in a row as `growth_interval` says
+double it; it stays within 1 and 2^24. Powers of two only, so scaling never rounds.
 """
 
+from ivfast.method import GROWTH_INTERVAL, GROWTHS, LEAST_INTERVAL
 from ivfast.runtime.config import Config
 
 MOST_SKIPS = 50  # in a row, before a run gives up
+
+
+def growth_interval(n_steps: int) -> int:
+    """Finite steps in a row that double the scale: 2,000, in runs of under 40,000 steps a twentieth, at least 10.
+
+    n_steps: of the whole run, all epochs together
+    """
+    return min(GROWTH_INTERVAL, max(LEAST_INTERVAL, n_steps // GROWTHS))
 
 
 def precision_name(config: Config) -> str:

@@ -25,6 +25,7 @@ class Answers(NamedTuple):
 
     at: np.ndarray  # (queries, width) row of Lists.buckets
     valid: np.ndarray  # (queries, width) bool
+    most: np.ndarray | None = None  # (queries,) found ones that count, where ties are among the answers; None: all
 
 
 def router_order(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -39,7 +40,7 @@ def router_order(z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def first_found(place: np.ndarray, lists: Lists, answers: Answers) -> np.ndarray:
-    """At which nprobe each answer is found: 1 .. nlist, nlist + 1 where there is no answer.
+    """At which nprobe each answer is found: 1 .. nlist, nlist + 1 where there is no answer, or no more of them count.
 
     place: (queries, nlist) from router_order; returns (queries, width) int64
     """
@@ -47,7 +48,10 @@ def first_found(place: np.ndarray, lists: Lists, answers: Answers) -> np.ndarray
     buckets = lists.buckets[answers.at]  # (queries, width, copies)
     rows = np.arange(len(place))[:, None, None]
     found = np.where(buckets >= 0, place[rows, buckets], nlist).min(axis=2) + 1
-    return np.where(answers.valid, found, nlist + 1)
+    found = np.where(answers.valid, found, nlist + 1)
+    if answers.most is None:
+        return found
+    return np.where(np.arange(found.shape[1]) < answers.most[:, None], np.sort(found, axis=1), nlist + 1)
 
 
 def scanned_shares(order: np.ndarray, lists: Lists) -> np.ndarray:
@@ -90,6 +94,7 @@ class AdaptiveCounts(NamedTuple):
     probed: np.ndarray  # (queries, t) buckets
     scanned: np.ndarray  # (queries, t) entries
     found: np.ndarray  # (t,) right answers
+    found_by_query: np.ndarray  # (queries, t)
 
 
 def count_adaptive(gains: np.ndarray, thresholds: np.ndarray, lists: Lists, answers: Answers) -> AdaptiveCounts:
@@ -104,9 +109,13 @@ def count_adaptive(gains: np.ndarray, thresholds: np.ndarray, lists: Lists, answ
     scanned = np.bincount(cell, weights=sizes, minlength=queries * (t + 1)).reshape(queries, t + 1)
     buckets = lists.buckets[answers.at]
     rows = np.arange(queries)[:, None, None]
-    best = np.where(buckets >= 0, gains[rows, buckets], -np.inf).max(axis=2)[answers.valid]
-    found = np.bincount(np.searchsorted(rising, best, side="left"), minlength=t + 1)
-    return AdaptiveCounts(*(_at_falling(counts) for counts in (probed, scanned, found)))
+    best = np.where(buckets >= 0, gains[rows, buckets], -np.inf).max(axis=2)
+    passed = np.where(answers.valid, np.searchsorted(rising, best, side="left"), 0)
+    cell = (np.arange(queries)[:, None] * (t + 1) + passed).ravel()
+    found = _at_falling(np.bincount(cell, minlength=queries * (t + 1)).reshape(queries, t + 1))
+    if answers.most is not None:
+        found = np.minimum(found, answers.most[:, None])
+    return AdaptiveCounts(_at_falling(probed), _at_falling(scanned), found.sum(axis=0), found)
 
 
 def _at_falling(counts: np.ndarray) -> np.ndarray:

@@ -178,6 +178,7 @@ def _add_network(parser: Parser) -> None:
         metavar="WIDTH",
     )
     _flag(group, "nlist", "number of buckets (coarse centroids)", type=int, metavar="BUCKETS")
+    _flag(group, "start", "centers where training starts instead of k-means: an ivfast.npy", type=Path, metavar="FILE")
     _flag(group, "niter", "k-means iterations at most", type=int, metavar="N")
 
 
@@ -208,6 +209,13 @@ def _add_evaluation(parser: Parser) -> None:
         "rows read at once when evaluating, rounded down to whole tiles of 1,024",
         type=int,
         metavar="ROWS",
+    )
+    _flag(
+        group,
+        "ties",
+        "count stored vectors as right that are as near as a query's last right answer, as big-ann-benchmarks does",
+        type=boolean,
+        metavar="True|False",
     )
     _flag(group, "eval", "evaluate --ai_center without training", type=boolean, metavar="True|False")
     _flag(group, "ai_center", "centers to evaluate, an ivfast.npy", type=Path, metavar="FILE")

@@ -58,12 +58,14 @@ class Config:
     normalize: bool = False
     drop_bad_rows: bool = False
     dry_run: bool = False
+    start: Path | None = None
+    ties: bool = False
 
     def __post_init__(self) -> None:
         """Take paths as text, lists for tuples, "auto", and numbers written twice, as callers write them."""
         if self.epochs == "auto":
             object.__setattr__(self, "epochs", AUTO)
-        for name in ("save_path", "data_path", "ai_center"):
+        for name in ("save_path", "data_path", "ai_center", "start"):
             if (path := getattr(self, name)) is not None:
                 object.__setattr__(self, name, Path(path))
         for name in ("percents", "param_list", "nprobes"):
@@ -107,6 +109,8 @@ def check(config: Config) -> None:
             raise UserError("--resume and --start_epoch continue a training: leave them out with --eval True")
         if config.dry_run:
             raise UserError("--dry_run tells what a training will take: leave it out with --eval True")
+        if config.start is not None:
+            raise UserError("--start is where a training starts: leave it out with --eval True")
         return
     if config.ai_center is not None:
         raise UserError("--ai_center is only read with --eval True; add it, or leave --ai_center out")

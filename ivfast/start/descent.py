@@ -28,6 +28,7 @@ from ivfast.start import descent_process
 
 SPARE = 2  # nearest beyond those asked for: some are held out, which one vector in twenty is at most
 MOST_EXACT = 3_000_000  # points that an accelerator searches exactly: an H100 takes 7 s for half a million
+MOST_ROWS = 2**31 - 1  # numbers of neighbours are int32
 SAMPLE = 1000  # rows on which recall is measured
 AS_NEAR = 1e-5  # squared distances, of about unit size, within which two float32 products agree
 ROWS = 65_536  # looked at at once
@@ -57,9 +58,14 @@ ALONE = Means()
 def check_descent(vectors: Vectors, means: Means = ALONE) -> None:
     """Refuse now what a graph of these vectors would miss later.
 
-    raises: UserError where NN-descent would search for it and is not installed
+    raises: UserError where NN-descent would search for it and is not installed, or numbers of rows outgrow 32 bits
     """
     n = len(vectors)
+    if n > MOST_ROWS:
+        raise UserError(
+            f"{vectors.name}: {vectors.path} has {n:,} vectors, expected {MOST_ROWS:,} at most, since their neighbours "
+            "are kept as 32-bit numbers; use a part of them"
+        )
     if means.exact(n) is None and find_spec("pynndescent") is None:
         on_gpu = f", search them on a GPU (up to {MOST_EXACT:,})" if means.search is None and n <= MOST_EXACT else ""
         raise UserError(

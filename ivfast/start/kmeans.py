@@ -44,6 +44,11 @@ def n_sampled(n: int, nlist: int, all_points: int = ALL_POINTS, per_bucket: int 
     return min(n, max(all_points, per_bucket * nlist))
 
 
+def most_a_bucket(n_points: int, nlist: int) -> int:
+    """Points a bucket up to which FAISS draws none: as few as do, since it counts them in 32 bits."""
+    return -(-n_points // nlist)
+
+
 def train_kmeans(
     learn: Points, nlist: int, niter: int, seed: int, progress: Progress | None = None,
     all_points: int = ALL_POINTS, per_bucket: int = POINTS_PER_BUCKET, search: DeviceSearch | None = None,
@@ -71,7 +76,7 @@ def train_kmeans(
     clustering.spherical = learn.metric == "IP"
     clustering.early_stop_threshold = LEAST_IMPROVEMENT
     clustering.min_points_per_centroid = 1
-    clustering.max_points_per_centroid = n_points
+    clustering.max_points_per_centroid = most_a_bucket(n_points, nlist)
     # in this thread, since FAISS looks for signals in the main one alone
     with progress.bar("k-means", niter, "iterations at most") as bar, _watched(clustering, bar):
         clustering.train(x, flat_index(learn.dim, learn.metric))

@@ -98,8 +98,9 @@ class TileAskers(NamedTuple):
         buckets: (n, width); returns (pairs, width) float32, 0 beyond an asker's 32 best
         """
         n, width = buckets.shape
-        columns = np.full((n, len(self.probes.cost)), -1, dtype=np.int16)
-        np.put_along_axis(columns, buckets, np.arange(width, dtype=np.int16)[None], axis=1)
+        kind = np.int16 if width <= np.iinfo(np.int16).max else np.int32
+        columns = np.full((n, len(self.probes.cost)), -1, dtype=kind)
+        np.put_along_axis(columns, buckets, np.arange(width, dtype=kind)[None], axis=1)
         column = columns.ravel().take(self.cell).ravel()
         hit = np.flatnonzero(column >= 0)
         above = np.full(len(self.row) * width, -np.inf, dtype=np.float32)

@@ -22,7 +22,7 @@ class ReverseNeighbors(NamedTuple):
 
     first: np.ndarray  # (n + 1,) int64: those of vector i are asker[first[i]:first[i + 1]]; twins count as one vector
     asker: np.ndarray  # (pairs,) int32, numbers of askers
-    place: np.ndarray  # (pairs,) uint16, 1 where the vector is its asker's nearest, 2: the next, ..; 0: itself
+    place: np.ndarray  # (pairs,) uint16 or 32, 1 where the vector is its asker's nearest, 2: the next, ..; 0: itself
     weights: np.ndarray  # (1 + k,) float32, of an asker by that place: 1, then those of `asking_weights`
     twins: Distinct | None = None  # which vector each stored row is; None: all differ
     share: np.ndarray | None = None  # (pairs,) float32, times the weight: rows of the asker over those of the vector
@@ -86,12 +86,17 @@ def reverse_neighbors(
         order = order[nth < most]
         count = np.minimum(count, most)
     first = np.r_[0, np.cumsum(count + 1)]
-    found, at = np.empty(first[-1], dtype=np.int32), np.zeros(first[-1], dtype=np.uint16)
+    found, at = np.empty(first[-1], dtype=np.int32), np.zeros(first[-1], dtype=_place_type(len(weights)))
     itself = np.zeros(len(found), dtype=bool)
     itself[first[:-1]] = True
     found[itself], found[~itself] = own, asker[order]
-    at[~itself] = place[order] + 1
+    at[~itself] = place[order].astype(at.dtype) + 1
     return ReverseNeighbors(first, found, at, np.concatenate([np.ones(1, np.float32), weights], dtype=np.float32))
+
+
+def _place_type(k: int) -> type[np.unsignedinteger]:
+    """What places from 0 to k fit into."""
+    return np.uint16 if k <= np.iinfo(np.uint16).max else np.uint32
 
 
 def shared_by_twins(reverse: ReverseNeighbors, twins: Distinct, asking: np.ndarray) -> ReverseNeighbors:
@@ -116,7 +121,7 @@ def reverse_of(
     n, k = nearest.shape
     rows = np.arange(n, dtype=np.int32)
     asks = rows if silent is None else np.delete(rows, silent)
-    places = np.tile(np.arange(k, dtype=np.uint16), len(asks))
+    places = np.tile(np.arange(k, dtype=_place_type(k)), len(asks))
     reverse = reverse_neighbors(nearest[asks].ravel(), np.repeat(asks, k), places, rows, weights[:k])
     if twins is None:
         return reverse

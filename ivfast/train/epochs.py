@@ -3,12 +3,15 @@
 import time
 from typing import Any
 
+from ivfast.choose.judgement import judge, value
 from ivfast.choose.verdict import Candidate, Choice, first_choice, over_kmeans, seen
-from ivfast.network.backend import Goal, starting_weights
+from ivfast.network.backend import Goal, load_ranker, starting_weights
+from ivfast.route.routers import centers_router
 from ivfast.route.tiles import make_tiles
 from ivfast.runtime.checkpoint import Saved, checkpoint_folder, save_checkpoint, save_state
 from ivfast.runtime.errors import StopRequestedError
 from ivfast.runtime.signals import not_waiting, pending, stop_if_pending, waiting
+from ivfast.start.kmeans import measure_buckets
 from ivfast.train.health import collapse
 from ivfast.train.pairs import ahead, chunk_steps, epoch_chunks
 from ivfast.train.point import Point, best_params, pack, state_arrays
@@ -19,18 +22,46 @@ SLOW_READING = 0.05  # share of an epoch's training that waits for vectors to be
 
 
 def start_point(run: Run) -> Point:
-    """Training starts at k-means: k is fitted with its shares as m, then m is the mean membership at that k."""
+    """Where training starts, k is fitted with the buckets' shares as m, then m is the mean membership at that k."""
     config = run.config
-    goal = refit_goal(run, run.kmeans, run.buckets.share)
+    goal = refit_goal(run, run.start, run.buckets.share)
     k = goal.k
-    router = router_of_centers(run, run.kmeans, k)
+    router = router_of_centers(run, run.start, k)
     use = make_tiles(router, run.learn.points, run.judged.pool[run.judged.sample], (1.0,)).use((1.0,))[1.0]
     state = run.backend.init_state(starting_weights(config.param_list, config.seed), use)
-    choices = {
-        name: first_choice(Candidate(0, k, judgement, {}))
-        for name, judgement in judge_all(run, state.params, run.kmeans, k).items()
-    }
+    at_start = judge_all(run, state.params, run.start, k)
+    if run.started_at is None:
+        choices = {name: first_choice(Candidate(0, k, judgement, {})) for name, judgement in at_start.items()}
+    else:
+        given = {name: Candidate(0, k, judgement, {}, way=0.0) for name, judgement in at_start.items()}
+        choices = {
+            name: first_choice(kmeans)._replace(given=given[name]) for name, kmeans in _kmeans_candidates(run).items()
+        }
+        _tell_given(run, choices)
     return Point(0, 0, state, goal, choices)
+
+
+def _tell_given(run: Run, choices: dict[str, Choice]) -> None:
+    values = {
+        name: over_kmeans(value(choice.given.judgement, run.kmeans_curves), choice, run.kmeans_curves)
+        for name, choice in choices.items()
+        if choice.given
+    }
+    shown = ", ".join(f"{name} {found:.3f}" for name, found in values.items())
+    run.progress.note(f"the given start: held-out scanned over k-means stored alike: {shown}")
+    run.progress.metrics(start_held_out=values)
+
+
+def _kmeans_candidates(run: Run) -> dict[str, Candidate]:
+    """k-means under the rules of the trained routers, where training started elsewhere."""
+    config, floor = run.config, run.buckets.delta_floor
+    k = refit_goal(run, run.kmeans, measure_buckets(run.learn.points, run.kmeans, config.seed).share).k
+    ranker = load_ranker(config.backend, config.gpu)
+    found = {}
+    for name in run.routers:  # a network that begins at k-means ranks as its centers do
+        router = centers_router(name, run.kmeans, config.metric, floor, k, ranker)
+        found[name] = Candidate(0, k, judge(run.judged, router, config.percents), {})
+    return found
 
 
 def resume(run: Run, start: Point, saved: Saved) -> Point:
@@ -44,7 +75,7 @@ def resume(run: Run, start: Point, saved: Saved) -> Point:
             best = Candidate(epoch, k, choice.start.judgement, best_params(saved, router))
             best = best._replace(judgement=judge_router(run, router, params_of(run, best), k))
         least = float("inf") if record["least"] is None else record["least"]
-        choices[router] = Choice(choice.start, best, tuple(record["values"]), least)
+        choices[router] = choice._replace(best=best, values=tuple(record["values"]), least=least)
     state = run.backend.from_state_dict(state_arrays(saved))
     return Point(saved.epoch, saved.step, state, Goal(**saved.about["goal"]), choices)
 
@@ -128,7 +159,7 @@ def _train_steps(run: Run, point: Point) -> tuple[Any, Sums]:
 def _save(run: Run, point: Point) -> None:
     with run.progress.stage("checkpoints"):
         digest = run.learn.points.vectors.digest
-        save_checkpoint(run.config.save_path, pack(point, run.backend, run.config, digest, run.near_by))
+        save_checkpoint(run.config.save_path, pack(point, run.backend, run.config, digest, run.near_by, run.started_at))
 
 
 def _warn(run: Run, epoch: int, sums: Sums, used: dict[str, int], used_by_kmeans: int) -> None:

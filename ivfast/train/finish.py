@@ -6,7 +6,7 @@ import numpy as np
 
 from ivfast.choose.facts import fit_facts
 from ivfast.choose.judgement import value
-from ivfast.choose.verdict import WAYS, Verdict, decide, over_kmeans, part_of_the_way
+from ivfast.choose.verdict import WAYS, Candidate, Verdict, decide, over_kmeans, part_of_the_way
 from ivfast.network.backend import load_ranker
 from ivfast.route.routers import centers_router
 from ivfast.runtime.files import save_array
@@ -31,7 +31,7 @@ def export(run: Run, point: Point) -> None:
     for router, verdict in verdicts.items():
         progress.note(f"{router}: {verdict.text}")
     chosen = verdicts["centers"].chosen
-    if chosen.epoch == 0:
+    if chosen.is_kmeans:
         progress.note("no gain on held-out vectors: ivfast.npy is k-means")
     files = {"kmeans.npy": space.outside(run.kmeans), "ivfast.npy": space.outside(centers_of(run, chosen))}
     for name, centers in files.items():
@@ -39,7 +39,7 @@ def export(run: Run, point: Point) -> None:
     setup = run.backend.setup
     model = Model(
         facts={},
-        net=run.backend.export(params_of(run, verdicts["net"].chosen)) if config.deep else {},
+        net=_net(run, verdicts["net"].chosen) if config.deep else {},
         mean=setup.mean,
         scale=setup.scale,
         space=space,
@@ -58,14 +58,24 @@ def export(run: Run, point: Point) -> None:
     progress.note(f"written: {', '.join(str(folder / name) for name in names)}")
 
 
+def _net(run: Run, chosen: Candidate) -> dict[str, np.ndarray]:
+    net = run.backend.export(params_of(run, chosen))
+    if chosen.is_kmeans and run.started_at:  # the backend's weights move the start
+        net["centers"] = run.kmeans
+    return net
+
+
 def _decide(run: Run, router: str, point: Point) -> Verdict:
     """Beside the best epoch, try parts of the last one's way: it has settled, however good the others were."""
     choice = point.choices[router]
+    if choice.given and point.epoch == 0:  # there is no way: nothing was trained
+        return decide(choice, [], run.kmeans_curves, run.config.seed)
+    start = choice.given or choice.start
     arrays = weights_of(run, router, point.state.params)
     last = choice.start._replace(epoch=point.epoch, k=point.goal.k, arrays=arrays)
     shorter, values = [], []
     for way in WAYS:
-        candidate = part_of_the_way(last, choice.start.k, way)
+        candidate = part_of_the_way(last, start.k, way)
         judgement = judge_router(run, router, params_of(run, candidate), candidate.k)
         shorter.append(candidate._replace(judgement=judgement))
         values.append(over_kmeans(value(judgement, run.kmeans_curves), choice, run.kmeans_curves))
@@ -73,7 +83,8 @@ def _decide(run: Run, router: str, point: Point) -> Verdict:
         if values[-1] > (1 + LOST) * whole:
             break  # shorter ways lie nearer k-means still
     shown = ", ".join(f"{candidate.way:g} {found:.3f}" for candidate, found in zip(shorter, values, strict=True))
-    run.progress.note(f"{router}: the same at parts of the last epoch's way from k-means: {shown}")
+    origin = "the given start" if choice.given else "k-means"
+    run.progress.note(f"{router}: the same at parts of the last epoch's way from {origin}: {shown}")
     return decide(choice, shorter, run.kmeans_curves, run.config.seed)
 
 
@@ -108,7 +119,8 @@ def _fit_all(
 def _about(run: Run, verdicts: dict[str, Verdict]) -> dict[str, Any]:
     settings = {name: value for name, value in run.config.as_dict().items() if name not in WHERE}
     learn = run.learn.points.vectors
-    return {
+    started_at = {"start": run.started_at} if run.started_at else {}
+    return started_at | {
         "settings": settings,
         "learn": {"shape": [len(learn), learn.dim], "hash": learn.digest},
         "chosen_epochs": {router: verdict.chosen.epoch for router, verdict in verdicts.items()},

@@ -12,10 +12,10 @@ from ivfast.runtime.errors import UserError
 
 WHERE = (  # settings that say where and how fast, not what
     "save_path", "data_path", "log_interval", "valid_batch_size", "gpu", "resume", "start_epoch", "checkpoint_minutes",
-    "dry_run",
+    "dry_run", "start",
 )  # fmt: skip
 JUDGING_VERSION = 4  # raised where pairs are drawn, or epochs judged, in another way than before
-FREE = (*WHERE, "data_name", "nprobes", "eval", "ai_center", "backend")  # may differ on resume
+FREE = (*WHERE, "data_name", "nprobes", "eval", "ai_center", "backend", "ties")  # may differ on resume
 
 
 class Point(NamedTuple):
@@ -34,9 +34,13 @@ def settings_that_bind(config: Config) -> dict[str, Any]:
 
 
 def pack(
-    point: Point, backend: Backend, config: Config, learn_digest: str, near_by: dict[str, object] | None = None
-) -> Saved:
-    """Everything that the rest of the run depends on. near_by: how near vectors were found, where that can differ"""
+    point: Point, backend: Backend, config: Config, learn_digest: str, near_by: dict[str, object] | None = None,
+    started_at: str | None = None,
+) -> Saved:  # fmt: skip
+    """Everything that the rest of the run depends on.
+
+    near_by: how near vectors were found, where that can differ; started_at: digest of a given start
+    """
     arrays = backend.state_dict(point.state)
     choices = {}
     for router, choice in point.choices.items():
@@ -58,6 +62,8 @@ def pack(
     }
     if backend.setup.blocks is not None:
         about["blocks"] = _plain(backend.setup.blocks)
+    if started_at:
+        about["start"] = started_at
     return Saved(point.epoch, point.step, arrays, about)
 
 
@@ -94,6 +100,17 @@ def refuse_others(saved: Saved, config: Config, learn_digest: str | None) -> Non
         )
     if saved.about.get("blocks") != _plain(blocks_of(config.nlist, config.batch_size)):
         raise other_version
+
+
+def refuse_other_start(saved: Saved, started_at: str | None) -> None:
+    """raises: UserError where the run started elsewhere. started_at: digest of the start; None: k-means"""
+    then = saved.about.get("start")
+    if then != started_at:
+        was = "other centers" if then else "k-means"
+        raise UserError(
+            f"--start: the checkpoint's run began at {was}, expected the same; give what it was given, or start anew "
+            "elsewhere"
+        )
 
 
 def refuse_other_search(saved: Saved, near_by: dict[str, object] | None) -> None:

@@ -37,7 +37,7 @@ from ivfast.network.backend import (
     load_search,
     starting_weights,
 )
-from ivfast.network.precision import advice, precision_name
+from ivfast.network.precision import advice, growth_interval, precision_name
 from ivfast.route.routers import ROUTERS, Router, centers_router, net_router, trained_routers
 from ivfast.runtime.checkpoint import Saved
 from ivfast.runtime.config import AUTO, Config
@@ -48,8 +48,9 @@ from ivfast.start.kmeans import Buckets, measure_buckets
 from ivfast.start.neighbors import LIMITS, LearnSet, check_split, n_held_out
 from ivfast.start.prepare import Cache, find_kmeans, find_learn_cells, find_learn_neighbors
 from ivfast.train.disk import check_disk
+from ivfast.train.given import digest_of, open_start
 from ivfast.train.pairs import PairSource
-from ivfast.train.point import refuse_other_search, refuse_others
+from ivfast.train.point import refuse_other_search, refuse_other_start, refuse_others
 from ivfast.train.schedule import auto_epochs, auto_warmup, learning_rates
 
 RECOMMENDED = 39  # learn vectors a bucket; FAISS warns below so many
@@ -61,8 +62,10 @@ class Run(NamedTuple):
     config: Config
     progress: Progress
     learn: LearnSet
-    kmeans: np.ndarray  # (nlist, dim) float32, where training starts
-    buckets: Buckets  # of k-means
+    kmeans: np.ndarray  # (nlist, dim) float32
+    start: np.ndarray  # (nlist, dim) float32, where training starts: kmeans itself, or what was given
+    started_at: str | None  # digest of what was given, as stored
+    buckets: Buckets  # of the start
     backend: Backend
     held: HeldOut  # all held-out vectors, on which facts are fitted
     judged: HeldOut  # those among them that states are judged by
@@ -87,8 +90,11 @@ def start_run(config: Config, progress: Progress, saved: Saved | None = None) ->
         vectors, data = admit_training(config, progress)
         space = measure_space(vectors, config.metric)
     config = with_epochs(config, len(vectors), progress)
+    given = open_start(config)
+    started_at = None if given is None else digest_of(given)
     if saved is not None:
         refuse_others(saved, config, vectors.digest)
+        refuse_other_start(saved, started_at)
     check_disk(config, len(vectors), len(data.base))
     progress.note(advice(config))
     points, folder = Points(vectors, space), config.save_path / "cache"
@@ -99,14 +105,15 @@ def start_run(config: Config, progress: Progress, saved: Saved | None = None) ->
     if saved is not None:
         refuse_other_search(saved, cache.near_by)
     kmeans = find_kmeans(cache, config.nlist, config.niter)
+    start = kmeans if given is None else space.inside(given)
     learn = LearnSet(points, find_learn_neighbors(cache, config.ftopk))
     with progress.stage("measuring buckets"):
         cells = None
         if blocks_of(config.nlist, config.batch_size) is None:
-            buckets = measure_buckets(points, kmeans, config.seed, progress)
+            buckets = measure_buckets(points, start, config.seed, progress)
         else:
-            cells, buckets = find_learn_cells(cache, kmeans, config.niter)
-        setup = make_setup(config, learn, kmeans, buckets)
+            cells, buckets = find_learn_cells(cache, start, config.niter)
+        setup = make_setup(config, learn, start, buckets)
     backend = load_backend(config.backend, setup, config.gpu, precision_name(config))
     width = min(config.ftopk, config.nlist)
     held = make_held_out(learn, config.nlist, width, config.seed, progress)
@@ -117,14 +124,16 @@ def start_run(config: Config, progress: Progress, saved: Saved | None = None) ->
     if setup.blocks is not None:
         source = source._replace(cells=cells, block_pairs=setup.blocks.pairs)
     ranker = load_ranker(config.backend, config.gpu)
-    start = centers_router("kmeans", kmeans, config.metric, buckets.delta_floor, 1.0, ranker)
+    plain = centers_router("kmeans", kmeans, config.metric, buckets.delta_floor, 1.0, ranker)
     with progress.stage("first judgement"):
-        kmeans_curves = judge_kmeans(judged, start, config.percents)
+        kmeans_curves = judge_kmeans(judged, plain, config.percents)
     return Run(
         config=config,
         progress=progress,
         learn=learn,
         kmeans=kmeans,
+        start=start,
+        started_at=started_at,
         buckets=buckets,
         backend=backend,
         held=held,
@@ -156,6 +165,7 @@ def open_training(config: Config) -> tuple[Vectors, EvaluationSet]:
     """
     assert config.learn_name is not None
     check_device(config.backend, config.gpu)
+    open_start(config)
     path = learn_path(config.data_path, config.learn_name)
     folder = config.data_path / config.data_name
     four = {"learn": path} | {name: folder / f"{name}.npy" for name in ("base", "query", "gt")}
@@ -208,7 +218,7 @@ def check_learn_size(learn: Vectors, nlist: int, ftopk: int, batch_size: int) ->
         )
 
 
-def make_setup(config: Config, learn: LearnSet, kmeans: np.ndarray, buckets: Buckets) -> Setup:
+def make_setup(config: Config, learn: LearnSet, start: np.ndarray, buckets: Buckets) -> Setup:
     """The shapes, statistics and rates that a backend is made from."""
     points = learn.points
     if points.metric == "IP":
@@ -219,7 +229,7 @@ def make_setup(config: Config, learn: LearnSet, kmeans: np.ndarray, buckets: Buc
     return Setup(
         param_list=config.param_list,
         metric=config.metric,
-        start=kmeans,
+        start=start,
         radius=buckets.radius,
         mean=mean,
         scale=np.float32(scale or 1),
@@ -228,6 +238,7 @@ def make_setup(config: Config, learn: LearnSet, kmeans: np.ndarray, buckets: Buc
         use_rate=min(1.0, config.batch_size / (USE_MEMORY * config.nlist)),
         loss_scale=config.scale,
         blocks=blocks_of(config.nlist, config.batch_size),
+        growth_interval=growth_interval(config.epochs * n_steps),
     )
 
 
@@ -276,5 +287,5 @@ def params_of(run: Run, candidate: Candidate) -> Any:
 def centers_of(run: Run, candidate: Candidate) -> np.ndarray:
     """A candidate's centers, (nlist, dim) float32, inside."""
     if candidate.epoch == 0:  # not through the backend: under IP it would renormalise what k-means found
-        return run.kmeans
+        return run.kmeans if candidate.is_kmeans else run.start
     return run.backend.centers(params_of(run, candidate))

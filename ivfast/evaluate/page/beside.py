@@ -10,7 +10,7 @@ from ivfast.evaluate.page.markup import Figure, figures, items, percent, table, 
 from ivfast.evaluate.page.pictures import LINES, draw_curve, frame_recall
 from ivfast.evaluate.page.record import RunRecord
 from ivfast.evaluate.page.words import LEVEL, decision, gain_of
-from ivfast.evaluate.report import best
+from ivfast.evaluate.report import best, name_of_recall
 from ivfast.route.routers import ROUTERS
 
 OF_EACH_RUN = {"save_path", "ai_center", "eval", "start_epoch", "resume", "dry_run"}  # they say where, not what
@@ -104,7 +104,9 @@ def _shares(records: list[RunRecord], letters: list[str]) -> str:
         for router, kind in ROUTERS.items()
         if (one := best(record.results, router))
     ]
-    return table(["", "router", "copies", *(f"{100 * float(level):.0f} % recall" for level in levels)], rows, n_words=3)
+    names = {name_of_recall(record.results) for record in records}
+    name = names.pop() if len(names) == 1 else "recall"
+    return table(["", "router", "copies", *(f"{100 * float(level):.0f} % {name}" for level in levels)], rows, n_words=3)
 
 
 def _differences(records: list[RunRecord], letters: list[str]) -> str:

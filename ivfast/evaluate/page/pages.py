@@ -7,6 +7,7 @@ from ivfast.evaluate.page import pictures, words
 from ivfast.evaluate.page.beside import compared, labels
 from ivfast.evaluate.page.markup import details, figures, items, page, percent, table, text
 from ivfast.evaluate.page.record import RunRecord, read_record
+from ivfast.evaluate.report import error_near, name_of_recall
 from ivfast.evaluate.results import Result
 from ivfast.method import LEVELS
 from ivfast.route.routers import ROUTERS
@@ -57,7 +58,8 @@ def _verdict(record: RunRecord) -> str:
     shape = record.evaluation["data"]
     about = (
         f"{record.n_base:,} vectors of {shape['base']['shape'][1]} columns, {record.nlist:,} buckets, "
-        f"{shape['query']['shape'][0]:,} queries, metric {record.evaluation['settings'].get('metric')}."
+        f"{shape['query']['shape'][0]:,} queries, metric {record.evaluation['settings'].get('metric')}. "
+        f"{words.of_recall(record)}"
     )
     return f"<div class='verdict'>{sentences}</div><p class='soft'>{text(about)}</p>"
 
@@ -67,10 +69,12 @@ def _recall(record: RunRecord) -> str:
     levels = [f"{level:.2f}" for level in LEVELS]
     rows = [
         [ROUTERS[r.router].title if r.router in ROUTERS else r.router, r.rule, f"{r.percent:g}", r.probing,
-         *(percent(r.scanned_at.get(level)) for level in levels)]
+         *(percent(r.scanned_at.get(level)) for level in levels), error_near(r)]
         for r in record.results
     ]  # fmt: skip
-    header = ["router", "rule", "copies", "probing", *(f"{100 * level:.0f} % recall" for level in LEVELS)]
+    name = name_of_recall(record.results)
+    header = ["router", "rule", "copies", "probing", *(f"{100 * level:.0f} % {name}" for level in LEVELS),
+              f"standard error of {name} near 90 %"]  # fmt: skip
     found = figures([one for one in drawn if one], "large")
     return found + details(f"Share of base scanned, all {len(rows)} results", table(header, rows, n_words=4))
 
@@ -96,13 +100,19 @@ def _chosen(record: RunRecord) -> str:
     epochs = record.evaluation.get("chosen_epochs") or {}
     ways = record.evaluation.get("chosen_ways") or {}
     rows = [
-        [ROUTERS[name].title, "k-means" if not epoch else f"epoch {epoch}", f"{ways.get(name, 1):g}",
+        [ROUTERS[name].title, _exported(epoch, ways.get(name, 1)), f"{ways.get(name, 1):g}",
          *(f"{100 * share:.1f} %" for share in gains.get(name, ()))]
         for name, epoch in epochs.items()
     ]  # fmt: skip
     rows = [row + ["-"] * (5 - len(row)) for row in rows]
-    header = ["router", "exported", "part of the way from k-means", "gain on held-out vectors", "standard error"]
+    header = ["router", "exported", "part of the way from the start", "gain on held-out vectors", "standard error"]
     return table(header, rows, n_words=2) if rows else ""
+
+
+def _exported(epoch: int, way: float) -> str:
+    if epoch == 0:
+        return "the given start" if way == 0 else "k-means"
+    return f"epoch {epoch}"
 
 
 def _predictions(record: RunRecord) -> str:
@@ -114,7 +124,8 @@ def _predictions(record: RunRecord) -> str:
     ]  # fmt: skip
     if not rows:
         return "<p class='soft'>Nothing was predicted: the evaluation knew no training vectors.</p>"
-    header = ["", "recall predicted", "nprobe named", "recall reached", "scanned, predicted", "scanned, as it came"]
+    name = name_of_recall(record.results)
+    header = ["", f"{name} predicted", "nprobe named", f"{name} reached", "scanned, predicted", "scanned, as it came"]
     drawn = figures(pictures.of_predictions(record), "large")
     return drawn + details(f"All {len(rows)} predictions", table(header, rows))
 

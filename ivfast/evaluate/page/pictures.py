@@ -8,6 +8,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from ivfast.evaluate.page.canvas import COLORS, SMALL, WIDTH, Canvas, canvas, finish, legend_below, share_axis
 from ivfast.evaluate.page.markup import Figure
 from ivfast.evaluate.page.record import Epoch, RunRecord
+from ivfast.evaluate.report import name_of_recall
 from ivfast.evaluate.results import Result
 from ivfast.route.routers import ROUTERS
 
@@ -71,7 +72,7 @@ def frame_recall(drawn: Canvas, results: list[Result]) -> None:
     least = min(float(r.curve[0].min()) for r in results)
     axes.set_ylim(min(max(least - 0.02, 0), LOWEST), 1.005)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda recall, _: f"{100 * recall:.0f} %"))
-    axes.set_ylabel("recall (right answers found)")
+    axes.set_ylabel(f"{name_of_recall(results)} (right answers found)")
     for level in MARKS:
         axes.axhline(float(level), color=COLORS["soft"], linewidth=0.7, linestyle=":", zorder=0.5)
     legend_below(drawn)

@@ -123,6 +123,7 @@ def _as_result(stored: dict[str, Any]) -> Result:
         "curve": (np.maximum.accumulate(recall), scanned),
         "predicted": {level: Fulfilled(**one) for level, one in stored["predicted"].items()},
         "sizes": stored.get("sizes", {}),
+        "recall_error": [np.nan if error is None else float(error) for error in stored.get("recall_error", ())],
     }
     return Result(**known)
 

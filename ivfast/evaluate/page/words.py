@@ -4,7 +4,7 @@ from typing import Any
 
 from ivfast.evaluate.page.markup import percent
 from ivfast.evaluate.page.record import RunRecord
-from ivfast.evaluate.report import SAME, best, by_nearest
+from ivfast.evaluate.report import SAME, best, by_nearest, error_near, name_of_recall
 from ivfast.evaluate.results import Result
 from ivfast.route.routers import ROUTERS
 
@@ -16,6 +16,17 @@ WIDE = 0.5  # share of all variance that one column may have
 OTHER_KIND = 1.5  # times farther from base than its own rows: queries of another kind; so many times nearer: made of it
 LEAST_QUERIES = 100  # with fewer, recall has a standard error of 1 % or more
 HUB = 0.05  # of queries that name one row of base among their answers
+
+
+def of_recall(record: RunRecord) -> str:
+    """What recall is of, how sure it is, and whether ties count."""
+    k, kind = name_of_recall(record.results).removeprefix("recall@"), best(record.results, "centers")
+    found = f"Recall is recall@{k}: the share found of the {k} nearest that gt names"
+    if record.evaluation["settings"].get("ties"):
+        found += ", where whoever is as near as the last of them counts as right"
+    if kind is None or not kind.recall_error:
+        return f"{found}."
+    return f"{found}; its standard error near 90 % is {error_near(kind)}."
 
 
 def decision(record: RunRecord) -> str:
