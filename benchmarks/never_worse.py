@@ -28,7 +28,7 @@ from ivfast.runtime.config import Config
 from ivfast.runtime.progress import silent
 from ivfast.start.descent import Means
 from ivfast.store.dcnet_file import load_model
-from ivfast.store.demand import ReverseNeighbors, reverse_of_base
+from ivfast.store.reverse import ReverseNeighbors, reverse_of_base
 from ivfast.train.epochs import start_point, train_epoch
 from ivfast.train.finish import export
 from ivfast.train.run import Run, router_of_centers, start_run

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from ivfast.data.centers import tell_one_place
 from ivfast.data.cleaning import Cleaning
 from ivfast.data.criticism import criticise
 from ivfast.data.far import note_other_unit
@@ -33,7 +34,7 @@ from ivfast.runtime.progress import Progress
 from ivfast.runtime.quota import about_threads, within_quota
 from ivfast.runtime.signals import UNHEARD, handled
 from ivfast.start.descent import Means
-from ivfast.store.demand import reverse_of_base
+from ivfast.store.reverse import reverse_of_base
 from ivfast.train.disk import bytes_by_stage
 from ivfast.train.epochs import resume, start_point, train_epoch
 from ivfast.train.finish import export
@@ -250,6 +251,7 @@ def _evaluate(
     space = space_for(found, learn)
     for vectors in (data.base, data.query):
         note_other_unit(vectors, space, progress)
+    tell_one_place(found.path.name, space.inside(found.centers), progress)
     source: Source | None = None
     if learn and found.model:
         source = FromFile(found.model, Points(learn, space), copies)

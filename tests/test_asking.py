@@ -6,7 +6,7 @@ import pytest
 from ivfast.data.vectors import Points, space_of
 from ivfast.runtime.progress import silent
 from ivfast.start.neighbors import find_neighbors, make_neighbors
-from ivfast.store.demand import asking_weights, reverse_neighbors
+from ivfast.store.reverse import asking_weights, reverse_neighbors
 from tests.conftest import points_of
 
 

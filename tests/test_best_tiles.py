@@ -9,8 +9,9 @@ from ivfast.data.vectors import Points
 from ivfast.network.backend import load_ranker
 from ivfast.route.routers import Router, centers_router
 from ivfast.route.tiles import BEST_BUCKETS, BestTiles, LogitTiles, make_tiles
-from ivfast.store.demand import Demand, find_probes, reverse_of
+from ivfast.store.demand import Demand, find_probes
 from ivfast.store.place import make_plans, place
+from ivfast.store.reverse import reverse_of
 from ivfast.store.rules.rule import Terms
 from tests import by_hand
 from tests.conftest import points_of

@@ -12,8 +12,9 @@ from ivfast.route.routers import LogitsOf, Router
 from ivfast.route.tiles import LogitTiles
 from ivfast.runtime.progress import silent
 from ivfast.start.neighbors import LearnSet, find_neighbors
-from ivfast.store.demand import Demand, chance, find_probes, reverse_of
+from ivfast.store.demand import Demand, chance, find_probes
 from ivfast.store.place import make_plans, place
+from ivfast.store.reverse import reverse_of
 from ivfast.store.rules.rule import Terms
 from tests import by_hand
 from tests.test_rules import NLIST, REFERENCES, WIDTH, Case, K
@@ -125,6 +126,7 @@ def test_rows_read_at_once_never_change_a_bit(case: Case, read_rows: int):
 
 @pytest.mark.parametrize("most", [300_000, 400])
 def test_training_vectors_ask_for_the_pool(case: Case, most: int):
+    case = Case(case.points.metric, twins=False)  # twins: tests/test_twins.py
     neighbors = find_neighbors(case.points, K, 1, silent())
     held = make_held_out(LearnSet(case.points, neighbors), NLIST, WIDTH, 1, per_bucket=1, least=200)
     demand = held_out_demand(held, case.router, 3, most_asking=most)

@@ -24,7 +24,7 @@ from ivfast.start import descent
 from ivfast.start.descent import SPARE, Means, graph_of, pick
 from ivfast.start.extend import extend
 from ivfast.start.neighbors import SearchLimits, find_neighbors, nearest_of_all
-from ivfast.store import demand
+from ivfast.store.reverse import reverse_of_base
 from ivfast.train.disk import bytes_needed
 from run_dcnet import main
 from tests import by_hand
@@ -89,13 +89,13 @@ def test_a_graph_is_found_once_for_equal_points_and_says_so(tmp_path: Path, monk
 @pytest.mark.usefixtures("descent_here")
 def test_base_that_is_learn_asks_for_the_same_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     rows, limits, means = draw("L2", 600), SearchLimits(exact_learn=100), Means(tmp_path)
-    for module in ("ivfast.store.demand", "ivfast.start.neighbors"):
+    for module in ("ivfast.store.reverse", "ivfast.start.neighbors"):
         monkeypatch.setattr(f"{module}.LIMITS", limits)
     monkeypatch.setattr(nearest_of_all, "__defaults__", (Means(), limits))
     found = find_neighbors(digested(rows), 5, 1, silent(), means, limits)
     monkeypatch.setattr(descent, "_run", None)  # called no more
     weights = np.ones(found.train_nearest.shape[1], np.float32)
-    reverse = demand.reverse_of_base(means, digested(rows), weights, silent())
+    reverse = reverse_of_base(means, digested(rows), weights, silent())
     expected = by_hand.askers(graph_of(digested(rows), K, silent(), means)[:, :K])
     for i in range(0, 600, 7):
         askers = reverse.asker[reverse.first[i] : reverse.first[i + 1]].tolist()
@@ -163,7 +163,7 @@ def test_a_fit_searches_its_base_once_and_stores_it_as_a_search_of_all_would(
 ):
     """Everything counts as large."""
     limits, runs, run = SearchLimits(exact_learn=100), [], descent._run
-    for module in ("train.run", "train.disk", "start.prepare", "store.demand", "front.fit", "index.model"):
+    for module in ("train.run", "train.disk", "start.prepare", "store.reverse", "front.fit", "index.model"):
         monkeypatch.setattr(f"ivfast.{module}.LIMITS", limits)
     for function in (find_neighbors, nearest_of_all):
         monkeypatch.setattr(function, "__defaults__", (Means(), limits))
@@ -217,7 +217,7 @@ def test_two_stages_find_as_much_and_the_same_after_a_kill(tmp_path: Path, write
 def test_run_in_sample_searches_once_maps_x_and_clears_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Everything counts as large; base is learn."""
     limits = SearchLimits(exact_learn=100)
-    for module in ("train.run", "train.disk", "start.prepare", "store.demand"):
+    for module in ("train.run", "train.disk", "start.prepare", "store.reverse"):
         monkeypatch.setattr(f"ivfast.{module}.LIMITS", limits)
     for function in (find_neighbors, nearest_of_all):
         monkeypatch.setattr(function, "__defaults__", (Means(), limits))

@@ -14,6 +14,7 @@ from ivfast.data.exact import nearest_of_stored, nearest_wide
 from ivfast.data.far import note_other_unit, odd_forms, without_far
 from ivfast.data.intake import check_distinct, judge_gt
 from ivfast.data.middle import FAR, middle_of
+from ivfast.data.twins import distinct_rows
 from ivfast.data.vectors import LIMIT, EvaluationSet, Points, Space, Vectors, measure_space, space_of
 from ivfast.front.aside import set_aside, write_run_files
 from ivfast.runtime.errors import UserError
@@ -294,7 +295,7 @@ def test_stale_answers_are_seen_beside_far_rows(file: str) -> None:
 def test_fit_writes_exact_answers_of_far_queries(tmp_path: Path) -> None:
     base, query = put(normal(400), 9, 1e12), put(normal(5, seed=2), 3, 1e7)
     points = Points(vectors(base), measure_space(without_far(scan(vectors(base), "L2", silent())), "L2"))
-    aside = set_aside(400, 1, test=False)
+    aside = set_aside(distinct_rows(points.vectors), 1, test=False)
     write_run_files(tmp_path, points, aside, query, silent())
     kept = np.delete(base, aside.rows, axis=0)
     np.testing.assert_array_equal(np.load(tmp_path / "data" / "gt.npy"), exact(kept, query))

@@ -22,7 +22,8 @@ from ivfast.network.backend import Goal, weight_shapes
 from ivfast.runtime.errors import UserError
 from ivfast.start.descent import check_descent
 from ivfast.start.kmeans import most_a_bucket, n_sampled
-from ivfast.store.demand import Demand, Probes, TileAskers, reverse_neighbors, reverse_of
+from ivfast.store.demand import Demand, Probes, TileAskers
+from ivfast.store.reverse import reverse_neighbors, reverse_of
 
 LARGEST = 2**31 - 1
 BATCH, NLIST, DIM = 40_000, 65_536, 8  # 2 x 2.6e9 logits

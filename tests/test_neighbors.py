@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ivfast.data.twins import Distinct, distinct_of
 from ivfast.data.vectors import Points, Space
+from ivfast.runtime.errors import UserError
 from ivfast.runtime.progress import silent
 from ivfast.start.neighbors import (
     Neighbors,
@@ -26,6 +28,16 @@ def draw(metric: str, n: int, dim: int = 8, clumps: int = 40) -> np.ndarray:
     rng = np.random.default_rng(n)
     rows = rng.standard_normal((clumps, dim))[rng.integers(clumps, size=n)] + rng.normal(0, 0.4, (n, dim))
     return unit(rows) if metric == "IP" else rows.astype(np.float32)
+
+
+def different(n: int) -> Distinct:
+    """n rows without twins."""
+    return distinct_of(np.arange(n))
+
+
+def first_rows(rows: np.ndarray) -> np.ndarray:
+    """Numbers of the rows that are equal to no earlier one."""
+    return np.sort(np.unique(rows, axis=0, return_index=True)[1])
 
 
 def unit(rows: np.ndarray) -> np.ndarray:
@@ -51,25 +63,52 @@ def recall_of(rows: np.ndarray, of: np.ndarray, among: np.ndarray, found: np.nda
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@pytest.mark.parametrize("duplicates", [0, 1, 30])
-def test_neighbours_are_those_of_brute_force(metric: str, duplicates: int):
-    """Thirty copies are more than are searched for: self may not be among what is found."""
+def test_neighbours_are_those_of_brute_force(metric: str):
     rows = draw(metric, 600)
-    for i in range(5):
-        rows[100 + 50 * i : 100 + 50 * i + duplicates] = rows[i]
     found = find_neighbors(points_of(rows, metric), 7, 1, silent())
     assert found.train_nearest.shape == (480, 20)
     check_nearest(rows, found.train, found.train, found.train_nearest)
     np.testing.assert_array_equal(found.train_neighbors, found.train_nearest[:, :7])
     assert found.answers.shape == (120, 10)  # whatever ftopk is: so many count
     check_nearest(rows, found.held_out, np.arange(600), found.answers)
+    assert found.first.shape == (0,)
 
 
-def test_all_vectors_equal():
-    rows = np.ones((60, 3), np.float32)
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(("copies", "graph"), [(1, False), (30, False), (30, True)])
+def test_of_twins_the_first_trains_or_is_held_out_and_none_is_a_neighbour(metric: str, copies: int, graph: bool):
+    """Thirty twins are more than are searched for. Held against a brute force over the rows that differ."""
+    rows = draw(metric, 600)
+    for i in range(5):
+        rows[100 + 50 * i : 100 + 50 * i + copies] = rows[i]
+    firsts = first_rows(rows)
+    limits = SearchLimits(exact_learn=100) if graph else SearchLimits()
+    found = find_neighbors(points_of(rows, metric), 7, 1, silent(), limits=limits)
+    np.testing.assert_array_equal(np.sort(np.r_[found.train, found.held_out]), firsts)
+    assert not np.isin(np.arange(5), found.held_out).any()  # they have twins, most have none
+    check_nearest(rows, found.held_out, firsts, found.answers)
+    if graph:
+        assert recall_of(rows, found.train, found.train, found.train_nearest) > 0.99
+    else:
+        check_nearest(rows, found.train, found.train, found.train_nearest)
+    assert (by_hand.distances_of_others(rows, found.train, found.train).min(axis=1) > 0).all()
+    np.testing.assert_array_equal(rows[found.first], rows)
+    assert np.isin(found.first, firsts).all()
+
+
+def test_where_all_vectors_have_a_twin_both_rows_are_held_out_or_train():
+    half = draw("L2", 300)
+    rows = np.concatenate([half, half])
     found = find_neighbors(points_of(rows), 5, 1, silent())
-    check_nearest(rows, found.train, found.train, found.train_nearest)
-    check_nearest(rows, found.held_out, np.arange(60), found.answers)
+    assert (len(found.train), len(found.held_out)) == (240, 60)
+    seen = {row.tobytes() for row in rows[found.train]}
+    assert not any(row.tobytes() in seen for row in rows[found.held_out])
+
+
+def test_too_few_different_vectors_are_refused():
+    rows = np.repeat(draw("L2", 12), 50, axis=0)
+    with pytest.raises(UserError, match=r"only 12 different vectors among 600, of which 10 train.*--ftopk 10"):
+        find_neighbors(points_of(rows), 10, 1, silent())
 
 
 def test_blocks_of_queries_are_put_together_in_order():
@@ -97,7 +136,7 @@ def test_at_least_twenty_nearest_tell_who_asks(ftopk: int, n: int, expected: int
 @pytest.mark.parametrize("n", [5, 10, 99, 1000, 4999, 5000, 20_000, 39_999, 400_000, 1_000_000])
 def test_split_sizes_follow_the_rule(n: int):
     """5 %; at least 1,000 or a fifth, whichever is smaller; at most 10,000."""
-    train, held_out = split(n, 1)
+    train, held_out = split(different(n), 1)
     expected = min(max(0.05 * n, min(1000, n / 5)), 10_000)
     assert abs(len(held_out) - expected) < 1
     assert len(train) + len(held_out) == n
@@ -107,7 +146,7 @@ def test_split_sizes_follow_the_rule(n: int):
 
 
 def test_split_depends_on_the_seed_and_is_spread_over_learn():
-    one, two, other = (split(10_000, seed)[1] for seed in (1, 1, 2))
+    one, two, other = (split(different(10_000), seed)[1] for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, two)
     assert len(np.intersect1d(one, other)) < 200  # 100 by chance
     assert np.histogram(one, bins=10, range=(0, 10_000))[0].min() > 50  # 100 each
@@ -133,8 +172,7 @@ def of_graph(metric: str, rows: np.ndarray, ftopk: int, **sizes: int) -> Neighbo
 
 def check_graph(metric: str, rows: np.ndarray, found: Neighbors) -> None:
     """Held-out answers are exact; of the others all are distinct training vectors, and nearly all the nearest."""
-    everyone = np.arange(len(rows))
-    check_nearest(rows, found.held_out, everyone, found.answers)
+    check_nearest(rows, found.held_out, first_rows(rows), found.answers)
     assert found.train_nearest.dtype == np.int32
     assert np.isin(found.train_nearest, found.train).all()
     assert (found.train_nearest != found.train[:, None]).all()

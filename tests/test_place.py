@@ -13,8 +13,9 @@ from ivfast.route.distances import top
 from ivfast.route.routers import Router, centers_router
 from ivfast.route.search import Lists
 from ivfast.route.tiles import LogitTiles, Tile
-from ivfast.store.demand import Demand, find_probes, reverse_of
+from ivfast.store.demand import Demand, find_probes
 from ivfast.store.place import Plan, make_plans, place
+from ivfast.store.reverse import reverse_of
 from ivfast.store.rules import RULES
 from ivfast.store.rules.rule import Rule, Terms
 from tests import by_hand

@@ -365,7 +365,7 @@ def test_a_user_without_a_name_or_home_is_told(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("HOME")
     monkeypatch.setattr(pwd, "getpwuid", unknown)
     assert user_path("/x/y") == Path("/x/y")
-    with pytest.raises(UserError, match="^~/x: there is no such home folder"):
+    with pytest.raises(UserError, match=r"^~/x: there is no such home folder"):
         user_path("~/x")
 
 

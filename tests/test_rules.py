@@ -12,7 +12,8 @@ from ivfast.route.routers import centers_router
 from ivfast.route.tiles import LogitTiles
 from ivfast.runtime.progress import silent
 from ivfast.start.neighbors import nearest_of_all
-from ivfast.store.demand import Demand, find_probes, reverse_of
+from ivfast.store.demand import Demand, find_probes
+from ivfast.store.reverse import reverse_of
 from ivfast.store.rules import RULES
 from ivfast.store.rules.rule import Terms, log_use
 from tests import by_hand
@@ -37,10 +38,11 @@ NLIST, WIDTH, K = 12, 4, 5
 class Case:
     """Clumped vectors over two tiles, with hubs and duplicates, and centers among them."""
 
-    def __init__(self, metric: str, n: int = 1100) -> None:
+    def __init__(self, metric: str, n: int = 1100, *, twins: bool = True) -> None:
         rng = np.random.default_rng(5)
         x = rng.standard_normal((20, 6))[rng.integers(20, size=n)] + 0.5 * rng.standard_normal((n, 6))
-        x[50:60] = x[0]
+        if twins:
+            x[50:60] = x[0]
         centers = rng.standard_normal((NLIST, 6))
         if metric == "IP":
             x, centers = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (x, centers))

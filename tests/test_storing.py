@@ -17,9 +17,10 @@ from ivfast.route.routers import ROUTERS, centers_router
 from ivfast.route.tiles import LogitTiles
 from ivfast.runtime.errors import UserError
 from ivfast.store.dcnet_file import Model, load_model, model_router, save_model
-from ivfast.store.demand import Demand, find_probes, reverse_of
+from ivfast.store.demand import Demand, find_probes
 from ivfast.store.place import place
 from ivfast.store.records import Facts, Storing, router_plans
+from ivfast.store.reverse import reverse_of
 from run_dcnet import main
 from tests import by_hand
 from tests.conftest import TinySet

@@ -16,7 +16,7 @@ from ivfast.data.vectors import Points, measure_space, open_vectors
 from ivfast.demo import make_patches
 from ivfast.runtime.progress import silent
 from ivfast.start.neighbors import LearnSet, Neighbors, find_neighbors, nearest_of_all
-from ivfast.store.demand import ReverseNeighbors, reverse_of
+from ivfast.store.reverse import ReverseNeighbors, reverse_of
 
 SETTINGS = ("transfer", "in-sample")
 FACES = {"faces": {}, "faces_noisy": {"nuisance": 0.8, "noise": 0.7}}  # joint lengths beside an identity of 1

@@ -40,7 +40,7 @@ def fit_facts(held: HeldOut, router: Router, k: float, copies: tuple[float, ...]
     probing_t = fit_probing_t(*held_answers)
     nprobe = nprobe_of_answers(*held_answers)
     error = calibration_error(reliability(*held_answers, probing_t))
-    storings = fit_storings(held, router, nprobe, copies, held.learn.points)
+    storings = fit_storings(held, router, nprobe, copies, held.different)
     return Facts(k, probing_t, nprobe, storings, error)
 
 
@@ -49,7 +49,7 @@ def fit_storings(
 ) -> tuple[Storing, ...]:
     """How to store a base under the router's default rule with each number of copies, and what a search will scan.
 
-    nprobe: see Facts; learn: over which m is measured
+    nprobe: see Facts; learn: vectors that differ, over which m is measured
     """
     rule = ROUTERS[router.name].default_rule
     grid = {t for number in copies for t in storing_t_grid(number)} if RULES[rule].fitted else ()

@@ -6,13 +6,16 @@ from typing import NamedTuple
 import numpy as np
 
 from ivfast.choose.goal import n_pairs
+from ivfast.data.twins import Distinct, columns_of_rows, distinct_of
+from ivfast.data.vectors import Points
 from ivfast.route.routers import Router
 from ivfast.route.search import Answers
 from ivfast.route.tiles import LogitTiles, Tiles, make_tiles
 from ivfast.runtime.draws import generator, spread
 from ivfast.runtime.progress import Progress, silent
 from ivfast.start.neighbors import LearnSet
-from ivfast.store.demand import Demand, asking_weights, find_probes, reverse_neighbors
+from ivfast.store.demand import Demand, find_probes
+from ivfast.store.reverse import asking_weights, count_twins, reverse_neighbors, shared_by_twins
 
 SAMPLE_PER_BUCKET, SAMPLE_LEAST = 40, 20_000  # learn vectors whose buckets stand for all, see make_held_out
 JUDGED = 4000  # held-out vectors at most by which states are judged
@@ -26,19 +29,26 @@ class HeldOut(NamedTuple):
     learn: LearnSet
     pool: np.ndarray  # (n_pool,) learn rows that are stored: the answers of held-out vectors, and a sample
     sample: np.ndarray  # (n_sample,) ascending places in pool that stand for all of learn
-    answers: Answers  # places in pool, (n_held_out, up to 10)
+    answers: Answers  # places in pool, (n_held_out, up to 10), the same place for twins
     answer_weights: np.ndarray  # (n_held_out, up to 10) float64, of each answer: its kinship, rows sum to 1
     pairs: tuple[np.ndarray, np.ndarray]  # learn rows, two (n_pairs,), on which k is fitted
     width: int  # buckets a vector is in at most
     seed: int
     asking: np.ndarray  # (k,) float32, see asking_weights
-    sampled: np.ndarray  # (n_pool,) bool, places that are in sample
+    sampled: np.ndarray  # (n_pool,) bool, places that are in sample, one of twins
     progress: Progress  # shows how far long looks at it are
+    twins: Distinct | None = None  # of the pool; None: all differ
 
     @property
     def rows(self) -> np.ndarray:
         """Learn rows searched for, (n_held_out,)."""
         return self.learn.neighbors.held_out
+
+    @property
+    def different(self) -> Points:
+        """Learn with each of its vectors once."""
+        first = self.learn.neighbors.first
+        return self.learn.points.only(np.unique(first)) if len(first) else self.learn.points
 
     def pair_points(self) -> tuple[np.ndarray, np.ndarray]:
         """Both sides of the pairs, two (n_pairs, dim) float32."""
@@ -59,9 +69,16 @@ def make_held_out(
     n_sample = min(n_learn, max(least, per_bucket * nlist))
     sample = np.sort(generator(seed, 0, "sample").choice(n_learn, n_sample, replace=False))
     pool = np.unique(np.concatenate([sample, neighbors.answers.ravel()]))
-    at = np.searchsorted(pool, neighbors.answers)
+    answers, kinship = neighbors.answers, neighbors.answers_kinship
+    twins = None
+    if len(neighbors.first):
+        twins = distinct_of(neighbors.first[pool])
+        columns = columns_of_rows(np.bincount(neighbors.first)[answers], answers.shape[1])
+        answers, kinship = (np.take_along_axis(one, columns, axis=1) for one in (answers, kinship))
+    at = np.searchsorted(pool, answers)
+    once = sample if twins is None else sample[distinct_of(neighbors.first[sample]).rows]
     sampled = np.zeros(len(pool), dtype=bool)
-    sampled[np.searchsorted(pool, sample)] = True
+    sampled[np.searchsorted(pool, once)] = True
     n, n_answers = neighbors.answers.shape
     drawn = generator(seed, 0, "calibration").permutation(n * n_answers)[: n_pairs(nlist)]
     return HeldOut(
@@ -69,13 +86,14 @@ def make_held_out(
         pool=pool,
         sample=np.searchsorted(pool, sample),
         answers=Answers(at, np.ones(at.shape, dtype=bool)),
-        answer_weights=neighbors.answers_kinship / neighbors.answers_kinship.sum(axis=1, keepdims=True),
+        answer_weights=kinship / kinship.sum(axis=1, keepdims=True),
         pairs=(neighbors.held_out[drawn // n_answers], neighbors.answers[drawn // n_answers, drawn % n_answers]),
         width=width,
         seed=seed,
         asking=asking_weights(neighbors),
         sampled=sampled,
         progress=progress or silent(),
+        twins=twins,
     )
 
 
@@ -118,9 +136,10 @@ def held_out_demand(held: HeldOut, router: Router, nprobe: float, most_asking: i
 
     most_asking: above so many askers a draw stands for all
     """
-    neighbors, pool = held.learn.neighbors, held.pool
+    neighbors, twins = held.learn.neighbors, held.twins
+    pool = held.pool if twins is None else neighbors.first[held.pool[twins.rows]]
     train = neighbors.train
-    stored, asker, place = _in_pool(pool, neighbors.train_nearest)
+    stored, asker, place = _in_pool(pool, _rows_near(held))
     n_answers = neighbors.answers.shape[1]
     mine = np.flatnonzero(np.isin(neighbors.held_out, pool))
     own, answer = np.repeat(neighbors.held_out[mine], n_answers), neighbors.answers[mine].ravel()
@@ -138,9 +157,21 @@ def held_out_demand(held: HeldOut, router: Router, nprobe: float, most_asking: i
     reverse = reverse_neighbors(
         stored, np.searchsorted(rows, train[asker]), place, np.searchsorted(rows, pool), held.asking
     )
+    if twins is not None:
+        count = np.bincount(neighbors.first, minlength=rows[-1] + 1)
+        reverse = shared_by_twins(reverse, twins._replace(counts=count[pool]), count[rows])
     tiles = make_tiles(router, held.learn.points, rows, cached_bytes=0)  # they are looked at once
     with held.progress.bar("where askers look", len(rows)) as bar:
         return Demand(reverse, find_probes(tiles, nprobe, bar), stands_for)
+
+
+def _rows_near(held: HeldOut) -> np.ndarray:
+    """The nearest rows of training vectors, each by the first of its twins, (n_train, k)."""
+    neighbors = held.learn.neighbors
+    if held.twins is None:
+        return neighbors.train_nearest
+    count = np.bincount(neighbors.first)
+    return count_twins(neighbors.train_nearest, neighbors.train, count, len(held.asking))
 
 
 def _in_pool(pool: np.ndarray, nearest: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -11,6 +11,7 @@ from ivfast.choose.goal import fit_k, pair_logits
 from ivfast.choose.held_out import HeldOut, make_held_out
 from ivfast.data.cleaning import Cleaning, scan
 from ivfast.data.far import without_far
+from ivfast.data.twins import Distinct, distinct_rows
 from ivfast.data.vectors import Points, Space, Vectors, learn_path, measure_space, open_vectors, space_of
 from ivfast.evaluate.folder import Found
 from ivfast.evaluate.results import RouterSetting
@@ -98,8 +99,13 @@ class FromFile:
         new = tuple(number for number in self.copies if facts.storing(number) is None)
         if not new:
             return facts
-        storings = fit_storings(self._held, router, facts.nprobe, new, self.learn)
+        learn = self.learn if self._distinct.all_differ else self.learn.only(self._distinct.rows)
+        storings = fit_storings(self._held, router, facts.nprobe, new, learn)
         return facts._replace(storings=facts.storings + storings)
+
+    @cached_property
+    def _distinct(self) -> Distinct:
+        return distinct_rows(self.learn.vectors)
 
     @cached_property
     def _held(self) -> HeldOut:
@@ -107,7 +113,7 @@ class FromFile:
 
     def held_out_logits(self, router: Router) -> np.ndarray:
         """Of the vectors that training held out."""
-        return _logits(router, self.learn, split(len(self.learn), self.seed)[1])
+        return _logits(router, self.learn, split(self._distinct, self.seed)[1])
 
 
 class FittedOn:

@@ -8,6 +8,7 @@ import numpy as np
 from ivfast.data.exact import nearest_of_stored
 from ivfast.data.formats.convert import write_rows
 from ivfast.data.npy import map_of
+from ivfast.data.twins import Distinct
 from ivfast.data.vectors import Points, open_vectors, rows_per_block
 from ivfast.index.build import n_aside
 from ivfast.index.fit_file import DATA_NAME
@@ -32,10 +33,14 @@ class Aside(NamedTuple):
         return np.sort(np.concatenate([self.calibrate, self.test]))
 
 
-def set_aside(n: int, seed: int, *, test: bool) -> Aside:
-    """Draw up to 2,000 rows to calibrate on, and as many for a test, each at most a twentieth of all."""
-    wanted = n_aside(n)
-    drawn = generator(seed, 0, "sample", PART).choice(n, wanted * (2 if test else 1), replace=False)
+def set_aside(distinct: Distinct, seed: int, *, test: bool) -> Aside:
+    """Draw up to 2,000 rows to calibrate on, and as many for a test, each at most a twentieth of all.
+
+    Rows whose twins would train say nothing, so rows with more twins than most have are not drawn.
+    """
+    rows = distinct.rare_rows
+    wanted = min(n_aside(len(distinct.of)), -(-len(rows) // 4))
+    drawn = generator(seed, 0, "sample", PART).choice(rows, wanted * (2 if test else 1), replace=False)
     return Aside(np.sort(drawn[:wanted]), np.sort(drawn[wanted:]))
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from ivfast.commands import train_centers
 from ivfast.data.cleaning import Cleaning, scan
 from ivfast.data.far import without_far
+from ivfast.data.twins import distinct_rows
 from ivfast.data.vectors import Points, Vectors, float_rows, measure_space
 from ivfast.front.aside import set_aside, write_run_files
 from ivfast.front.given import Given, Start, open_given
@@ -105,7 +106,7 @@ def _fit(folder: Path, base: np.ndarray, query: np.ndarray | None, settings: Set
     if start:
         start.check(points)
     asked = None if query is None else check_queries(query, points, normalize=settings.normalize)
-    aside = set_aside(len(points), settings.seed, test=query is None)
+    aside = set_aside(distinct_rows(points.vectors), settings.seed, test=query is None)
     config, given = make_config(folder, points, settings, shown)
     if start:
         config = replace(config, start=folder / DATA_NAME / "start.npy")

@@ -8,6 +8,7 @@ import faiss
 import numpy as np
 
 from ivfast.data.exact import nearest_of_stored, without_self
+from ivfast.data.twins import Distinct
 from ivfast.data.vectors import Points
 from ivfast.index.calibration import MOST_K, Answers, calibrate, calibrate_codes
 from ivfast.index.fill import TRAINED_ON, empty_index, fill, fill_on_disk, finish, sizes_of
@@ -50,6 +51,7 @@ def build_index(model: Placing, base: Points, wishes: Wishes, progress: Progress
     aside = draw_aside(n, wishes.seed) if wishes.aside is None else wishes.aside
     silent = aside if wishes.test is None else np.union1d(aside, wishes.test)
     stored = model.place_points(base, wishes.copies, silent, progress)
+    aside = without_twins(aside, stored.twins)
     answers = exact_answers(base, aside, progress)
     entry_rows, columns = np.nonzero(stored.buckets >= 0)
     entry_buckets = stored.buckets[entry_rows, columns]
@@ -72,6 +74,14 @@ def build_index(model: Placing, base: Points, wishes: Wishes, progress: Progress
     return Index(
         model, index, calibration, stored.probes_use, stored.reach, wishes.copies, wishes.kind, n, n, built
     )  # fmt: skip
+
+
+def without_twins(aside: np.ndarray, twins: Distinct | None) -> np.ndarray:
+    """Of rows that stand for queries those with no more twins than most have: others find themselves. All, if none."""
+    if twins is None:
+        return aside
+    kept = aside[np.isin(twins.of[aside], twins.rare)]
+    return kept if len(kept) else aside
 
 
 def n_aside(n: int) -> int:

@@ -12,7 +12,7 @@ from ivfast.index.index import SearchedIndex, whole_numbers
 from ivfast.index.place import RANKS, Askers
 from ivfast.index.probing import chosen, search_distinct, search_lists
 from ivfast.runtime.errors import UserError
-from ivfast.store.demand import reverse_neighbors
+from ivfast.store.reverse import reverse_neighbors
 
 BATCH = 16_384  # vectors that are placed at once
 SPARE = 4  # times as many near vectors are looked at as count as askers

@@ -5,6 +5,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from ivfast.data.twins import Distinct
 from ivfast.data.vectors import Points
 from ivfast.index.files import ProbesUse
 from ivfast.index.probing import Prober
@@ -14,9 +15,10 @@ from ivfast.runtime.progress import Progress
 from ivfast.start.descent import Means
 from ivfast.start.extend import Part, nearest_by_part
 from ivfast.start.neighbors import nearest_of_all
-from ivfast.store.demand import Demand, ReverseNeighbors, find_probes, reverse_of
+from ivfast.store.demand import Demand, find_probes
 from ivfast.store.place import make_plans, place
 from ivfast.store.records import Facts, storing_ts
+from ivfast.store.reverse import ReverseNeighbors, nearest_with_twins, reverse_of
 
 RANKS = np.array([1, 2, 3, 5, 8, 11, 15, 20])  # of a vector's nearest, whose scores are kept
 ROWS = 8192  # looked at at once
@@ -28,6 +30,7 @@ class Stored(NamedTuple):
     buckets: np.ndarray  # (n, width) int32, the first bucket of each vector first, -1 where none
     probes_use: ProbesUse
     reach: np.ndarray  # (n, 8) float32, see `reach_of`
+    twins: Distinct | None  # among the vectors; None: all differ
 
 
 class Askers(NamedTuple):
@@ -42,7 +45,7 @@ class Placer(NamedTuple):
 
     router: Router
     facts: Facts
-    asking: np.ndarray  # (k,) float32, see ivfast.store.demand.asking_weights
+    asking: np.ndarray  # (k,) float32, see ivfast.store.reverse.asking_weights
     width: int  # buckets a vector is in at most
 
     def place_all(
@@ -51,26 +54,32 @@ class Placer(NamedTuple):
     ) -> Stored:  # fmt: skip
         """A whole base.
 
-        aside: rows that are stored, but don't count as asking for others; part: of base, where its graph is known
+        aside: rows that are stored, but don't count as asking for others, nor do twins of theirs
+        part: of base, where its graph is known
         """
         tiles = make_tiles(self.router, points, temperatures=storing_ts(self.facts), width=self.width)
         nlist = self.router.nlist
-        demand, use = None, ProbesUse(np.zeros(nlist, np.float32), np.ones(nlist, np.float32))
+        demand, twins, use = None, None, ProbesUse(np.zeros(nlist, np.float32), np.ones(nlist, np.float32))
         reach = np.empty((len(points), len(RANKS)), dtype=np.float32)
+        most = len(self.asking)
+
+        def search(different: Points) -> np.ndarray:
+            if part is None or different is not points:
+                return nearest_of_all(different, most, progress, means)
+            return nearest_by_part(points, part, most, progress, means)
+
         if len(points) > 1:
             with progress.stage("neighbours of base"):
-                k = len(self.asking)
-                if part is None:
-                    nearest = nearest_of_all(points, k, progress, means)
-                else:
-                    nearest = nearest_by_part(points, part, k, progress, means)
+                nearest, twins = nearest_with_twins(points, most, search, progress)
             for start in range(0, len(points), ROWS):
-                reach[start : start + ROWS] = reach_of(points, start, nearest[start : start + ROWS])
-            demand = Demand(reverse_of(nearest, self.asking, aside), find_probes(tiles, self.facts.nprobe))
+                reach[start : start + ROWS] = reach_of(points, start, _rows_near(nearest, twins, start))
+            silent = aside if twins is None else np.unique(twins.of[aside])
+            looks = find_probes(tiles, self.facts.nprobe, twins=twins)
+            demand = Demand(reverse_of(nearest, self.asking, silent, twins), looks)
             use = ProbesUse(demand.probes.log_use, demand.probes.cost)
         plans = make_plans([ROUTERS["centers"].default_rule], self.facts.terms([copies], demand))
         with progress.stage("placing vectors"), progress.bar("placing vectors", 2 * len(points)) as bar:
-            return Stored(place(tiles, plans, self.width, bar=bar)[0].buckets, use, reach)
+            return Stored(place(tiles, plans, self.width, bar=bar)[0].buckets, use, reach, twins)
 
     def place_new(
         self, points: Points, copies: float, askers: Points, reverse: ReverseNeighbors, use: ProbesUse
@@ -81,6 +90,13 @@ class Placer(NamedTuple):
         tiles = make_tiles(self.router, points, temperatures=storing_ts(self.facts), width=self.width)
         plans = make_plans([ROUTERS["centers"].default_rule], self.facts.terms([copies], demand))
         return place(tiles, plans, self.width)[0].buckets
+
+
+def _rows_near(nearest: np.ndarray, twins: Distinct | None, start: int) -> np.ndarray:
+    """The nearest of ROWS rows from start on, (n, k) rows. nearest: of `nearest_with_twins`"""
+    if twins is None:
+        return nearest[start : start + ROWS]
+    return twins.rows[nearest[twins.of[start : start + ROWS]]]
 
 
 def reach_of(points: Points, start: int, nearest: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ivfast.data.exact import flat_index, nearest_of, without_self
+from ivfast.data.twins import Distinct, distinct_rows
 from ivfast.data.vectors import BLOCK_BYTES, Points, Vectors
 from ivfast.method import COUNTED
 from ivfast.runtime.draws import generator
@@ -28,7 +29,10 @@ LIMITS = SearchLimits()
 
 
 class Neighbors(NamedTuple):
-    """Who trains, who is held out, and the nearest of both. All numbers are rows of learn."""
+    """Who trains, who is held out, and the nearest of both. All numbers are rows of learn.
+
+    Of rows that are equal all speak of the first: twins are nobody's neighbours, and no answers.
+    """
 
     train: np.ndarray  # (n_train,) int64, ascending
     train_nearest: np.ndarray  # (n_train, ftopk or more) int32, nearest first, all of them training vectors
@@ -36,6 +40,7 @@ class Neighbors(NamedTuple):
     answers: np.ndarray  # (n_held_out, up to 10) int64, nearest among all other learn vectors
     train_kinship: np.ndarray  # (n_train, ftopk) uint8, how much each pair counts (see ivfast.start.kinship)
     answers_kinship: np.ndarray  # as answers, uint8
+    first: np.ndarray = np.empty(0, np.int64)  # (n_learn,) the first row equal to each; (0,) where all differ
 
     @property
     def strangers_apart(self) -> bool:
@@ -65,15 +70,18 @@ def n_held_out(n: int) -> int:
     return min(max(round(HELD_OUT_SHARE * n), min(HELD_OUT_LEAST, n // 5)), HELD_OUT_MOST)
 
 
-def split(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Draw the held-out vectors: 5 % of learn, at least 1,000 or a fifth of it, at most 10,000.
+def split(distinct: Distinct, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the held-out vectors: 5 % of those that differ, at least 1,000 or a fifth of them, at most 10,000.
 
-    returns: rows that train and rows held out, both ascending int64
+    A twin of a held-out vector does not train, and a vector with more twins than most have is not held out.
+
+    returns: rows that train and rows held out, the first ones of different vectors, both ascending int64
     """
-    held_out = generator(seed, 0, "held_out").choice(n, n_held_out(n), replace=False)
-    mask = np.zeros(n, dtype=bool)
+    rows, rare = distinct.rows, distinct.rare
+    held_out = generator(seed, 0, "held_out").choice(rare, n_held_out(len(rows)), replace=False)
+    mask = np.zeros(len(rows), dtype=bool)
     mask[held_out] = True
-    return np.flatnonzero(~mask), np.flatnonzero(mask)
+    return rows[~mask], rows[mask]
 
 
 def check_split(learn: Vectors, ftopk: int) -> None:
@@ -90,11 +98,37 @@ def check_split(learn: Vectors, ftopk: int) -> None:
 def find_neighbors(
     learn: Points, ftopk: int, seed: int, progress: Progress, means: Means = ALONE, limits: SearchLimits = LIMITS
 ) -> Neighbors:
-    """Split learn and search for the nearest of each vector, itself left out.
+    """Split learn and search for the nearest of each vector, itself and its twins left out.
 
     Held-out vectors have the ten answers that an evaluation counts, whatever ftopk is.
+
+    raises: UserError where too few vectors differ
     """
-    train, held_out = split(len(learn), seed)
+    distinct = distinct_rows(learn.vectors, limits.block_bytes)
+    train, held_out = split(distinct, seed)
+    if distinct.all_differ:
+        return _find_neighbors(learn, train, held_out, ftopk, progress, means, limits)
+    n, d = len(learn), len(distinct.rows)
+    if len(train) <= ftopk:
+        raise UserError(
+            f"learn: {learn.vectors.path} has only {d:,} different vectors among {n:,}, of which {len(train)} train, "
+            f"too few for --ftopk {ftopk}; use more vectors or a smaller --ftopk"
+        )
+    progress.note(
+        f"learn: {n - d:,} of {n:,} rows are twins of others; the {d:,} that differ train or are held out, each once"
+    )
+    trains, asks = (np.searchsorted(distinct.rows, rows) for rows in (train, held_out))
+    found = _find_neighbors(learn.only(distinct.rows), trains, asks, ftopk, progress, means, limits)
+    nearest, answers = distinct.rows[found.train_nearest].astype(np.int32), distinct.rows[found.answers]
+    first = distinct.rows[distinct.of]
+    return found._replace(train=train, train_nearest=nearest, held_out=held_out, answers=answers, first=first)
+
+
+def _find_neighbors(
+    learn: Points, train: np.ndarray, held_out: np.ndarray, ftopk: int, progress: Progress, means: Means,
+    limits: SearchLimits,
+) -> Neighbors:  # fmt: skip
+    """Of points that all differ."""
     most, n_answers = n_nearest(ftopk, len(train)), min(COUNTED, len(learn) - 1)
     if len(learn) <= limits.exact_learn:
         x = learn.x(slice(None))

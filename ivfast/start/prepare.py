@@ -7,6 +7,7 @@ from typing import NamedTuple
 import faiss
 import numpy as np
 
+from ivfast.data.centers import tell_one_place
 from ivfast.data.exact import DeviceSearch
 from ivfast.data.vectors import Points
 from ivfast.method import CELLS, COUNTED, NEAR
@@ -67,6 +68,7 @@ def find_kmeans(cache: Cache, nlist: int, niter: int, *, raw: bool = False) -> n
         f"k-means: {nlist} centers, {iterations} iterations of at most {niter} "
         f"on {points:,} vectors{', from the cache' if old else ''}"
     )
+    tell_one_place("k-means", found["centers"], cache.progress)
     return found["centers"]
 
 
@@ -76,7 +78,7 @@ def find_learn_neighbors(cache: Cache, ftopk: int) -> Neighbors:
     def search() -> dict[str, np.ndarray]:
         return find_neighbors(cache.learn, ftopk, cache.seed, cache.progress, cache.means)._asdict()
 
-    rules: dict[str, object] = {"asked_for": N_ASKED, "answers": COUNTED}
+    rules: dict[str, object] = {"asked_for": N_ASKED, "answers": COUNTED, "twins": "once"}
     rules["kinship"] = [OWN_NEAREST, SURELY_KIN, HEAP, VALLEY]
     if len(cache.learn) > LIMITS.exact_learn:
         rules["graph"] = cache.means.rules(len(cache.learn))

@@ -31,7 +31,7 @@ class Model(NamedTuple):
     space: Space
     delta_floor: float
     param_list: tuple[int, ...]
-    asking: np.ndarray  # (k,) float32, see ivfast.store.demand.asking_weights
+    asking: np.ndarray  # (k,) float32, see ivfast.store.reverse.asking_weights
     about: dict[str, Any]  # settings, chosen epochs, data fingerprint, versions
 
     @property

@@ -1,16 +1,13 @@
-"""Who will ask for a vector, and where they look: the vectors that have it among their nearest stand for queries."""
+"""Where those who ask for a vector look, and what a bucket gains by them."""
 
 from typing import NamedTuple
 
-import faiss
 import numpy as np
 
-from ivfast.data.vectors import Points
+from ivfast.data.twins import Distinct
 from ivfast.route.tiles import BEST_BUCKETS, Tiles
-from ivfast.runtime.cache import cached, fingerprint
-from ivfast.runtime.progress import Bar, Progress
-from ivfast.start.descent import Means
-from ivfast.start.neighbors import LIMITS, Neighbors, nearest_of_all
+from ivfast.runtime.progress import Bar
+from ivfast.store.reverse import ReverseNeighbors
 
 # Training works at a softness of its own (ivfast.method) and fits its slope, since it moves the borders. At storing
 # time they stand still: softness 0.5 to 1.4 and slope 7 to 20 scanned the same within 2 % on five sets, so both are
@@ -21,18 +18,6 @@ SLOPE = 10.0  # how much log scanned falls for what one more of all answers foun
 MOST_PROBED = 16  # askers are taken to probe at most so many buckets
 LEAST_ASKER_GAIN = 1e-3  # gains count as at least this, so that log(gain) is finite where no asker is left
 LEAST_COST = 0.1  # a bucket that nobody probes costs as much as one probed a tenth as often as the mean
-MOST_ASKERS = 1000  # of one vector that count: duplicates may have it among their nearest by the million
-
-
-class ReverseNeighbors(NamedTuple):
-    """The askers of each stored vector, itself first."""
-
-    first: np.ndarray  # (n + 1,) int64: those of vector i are asker[first[i]:first[i + 1]]
-    asker: np.ndarray  # (pairs,) int32, numbers of askers
-    place: (
-        np.ndarray
-    )  # (pairs,) uint16 or uint32, 1 where the vector is its asker's nearest, 2: the next, ..; 0: itself
-    weights: np.ndarray  # (1 + k,) float32, of an asker by that place: 1, then those of `asking_weights`
 
 
 class Probes(NamedTuple):
@@ -62,18 +47,30 @@ class Demand:
         return last[2]
 
     def _askers(self, start: int, n: int) -> "TileAskers":
-        first = self.reverse.first[start : start + n + 1]
-        asker = self.reverse.asker[first[0] : first[-1]]
-        place = self.reverse.place[first[0] : first[-1]]
-        weight = self.reverse.weights[place] * np.where(place > 0, np.float32(self.stands_for), np.float32(1))
-        row = np.repeat(np.arange(n), np.diff(first))
+        twins, reverse = self.reverse.twins, self.reverse
+        if twins is None:
+            at, pairs = None, slice(reverse.first[start], reverse.first[start + n])
+            count = np.diff(reverse.first[start : start + n + 1])
+        else:
+            vectors, rows, of = np.unique(twins.of[start : start + n], return_index=True, return_inverse=True)
+            at, count = (rows, of), reverse.first[vectors + 1] - reverse.first[vectors]
+            pairs = np.repeat(reverse.first[vectors] - np.cumsum(count) + count, count) + np.arange(count.sum())
+        asker, place = reverse.asker[pairs], reverse.place[pairs]
+        weight = reverse.weights[place] * np.where(place > 0, np.float32(self.stands_for), np.float32(1))
+        if reverse.share is not None:
+            weight *= reverse.share[pairs]
+        row = np.repeat(np.arange(len(count)), count)
         cell = row[:, None] * len(self.probes.cost) + self.probes.buckets[asker]
-        mean_weight = float(self.reverse.weights.sum())
-        return TileAskers(first[:-1] - first[0], row, weight, mean_weight, cell, self.probes.above[asker], self.probes)
+        mean_weight = float(reverse.weights.sum())
+        first = np.cumsum(count) - count
+        return TileAskers(first, row, weight, mean_weight, cell, self.probes.above[asker], self.probes, at)
 
 
 class TileAskers(NamedTuple):
-    """The askers of some vectors, pair by pair of vector and asker."""
+    """The askers of some vectors, pair by pair of vector and asker.
+
+    Rows of one tile that are twins are one vector here; what is computed of it is handed back for each.
+    """
 
     first: np.ndarray  # (n,) where each vector's pairs begin
     row: np.ndarray  # (pairs,) vector
@@ -82,6 +79,15 @@ class TileAskers(NamedTuple):
     cell: np.ndarray  # (pairs, n_best) int64, row x nlist + a bucket where the asker looks, best first
     above: np.ndarray  # (pairs, n_best) float32
     probes: Probes
+    twins: tuple[np.ndarray, np.ndarray] | None = None  # a row of each vector, and the vector of each row; None: equal
+
+    def of_vectors(self, rows: np.ndarray) -> np.ndarray:
+        """What is known of each row, as of each vector."""
+        return rows if self.twins is None else rows[self.twins[0]]
+
+    def of_rows(self, vectors: np.ndarray) -> np.ndarray:
+        """The other way: what is known of each vector, as of each row."""
+        return vectors if self.twins is None else vectors[self.twins[1]]
 
     def chances(self, buckets: np.ndarray, softness: float) -> np.ndarray:
         """How likely each asker probes the buckets of its vector.
@@ -147,98 +153,10 @@ def chance(above: np.ndarray, softness: float) -> np.ndarray:
         return 1 / (1 + np.exp(-above / np.float32(softness)))
 
 
-def asking_weights(neighbors: Neighbors) -> np.ndarray:
-    """How often the r-th nearest of a vector is a right answer of a query whose nearest is that vector.
-
-        w_r = share of held-out vectors that have the r-th nearest of their nearest training vector as an answer
-
-    Of identities w is near 1 up to their number of images and near 0 beyond, of weak clusters it falls slowly.
-
-    returns: (k,) float32, k as many as train_nearest has; 1 where no answer trains
-    """
-    train, answers = neighbors.train, neighbors.answers
-    trains = np.isin(answers, train)
-    rows = np.flatnonzero(trains.any(axis=1))
-    if not len(rows):
-        return np.ones(neighbors.train_nearest.shape[1], dtype=np.float32)
-    nearest = answers[rows, trains[rows].argmax(axis=1)]
-    near = neighbors.train_nearest[np.searchsorted(train, nearest)]
-    shares = [(column[:, None] == answers[rows]).any(axis=1).mean() for column in near.T]
-    return np.array(shares, dtype=np.float32)
-
-
-def reverse_neighbors(
-    stored: np.ndarray, asker: np.ndarray, place: np.ndarray, own: np.ndarray, weights: np.ndarray,
-    most: int = MOST_ASKERS,
-) -> ReverseNeighbors:  # fmt: skip
-    """Turn "nearest of" into "asked by".
-
-    stored, asker: (pairs,) int, a vector stored, below n, and one that has it among its nearest
-    place: (pairs,) int, at which the asker has it, 0 the nearest
-    own: (n,) int, the asker that each stored vector is itself
-    weights: (k,) of `asking_weights`
-    most: askers of one vector that are kept, those that have it nearest; itself comes beside them
-    """
-    n = len(own)
-    order = np.argsort(stored, kind="stable")
-    count = np.bincount(stored, minlength=n)
-    if count.max(initial=0) > most:
-        order = np.lexsort((place, stored))
-        nth = np.arange(len(order)) - np.repeat(np.cumsum(count) - count, count)  # among its vector's
-        order = order[nth < most]
-        count = np.minimum(count, most)
-    first = np.r_[0, np.cumsum(count + 1)]
-    found, at = np.empty(first[-1], dtype=np.int32), np.zeros(first[-1], dtype=_place_type(len(weights)))
-    itself = np.zeros(len(found), dtype=bool)
-    itself[first[:-1]] = True
-    found[itself], found[~itself] = own, asker[order]
-    at[~itself] = place[order].astype(at.dtype) + 1
-    return ReverseNeighbors(first, found, at, np.concatenate([np.ones(1, np.float32), weights], dtype=np.float32))
-
-
-def _place_type(k: int) -> type[np.unsignedinteger]:
-    """What places from 0 to k fit into."""
-    return np.uint16 if k <= np.iinfo(np.uint16).max else np.uint32
-
-
-def reverse_of(nearest: np.ndarray, weights: np.ndarray, silent: np.ndarray | None = None) -> ReverseNeighbors:
-    """Of vectors that are all stored and ask.
-
-    nearest: (n, k) int rows of them, nearest first; weights: (k or more,) of `asking_weights`
-    silent: rows that ask for themselves alone
-    """
-    n, k = nearest.shape
-    rows = np.arange(n, dtype=np.int32)
-    asks = rows if silent is None else np.delete(rows, silent)
-    places = np.tile(np.arange(k, dtype=_place_type(k)), len(asks))
-    return reverse_neighbors(nearest[asks].ravel(), np.repeat(asks, k), places, rows, weights[:k])
-
-
-def reverse_of_base(means: Means, base: Points, weights: np.ndarray, progress: Progress) -> ReverseNeighbors:
-    """Who has which vector of base among its nearest there, found or taken from the cache.
-
-    A large base has a graph of its own in the cache, which is learn's where base is learn.
-
-    means: with the folder of the cache
-    weights: of `asking_weights`; so many nearest are searched for, where base has them
-    """
-    assert means.folder is not None
-    if len(base) > LIMITS.exact_learn:
-        nearest, old = nearest_of_all(base, len(weights), progress, means), False
-    else:
-        key = fingerprint(base=base.vectors.digest, **base.space.facts, k=len(weights), faiss=faiss.__version__)
-        found, old = cached(
-            means.folder, "base_neighbors", key, lambda: {"nearest": nearest_of_all(base, len(weights), progress)}
-        )
-        nearest = found["nearest"]
-    progress.note(
-        f"neighbours: {nearest.shape[1]} of each of {len(base):,} vectors of base, to tell who asks for which"
-        f"{', from the cache' if old else ''}"
-    )
-    return reverse_of(nearest, weights)
-
-
-def find_probes(tiles: Tiles, nprobe: float, bar: Bar | None = None, best_buckets: int = BEST_BUCKETS) -> Probes:
+def find_probes(
+    tiles: Tiles, nprobe: float, bar: Bar | None = None, best_buckets: int = BEST_BUCKETS,
+    twins: Distinct | None = None,
+) -> Probes:  # fmt: skip
     """Where askers look, at nprobe buckets each.
 
         c_b = 1 / (1 + exp((border - z_b) / s))     border: mean of the nprobe-th and the next best logit
@@ -246,6 +164,7 @@ def find_probes(tiles: Tiles, nprobe: float, bar: Bar | None = None, best_bucket
     s is 2 where copies are chosen, 1 for a vector's only bucket.
 
     tiles: of the askers; nprobe: rounded, 1 to 16
+    twins: among the askers, each of which counts once in the means; None: they all differ
     """
     nlist = tiles.router.nlist
     at = min(max(1, round(nprobe)), MOST_PROBED, nlist - 1)
@@ -259,12 +178,16 @@ def find_probes(tiles: Tiles, nprobe: float, bar: Bar | None = None, best_bucket
         logits -= border
         rows = slice(tile.start, tile.start + len(best))
         buckets[rows], above[rows] = best, logits
+        if twins is not None:
+            once = np.diff(np.searchsorted(twins.rows, np.arange(rows.start, rows.stop + 1))) > 0
+            best, logits = best[once], logits[once]
         size += np.bincount(best[:, 0], minlength=nlist)
         for total, softness in ((use, COPY_SOFTNESS), (only_use, ONLY_SOFTNESS)):
             chances = chance(logits, softness)
             total += np.bincount(best.ravel(), weights=chances.ravel(), minlength=nlist)
         if bar is not None:
-            bar.advance(len(best))
-    use = np.maximum(use / max(tiles.n, 1), LEAST_COST / nlist)
-    cost = only_use * max(tiles.n, 1) / max(size @ only_use, np.finfo(np.float64).tiny)
+            bar.advance(rows.stop - rows.start)
+    n = max(1, tiles.n if twins is None else len(twins.rows))
+    use = np.maximum(use / n, LEAST_COST / nlist)
+    cost = only_use * n / max(size @ only_use, np.finfo(np.float64).tiny)
     return Probes(buckets, above, np.log(use).astype(np.float32), cost.astype(np.float32))

@@ -24,7 +24,12 @@ class Copies:
         if width == 1 or tile.crossing is None:
             return buckets, keys
         crossing = tile.crossing(buckets) * np.float32(CROSSING_WEIGHT / self.gain.storing_t)
-        return cover(buckets, keys, crossing, self.demand and self.demand.askers(tile.start, len(tile.z)))
+        if self.demand is None:
+            return cover(buckets, keys, crossing)
+        askers = self.demand.askers(tile.start, len(tile.z))
+        buckets, keys, crossing = (askers.of_vectors(known) for known in (buckets, keys, crossing))
+        found, worth = cover(buckets, keys, crossing, askers)
+        return askers.of_rows(found), askers.of_rows(worth)
 
 
 def cover(

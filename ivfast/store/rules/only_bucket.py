@@ -22,7 +22,9 @@ class OnlyBucket:
     def rank(self, tile: Tile, width: int) -> tuple[np.ndarray, np.ndarray]:
         """See Rule."""
         buckets, keys = self.gain.rank(tile, width)
-        return only_bucket(buckets, keys, self.demand.askers(tile.start, len(tile.z)))
+        askers = self.demand.askers(tile.start, len(tile.z))
+        found, worth = only_bucket(askers.of_vectors(buckets), askers.of_vectors(keys), askers)
+        return askers.of_rows(found), askers.of_rows(worth)
 
 
 def only_bucket(buckets: np.ndarray, keys: np.ndarray, askers: TileAskers) -> tuple[np.ndarray, np.ndarray]:
