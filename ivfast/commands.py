@@ -17,6 +17,7 @@ from ivfast.data.ties import find_ties
 from ivfast.data.vectors import EvaluationSet, Points, Vectors, learn_path, open_evaluation_set
 from ivfast.evaluate import report
 from ivfast.evaluate.folder import Found, find_model
+from ivfast.evaluate.picture import at_no_cost
 from ivfast.evaluate.refit import FittedOn, FromFile, Source, make_settings, open_learn, space_for
 from ivfast.evaluate.results import Result, evaluate_router
 from ivfast.index.load import load
@@ -291,4 +292,4 @@ def _write_page(folder: Path, data: EvaluationSet, progress: Progress) -> None:
         save_json(folder / "data.json", criticise(data.base, data.query, data.gt))
         progress.note(f"written: {write_page(folder)}")
 
-    report.at_no_cost(folder / "report.html", progress, write)
+    at_no_cost(folder / "report.html", progress, write)

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import ml_dtypes
 import numpy as np
 
-from ivfast.data.vectors import Points, Space, Vectors
+from ivfast.data.space import Space
+from ivfast.data.vectors import Points, Vectors
 from ivfast.network.backend import Chunk, Goal, Setup, starting_weights
 from ivfast.start.neighbors import LearnSet, make_neighbors
 from ivfast.train.pairs import PairSource, epoch_chunks

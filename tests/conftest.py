@@ -11,7 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from ivfast.data.vectors import Points, Space, Vectors
+from ivfast.data.space import Space
+from ivfast.data.vectors import Points, Vectors
 from ivfast.route.routers import Router
 from ivfast.route.tiles import LogitTiles
 from ivfast.start import descent, descent_process

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ivfast.data.vectors import Points, Space
+from ivfast.data.space import Space
+from ivfast.data.vectors import Points
 from ivfast.network.backend import Chunk
 from ivfast.start.cells import Cells
 from ivfast.start.neighbors import LearnSet, make_neighbors

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ivfast.data.cleaning import scan
+from ivfast.data.space import Space
 from ivfast.data.vectors import (
     Points,
-    Space,
     Vectors,
     learn_path,
     measure_space,

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from ivfast.data.vectors import Space
+from ivfast.data.space import Space
 from ivfast.route.routers import ROUTERS, RouterKind
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.files import file_hash, save_array

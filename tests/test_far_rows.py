@@ -14,8 +14,9 @@ from ivfast.data.exact import nearest_of_stored, nearest_wide
 from ivfast.data.far import note_other_unit, odd_forms, without_far
 from ivfast.data.intake import check_distinct, judge_gt
 from ivfast.data.middle import FAR, middle_of
+from ivfast.data.space import LIMIT, Space
 from ivfast.data.twins import distinct_rows
-from ivfast.data.vectors import LIMIT, EvaluationSet, Points, Space, Vectors, measure_space, space_of
+from ivfast.data.vectors import EvaluationSet, Points, Vectors, measure_space, space_of
 from ivfast.front.aside import set_aside, write_run_files
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.progress import Progress, silent

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ivfast.data.space import Space
 from ivfast.data.twins import Distinct, distinct_of
-from ivfast.data.vectors import Points, Space
+from ivfast.data.vectors import Points
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.progress import silent
 from ivfast.start.neighbors import (

@@ -14,7 +14,8 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ivfast.data.vectors import EvaluationSet, Points, Space, Vectors
+from ivfast.data.space import Space
+from ivfast.data.vectors import EvaluationSet, Points, Vectors
 from ivfast.evaluate.results import Result, RouterSetting, evaluate_router
 from ivfast.route.routers import Router, RouterKind, centers_router
 from ivfast.route.tiles import LogitTiles

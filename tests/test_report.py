@@ -17,19 +17,9 @@ from matplotlib.figure import Figure
 from ivfast.data.cleaning import scan
 from ivfast.data.vectors import EvaluationSet, open_evaluation_set
 from ivfast.evaluate.folder import Found
-from ivfast.evaluate.report import (
-    answered,
-    as_csv,
-    as_json,
-    best,
-    draw,
-    notes_on_recall,
-    table,
-    verdict,
-    warnings,
-    write,
-)
-from ivfast.evaluate.results import Fulfilled, Result
+from ivfast.evaluate.picture import draw
+from ivfast.evaluate.report import answered, as_csv, as_json, notes_on_recall, table, verdict, warnings, write
+from ivfast.evaluate.results import Fulfilled, Result, best
 from ivfast.runtime.config import Config
 from ivfast.runtime.progress import Progress, silent
 
@@ -167,7 +157,7 @@ def test_a_picture_that_fails_costs_nothing_but_a_line(
     def fail(*_: object) -> None:
         raise ValueError("no\nfont")
 
-    monkeypatch.setattr("ivfast.evaluate.report.draw", fail)
+    monkeypatch.setattr("ivfast.evaluate.picture.draw", fail)
     write(config, opened, all_results(), found(), Progress(config.save_path, silent().console))
     log = (config.save_path / "train.log").read_text()
     assert f"warning: {config.save_path / 'recall_scanned.png'} is not written anew (ValueError: no font)" in log
@@ -177,7 +167,7 @@ def test_a_picture_that_fails_costs_nothing_but_a_line(
 @pytest.fixture
 def no_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     """A picture takes a second, and these tests look at names alone."""
-    monkeypatch.setattr("ivfast.evaluate.report.draw", lambda beside, *_: beside.write_bytes(b""))
+    monkeypatch.setattr("ivfast.evaluate.picture.draw", lambda beside, *_: beside.write_bytes(b""))
 
 
 @pytest.mark.usefixtures("no_picture")

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-from ivfast.data.vectors import Points, Space, Vectors
+from ivfast.data.space import Space
+from ivfast.data.vectors import Points, Vectors
 from ivfast.index.load import load
 from ivfast.index.model import Placed, TrainedModel
 from ivfast.network.backend import weight_shapes

@@ -6,7 +6,7 @@ import faiss
 import numpy as np
 
 from ivfast.data.npy import open_array
-from ivfast.data.vectors import UNIT_TOLERANCE
+from ivfast.data.space import UNIT_TOLERANCE
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.progress import Progress
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from ivfast.data.far import FarRows, numbers
 from ivfast.data.npy import check_whole
-from ivfast.data.vectors import BLOCK_BYTES, UNIT_TOLERANCE, Vectors, rows_per_block, unit_rows
+from ivfast.data.space import UNIT_TOLERANCE
+from ivfast.data.vectors import BLOCK_BYTES, Vectors, rows_per_block, unit_rows
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.progress import Progress
 

@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 
 from ivfast.data.middle import FAR, middle_of, sampled
-from ivfast.data.vectors import Space, Vectors
+from ivfast.data.space import Space
+from ivfast.data.vectors import Vectors
 from ivfast.runtime.progress import Progress
 
 LOOKED_AT = 1 << 20  # entries at once, in float64

@@ -11,8 +11,9 @@ from ivfast.choose.goal import fit_k, pair_logits
 from ivfast.choose.held_out import HeldOut, make_held_out
 from ivfast.data.cleaning import Cleaning, scan
 from ivfast.data.far import without_far
+from ivfast.data.space import Space
 from ivfast.data.twins import Distinct, distinct_rows
-from ivfast.data.vectors import Points, Space, Vectors, learn_path, measure_space, open_vectors, space_of
+from ivfast.data.vectors import Points, Vectors, learn_path, measure_space, open_vectors, space_of
 from ivfast.evaluate.folder import Found
 from ivfast.evaluate.results import RouterSetting
 from ivfast.network.backend import load_ranker

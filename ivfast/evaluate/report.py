@@ -1,28 +1,24 @@
-"""What an evaluation leaves: JSON, CSV, a table that ends in one sentence, a picture."""
+"""What an evaluation leaves: JSON, CSV, and a table that ends in one sentence."""
 
 import csv
 import io
 import json
-from collections.abc import Callable
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from warnings import catch_warnings
 
 import numpy as np
 from rich.table import Table
 
 from ivfast.data.vectors import EvaluationSet
 from ivfast.evaluate.folder import Found
-from ivfast.evaluate.results import Result
+from ivfast.evaluate.picture import draw_picture
+from ivfast.evaluate.results import Result, best, name_of_recall
 from ivfast.method import COUNTED, LEVELS, TIED
 from ivfast.route.certainty import doubt, in_words
 from ivfast.route.routers import ROUTERS
 from ivfast.runtime.config import Config
 from ivfast.runtime.errors import RunError
-from ivfast.runtime.files import as_name, file_hash, save_json, save_text, write_beside
-from ivfast.runtime.packages import broken, reason
+from ivfast.runtime.files import as_name, file_hash, save_json, save_text
 from ivfast.runtime.progress import Progress
 from ivfast.runtime.versions import versions
 
@@ -53,18 +49,7 @@ def write(config: Config, data: EvaluationSet, results: list[Result], found: Fou
     }
     save_json(folder / "evaluation.json", record)
     save_text(folder / "evaluation.csv", as_csv(results))
-    names = ["evaluation.json", "evaluation.csv"]
-    picture = folder / "recall_scanned.png"
-    if find_spec("matplotlib") is None:
-        picture.unlink(missing_ok=True)  # it would show an earlier evaluation
-        progress.note(f"no {picture.name}, since matplotlib is not installed: pip install 'ivfast[report]' to have it")
-    elif why := _broken():
-        progress.note(f"warning: {picture} is not written anew: {why}")
-    else:
-        drawn = at_no_cost(
-            picture, progress, lambda: write_beside(picture, lambda beside: draw(beside, data.name, results))
-        )
-        names += [picture.name] if drawn else []
+    names = ["evaluation.json", "evaluation.csv", *draw_picture(folder, data.name, results, progress)]
     progress.table(table(results))
     if any(r.predicted for r in results):
         progress.table(predictions(results))
@@ -72,32 +57,6 @@ def write(config: Config, data: EvaluationSet, results: list[Result], found: Fou
         progress.note(line)
     progress.note(sentence)
     progress.note(f"written: {', '.join(str(folder / name) for name in names)}")
-
-
-def _broken() -> str:
-    """Why matplotlib, which is installed, can't be imported; "" where it can."""
-    try:
-        import_module("matplotlib.figure")
-    except Exception as problem:
-        no_home = "MPLCONFIGDIR" in str(problem)  # it says itself what to do
-        return reason(problem) if no_home else broken("matplotlib", reason(problem))
-    return ""
-
-
-def at_no_cost(path: Path, progress: Progress, write: Callable[[], object]) -> bool:
-    """Write what is for looks alone: where that fails, a line says so, and what was computed is not lost.
-
-    path: of the file, for the message; what stood there before stays
-    returns: whether it was written
-    """
-    try:
-        with catch_warnings(action="ignore"):  # of letters that a font lacks
-            write()
-    except Exception as problem:
-        said = " ".join(f"{type(problem).__name__}: {problem}".split())
-        progress.note(f"warning: {path} is not written anew ({said}); all other results are there")
-        return False
-    return True
 
 
 def _keep_other(folder: Path, name: str) -> None:
@@ -231,15 +190,6 @@ def _percent(share: float) -> str:
     return "-" if np.isnan(share) else f"{100 * share:.2f} %"
 
 
-def best(results: list[Result], router: str, probing: str = "fixed") -> Result | None:
-    """The result of a router that scans least at recall 0.9, under its default rule."""
-    rows = [r for r in results if (r.router, r.probing, r.rule) == (router, probing, ROUTERS[router].default_rule)]
-    if not rows and router == "centers":  # without learn ratio is all there is
-        rows = [r for r in results if r.router == router and r.probing == probing]
-    rows = [r for r in rows if not np.isnan(r.scanned_at["0.90"])]
-    return min(rows, key=lambda r: r.scanned_at["0.90"], default=None)
-
-
 def verdict(results: list[Result], *, is_kmeans: bool) -> str:
     """One sentence: use it or not, with the shares.
 
@@ -283,37 +233,3 @@ def warnings(results: list[Result]) -> list[str]:
         if ROUTERS[r.router].trained and r.percent == 0 and r.imbalance > 2:
             seen.add(f"warning: {r.router} fills its buckets unevenly on base (imbalance {r.imbalance:.1f}, 1 is even)")
     return sorted(seen)
-
-
-def name_of_recall(results: list[Result]) -> str:
-    """recall@k, of so many nearest."""
-    return f"recall@{results[0].recall_k if results else COUNTED}"
-
-
-def draw(path: Path, name: str, results: list[Result]) -> None:
-    """Recall against scanned share: each router's default rule, fixed and adaptive."""
-    from matplotlib import style  # here, since it takes a second to import
-
-    with style.context("default"):  # a user's own may want TeX
-        _plot(path, name, results)
-
-
-def _plot(path: Path, name: str, results: list[Result]) -> None:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
-    axes = figure.add_subplot(xscale="log", xlabel="share of base scanned", ylabel=name_of_recall(results))
-    shown = name.encode("utf-8", "backslashreplace").decode()  # names of files may hold bytes that are no UTF-8
-    axes.set_title(shown, parse_math=False)  # two dollar signs are no formula
-    for router, kind in ROUTERS.items():
-        for probing, style in (("fixed", "-"), ("adaptive", "--")):
-            found = best(results, router, probing)
-            if found:
-                recall, scanned = found.curve
-                keep = (recall > 0) & (scanned > 0)
-                axes.plot(scanned[keep], recall[keep], style, color=kind.color,
-                          label=f"{kind.title}, {found.rule} {found.percent:g}, {probing}")  # fmt: skip
-    axes.set_ylim(0.5, 1.0)
-    axes.grid(visible=True, which="both", alpha=0.3)
-    axes.legend(loc="lower right", fontsize=8)
-    figure.savefig(path, dpi=120)

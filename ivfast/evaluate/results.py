@@ -5,10 +5,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ivfast.data.vectors import EvaluationSet, Points, Space
+from ivfast.data.space import Space
+from ivfast.data.vectors import EvaluationSet, Points
 from ivfast.method import COUNTED, LEVELS
 from ivfast.route.certainty import recall_error
-from ivfast.route.routers import Router, RouterKind
+from ivfast.route.routers import ROUTERS, Router, RouterKind
 from ivfast.route.search import (
     Answers,
     Lists,
@@ -273,3 +274,17 @@ def _fulfilled(setting: RouterSetting, plan: Plan, recall: np.ndarray, scanned: 
         )
         for level, predicted in storing.predicted.items()
     }
+
+
+def best(results: list[Result], router: str, probing: str = "fixed") -> Result | None:
+    """The result of a router that scans least at recall 0.9, under its default rule."""
+    rows = [r for r in results if (r.router, r.probing, r.rule) == (router, probing, ROUTERS[router].default_rule)]
+    if not rows and router == "centers":  # without learn ratio is all there is
+        rows = [r for r in results if r.router == router and r.probing == probing]
+    rows = [r for r in rows if not np.isnan(r.scanned_at["0.90"])]
+    return min(rows, key=lambda r: r.scanned_at["0.90"], default=None)
+
+
+def name_of_recall(results: list[Result]) -> str:
+    """recall@k, of so many nearest."""
+    return f"recall@{results[0].recall_k if results else COUNTED}"

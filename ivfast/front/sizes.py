@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from ivfast.data.vectors import UNIT_TOLERANCE
+from ivfast.data.space import UNIT_TOLERANCE
 from ivfast.network.backend import INSTALL, installed_backends
 from ivfast.network.usable import usable_backend
 from ivfast.runtime.draws import spread

@@ -10,7 +10,8 @@ import numpy as np
 
 from ivfast.data.cleaning import Advice, Cleaning, scan
 from ivfast.data.far import has_usual_unit
-from ivfast.data.vectors import UNIT_TOLERANCE, Points, Vectors, float_rows, open_vectors, unit_rows
+from ivfast.data.space import UNIT_TOLERANCE
+from ivfast.data.vectors import Points, Vectors, float_rows, open_vectors, unit_rows
 from ivfast.index.build import Wishes, build_index
 from ivfast.index.files import ProbesUse
 from ivfast.index.fit_file import DATA_NAME, FIT_NAME, FitFacts, read_fit

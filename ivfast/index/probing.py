@@ -6,7 +6,7 @@ import faiss
 import numpy as np
 
 from ivfast.data.exact import searcher
-from ivfast.data.vectors import Space
+from ivfast.data.space import Space
 from ivfast.method import NEAR
 
 IN_SOFTMAX = 32  # nearest buckets over which chances are taken

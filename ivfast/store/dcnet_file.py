@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from safetensors import SafetensorError
 
-from ivfast.data.vectors import Space
+from ivfast.data.space import Space
 from ivfast.network.backend import Backend, Setup, load_backend, weight_shapes
 from ivfast.route.routers import ROUTERS, Router, centers_router, net_router
 from ivfast.runtime.config import METRICS

@@ -5,7 +5,8 @@ import numpy as np
 from ivfast.choose.held_out import HeldOut
 from ivfast.choose.judgement import judge_kmeans, scanned_share
 from ivfast.data.far import odd_forms
-from ivfast.data.vectors import Points, Space, Vectors
+from ivfast.data.space import Space
+from ivfast.data.vectors import Points, Vectors
 from ivfast.route.routers import centers_router
 from ivfast.start.prepare import Cache, find_kmeans
 

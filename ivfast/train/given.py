@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from ivfast.data.centers import open_centers
-from ivfast.data.vectors import UNIT_TOLERANCE
+from ivfast.data.space import UNIT_TOLERANCE
 from ivfast.runtime.config import Config
 from ivfast.runtime.errors import UserError
 from ivfast.store.dcnet_file import load_model

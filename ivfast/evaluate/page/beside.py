@@ -10,7 +10,7 @@ from ivfast.evaluate.page.markup import Figure, figures, items, percent, table, 
 from ivfast.evaluate.page.pictures import LINES, draw_curve, frame_recall
 from ivfast.evaluate.page.record import RunRecord
 from ivfast.evaluate.page.words import LEVEL, decision, gain_of
-from ivfast.evaluate.report import best, name_of_recall
+from ivfast.evaluate.results import best, name_of_recall
 from ivfast.route.routers import ROUTERS
 
 OF_EACH_RUN = {"save_path", "ai_center", "eval", "start_epoch", "resume", "dry_run"}  # they say where, not what

@@ -4,8 +4,8 @@ from typing import Any
 
 from ivfast.evaluate.page.markup import percent
 from ivfast.evaluate.page.record import RunRecord
-from ivfast.evaluate.report import SAME, best, by_nearest, error_near, name_of_recall
-from ivfast.evaluate.results import Result
+from ivfast.evaluate.report import SAME, by_nearest, error_near
+from ivfast.evaluate.results import Result, best, name_of_recall
 from ivfast.route.routers import ROUTERS
 
 Finding = tuple[str, str]  # fine, look or warn; what is so, and what to do
