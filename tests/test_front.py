@@ -20,7 +20,7 @@ import ivfast
 from ivfast.data.cleaning import scan
 from ivfast.data.vectors import Vectors, float_rows
 from ivfast.front.command_line import main, parse
-from ivfast.front.sentences import tell
+from ivfast.front.sentences import kmeans_scanned, tell
 from ivfast.front.sizes import choose_metric, choose_nlist
 from ivfast.front.trial import try_index
 from ivfast.index.files import was_added_to
@@ -403,3 +403,11 @@ def test_added_vectors_are_never_lost_to_a_fit(
     (out / "index.faiss").write_bytes(grown["index.faiss"][:200])
     assert main(words) == 2
     assert "can't be told" in capsys.readouterr().err
+
+
+def test_of_equal_recalls_the_cheapest_of_kmeans_counts(tmp_path: Path):
+    line = {"router": "kmeans", "percent": 0, "probing": "fixed", "rule": "ratio"}
+    line |= {"recall": [0.5, 1.0, 1.0, 1.0], "scanned": [0.1, 0.2, 0.5, 1.0], "scanned_at": {"0.90": 0.18}}
+    (tmp_path / "evaluation.json").write_text(json.dumps({"results": [line]}))
+    assert kmeans_scanned(tmp_path, 1.0) == 0.2
+    assert kmeans_scanned(tmp_path, 0.9) == 0.18

@@ -28,7 +28,9 @@ def kmeans_scanned(folder: Path, recall: float) -> float | None:
         if (result["router"], result["percent"], result["probing"], result["rule"]) == ("kmeans", 0, "fixed", "ratio"):
             known = list(zip(result["recall"], result["scanned"], strict=True))
             known += [(float(level), share) for level, share in result["scanned_at"].items() if share is not None]
-            recalls, shares = zip(*sorted(known), strict=True)
+            # of points of equal recall the cheapest, which is the first
+            least = {reached: share for reached, share in sorted(known, reverse=True)}
+            recalls, shares = zip(*sorted(least.items()), strict=True)
             return float(np.interp(recall, recalls, shares)) if recall <= recalls[-1] else None
     return None
 
