@@ -28,8 +28,7 @@ def kmeans_scanned(folder: Path, recall: float) -> float | None:
         if (result["router"], result["percent"], result["probing"], result["rule"]) == ("kmeans", 0, "fixed", "ratio"):
             known = list(zip(result["recall"], result["scanned"], strict=True))
             known += [(float(level), share) for level, share in result["scanned_at"].items() if share is not None]
-            # of points of equal recall the cheapest, which is the first
-            least = {reached: share for reached, share in sorted(known, reverse=True)}
+            least = dict(sorted(known, reverse=True))  # of points of equal recall the cheapest, which comes last
             recalls, shares = zip(*sorted(least.items()), strict=True)
             return float(np.interp(recall, recalls, shares)) if recall <= recalls[-1] else None
     return None
