@@ -39,6 +39,8 @@ def test_of_one_query_it_is_unknown(right: list[int]) -> None:
 
 def test_only_a_recall_that_is_not_sure_is_told() -> None:
     assert doubt(10, 0.01, 500) is None
+    assert doubt(10, 0.0, 10) is None
+    assert "how sure it is cannot be told" in (doubt(10, 0.0, 3) or "")
     said = doubt(7, 0.02, 50)
     assert said is not None
     assert said.startswith("recall@7 is that of 50 queries: its standard error is up to 0.020")

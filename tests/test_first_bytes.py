@@ -379,3 +379,12 @@ def test_sizes_that_a_header_promises_are_believed_before_what_it_looks_like(tmp
     with pytest.raises(UserError, match="it is truncated, or of another format"):
         open_rows(tmp_path / "x.fbin")
     assert struct.unpack("<II", data[:8]) == X.shape
+
+
+def test_answers_as_text_keep_numbers_that_float32_would_round(tmp_path: Path) -> None:
+    path, ids = tmp_path / "gt.npy", IDS.astype(np.int64) + 2**24 + 1
+    path.write_text("\n".join(",".join(map(str, row)) for row in ids.tolist()))
+    with pytest.raises(UserError, match="text of numbers") as refused:
+        open_array(path, "gt")
+    do(str(refused.value))
+    np.testing.assert_array_equal(np.load(path), ids)

@@ -1,5 +1,7 @@
 """Processes that lack something: the main thread, a framework that works, cores, a home, a reader. Each is one line."""
 
+import errno
+import io
 import os
 import signal
 import subprocess
@@ -402,6 +404,20 @@ def test_a_reader_that_is_gone_ends_no_run(tmp_path: Path) -> None:
         progress = Progress(tmp_path, _Terminal(file=file))
         progress.note("one")
         progress.note("two")
+    assert [line.split()[-1] for line in (tmp_path / "train.log").read_text().splitlines()] == ["one", "two"]
+
+
+class FullDisk(io.StringIO):
+    """A file that takes no byte more."""
+
+    def write(self, _: str) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_terminal_that_takes_nothing_more_ends_no_run(tmp_path: Path) -> None:
+    progress = Progress(tmp_path, _Terminal(file=FullDisk()))
+    progress.note("one")
+    progress.note("two")
     assert [line.split()[-1] for line in (tmp_path / "train.log").read_text().splitlines()] == ["one", "two"]
 
 

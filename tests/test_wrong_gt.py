@@ -98,6 +98,14 @@ def test_another_sign_for_none_is_told_and_the_advice_is_right(type, mark: int) 
     assert (names["gt"] >= 0).sum() == gt.size - 6 * 6
 
 
+def test_the_size_of_base_as_a_sign_for_none_is_no_counting_from_1() -> None:
+    gt = np.random.default_rng(1).permuted(np.tile(np.arange(1, N_BASE), (N_QUERY, 1)), axis=1)[:, :WIDTH]
+    gt[3:9, 4:] = N_BASE
+    assert f"gt[gt == {N_BASE}] = -1" in refused(gt)
+    gt[3:9, 5:] = gt[9:15, 5:]  # once in a row it may be an answer
+    assert "counted from 1" in refused(gt)
+
+
 def test_entries_beyond_base_are_told(vectors: tuple[np.ndarray, np.ndarray]) -> None:
     gt = nearest(vectors[1], vectors[0], "L2")[1]
     gt[0, :2] = 0, N_BASE - 1

@@ -38,6 +38,8 @@ class Kind(NamedTuple):
             return f"{renamed}{answers_line(right, target)}" if self.suffix in OF_ANSWERS else self.do
         named = {"FILE": repr(str(path)), "TARGET": repr(str(target))}
         code, do = (re.sub("FILE|TARGET", lambda word: named[word[0]], text) for text in (self.code, self.do))
+        if name == "gt":  # float32 would round row numbers above 2^24
+            code, do = (text.replace("float32", "int64").replace(".float()", ".long()") for text in (code, do))
         return f"in Python {save_line(target, code)}" if code else do
 
 
@@ -204,7 +206,7 @@ def _of_layout(file: BinaryIO, head: bytes, size: int) -> Kind | None:
                 return _answers(".ivecs") if suffix == ".fvecs" and _whole(head[4:stride]) else _vectors(suffix)
     if 0 < columns <= WIDEST and dim > 0:
         itemsize, rest = divmod(size - 8, dim * columns)
-        if rest == 0 and itemsize == 8:
+        if rest == 0 and itemsize == 8 and _whole(head[8 : 8 + 4 * dim * columns]):
             return _answers(".ibin")
         if rest == 0 and itemsize == 4:
             return _answers(".ibin") if _whole(head[8 : 8 + 4 * dim * columns]) else _vectors(".fbin")

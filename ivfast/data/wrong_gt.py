@@ -65,6 +65,8 @@ def outside(gt: np.ndarray, n_base: int, n_query: int) -> str:
         )
     if _sorted(looked_at := np.asarray(gt[: max(1, LOOKED_AT // gt.shape[1])])) and most >= n_base:
         return _distances(looked_at)
+    if most == n_base and _only_last(looked_at, n_base):
+        return f"{n_base} is how other tools write that there is no answer, which is -1 here: gt[gt == {n_base}] = -1"
     if least > 0 and most == n_base:
         return "its numbers seem to be counted from 1: save gt - 1"
     if most >= n_base and n_base == n_query:
@@ -78,6 +80,12 @@ def outside(gt: np.ndarray, n_base: int, n_query: int) -> str:
             "another kind; regenerate it for this base.npy"
         )
     return "-1 stands for none; regenerate it for this base.npy"
+
+
+def _only_last(gt: np.ndarray, number: int) -> bool:
+    """Whether a number stands at the ends of rows alone, and several times in one: no answer does."""
+    is_it = gt == number
+    return bool((is_it.sum(axis=1) > 1).any() and not (is_it[:, :-1] & ~is_it[:, 1:]).any())
 
 
 def _extent(gt: np.ndarray) -> tuple[int, int, list[int]]:

@@ -3,6 +3,7 @@
 import numpy as np
 
 LEAST_SAID = 0.01  # standard errors above it are told
+FEW = 10  # queries: of fewer the standard error itself is hardly known, and 0 where all are found alike
 PERCENT = 0.01  # the standard error that is aimed at where more queries are advised
 
 
@@ -34,7 +35,7 @@ def doubt(k: int, error: float, n_queries: int) -> str | None:
     error: its standard error, NaN: unknown; n_queries: those that have an answer
     """
     few = f"recall@{k} is that of {n_queries:,} {'query' if n_queries == 1 else 'queries'}"
-    if np.isnan(error):
+    if np.isnan(error) or (n_queries < FEW and error <= LEAST_SAID):
         return f"{few}: how sure it is cannot be told; use more queries"
     if error <= LEAST_SAID:
         return None

@@ -4,6 +4,7 @@ import os
 import sys
 from contextlib import suppress
 from importlib import import_module
+from signal import SIGINT
 
 from ivfast.runtime.packages import told
 from ivfast.runtime.quota import name_threads
@@ -20,6 +21,9 @@ def run(module: str, argv: list[str] | None) -> int:
         name_threads()
     try:
         main = import_module(module).main
+    except KeyboardInterrupt:  # handlers of our own are not there yet
+        print("stopped by SIGINT", file=sys.stderr)  # noqa: T201
+        return 128 + SIGINT
     except Exception as problem:  # whatever a package raises that is there but broken
         print(f"error: {told(problem)}", file=sys.stderr)  # noqa: T201, rich may be what is broken
         return 2

@@ -133,7 +133,13 @@ def one_line(text: str) -> str:
 
 
 class _Terminal(Console):
-    """Goes silent where nobody reads any more (`| head`), instead of ending the run; train.log goes on."""
+    """Goes silent where nobody reads any more (`| head`, a full disk), instead of ending the run; train.log goes on."""
+
+    def _check_buffer(self) -> None:
+        try:
+            super()._check_buffer()
+        except OSError:  # rich itself looks for broken pipes alone
+            self.on_broken_pipe()
 
     def on_broken_pipe(self) -> None:
         self.quiet = True
