@@ -123,6 +123,18 @@ def test_library_that_survives_its_own_errors_does_not_survive_a_signal() -> Non
 
 
 @pytest.mark.whole_run
+def test_a_signal_while_something_is_thrown_away_is_not_forgotten() -> None:
+    """Python prints and forgets what is raised in __del__, so the signal comes again a moment later."""
+
+    class Thrown:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(StopRequestedError), handled():
+        Thrown()
+        time.sleep(5)
+
+
 def test_second_signal_exits_at_once(data: Path, tmp_path: Path) -> None:
     process = subprocess.Popen(command(data, tmp_path, "--epochs", "400"), stderr=subprocess.DEVNULL)
     wait_for_checkpoint(tmp_path)

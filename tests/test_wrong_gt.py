@@ -188,6 +188,12 @@ def test_another_order_of_answers_is_told(metric: str, vectors: tuple[np.ndarray
         assert "names the farthest rows" in judged(base, query, farthest, metric)
 
 
+def test_answers_in_any_order_are_not_called_stale(vectors: tuple[np.ndarray, np.ndarray]) -> None:
+    base, query = vectors
+    gt = np.random.default_rng(1).permuted(nearest(query, base, "L2")[1][:, :10], axis=1)
+    assert "whose order recall does not look at" in judged(base, query, gt, "L2")
+
+
 def test_a_gt_that_fits_nothing_is_called_stale_as_before(vectors: tuple[np.ndarray, np.ndarray]) -> None:
     base, query = vectors
     gt = np.roll(nearest(query, base, "L2")[1], 1, axis=0)

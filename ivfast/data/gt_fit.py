@@ -7,6 +7,7 @@ import numpy as np
 
 from ivfast.data.exact import nearest_among, nearest_wide
 from ivfast.data.vectors import EvaluationSet, Points, space_of
+from ivfast.method import COUNTED
 
 SAME_DISTANCE = 1e-4  # inside: two vectors whose distances differ by less are both the nearest
 SURE = 0.9  # of the queries: what fits so many, where the gt as it is fits few, is meant
@@ -26,12 +27,16 @@ class Compared(NamedTuple):
             return (self.x * self.base.x(rows)).sum(axis=1)
         return -np.square(self.x - self.base.space.wide(self.base.vectors.raw(rows))).sum(axis=1)
 
-    def n_nearest(self, rows: np.ndarray, place: int = 0) -> int:
-        """How many of these rows, (n,), are as near as the nearest, or as the one after it where place is 1."""
+    def are_nearest(self, rows: np.ndarray, place: int = 0) -> np.ndarray:
+        """Which of these rows, (n,), are as near as the nearest, or as the one after it where place is 1: (n,) bool."""
         nearest = self.nearest[:, place]
         with np.errstate(over="ignore", invalid="ignore"):  # products of rows as stored may be beyond float32
             least = nearest - SAME_DISTANCE * np.maximum(np.abs(nearest), 1)
-            return int((self.closeness(rows) >= least).sum())
+            return self.closeness(rows) >= least
+
+    def n_nearest(self, rows: np.ndarray, place: int = 0) -> int:
+        """How many of them."""
+        return int(self.are_nearest(rows, place).sum())
 
 
 def compare(data: EvaluationSet, queries: np.ndarray, metric: str) -> Compared:
@@ -61,7 +66,18 @@ def what_fits(data: EvaluationSet, queries: np.ndarray, compared: Compared) -> s
         return "it fits the second nearest: queries are rows of base, and gt leaves out each one's own"
     if metric == "IP" and _opposite(compared).n_nearest(first) >= enough:
         return "it names the farthest rows: sort by falling products, as np.argsort(-products) does"
-    return _other_metric(data, queries, first, metric)
+    if told := _other_metric(data, queries, first, metric):
+        return told
+    in_other_order = _n_nearest_named(gt, compared) >= enough
+    return "the nearest is among its answers, whose order recall does not look at" if in_other_order else ""
+
+
+def _n_nearest_named(gt: np.ndarray, compared: Compared) -> int:
+    """For how many queries one of the answers that count is as near as the nearest. gt: (n, width)"""
+    named = np.zeros(len(gt), dtype=bool)
+    for column in gt[:, :COUNTED].T:
+        named |= (column >= 0) & compared.are_nearest(np.maximum(column, 0))
+    return int(named.sum())
 
 
 def _opposite(compared: Compared) -> Compared:

@@ -20,6 +20,8 @@ STOPPING = [  # Slurm's --signal is often USR1
 
 UNHEARD = "not in the main thread: signals are not heard here, they stay with the program that started this"
 
+AGAIN = 0.05  # seconds after which a signal comes again that came at a bad moment
+
 _pending: list[int] = []  # signals that came so far
 
 
@@ -98,7 +100,9 @@ def stop_if_pending() -> None:
 
 
 def _on_signal(number: int, frame: FrameType | None) -> None:
-    del frame
+    if _would_be_swallowed(frame):
+        threading.Timer(AGAIN, signal.raise_signal, [number]).start()
+        return
     if number == HANG_UP:
         _leave_lost_terminal()
     if _pending and number == HANG_UP:
@@ -108,6 +112,15 @@ def _on_signal(number: int, frame: FrameType | None) -> None:
     _pending.append(number)
     if not (_waits.blocks and _waits.blocks[-1]):
         raise StopRequestedError(number)
+
+
+def _would_be_swallowed(frame: FrameType | None) -> bool:
+    """Whether Python is just throwing something away: what is raised there it prints and forgets."""
+    while frame is not None:
+        if frame.f_code.co_name in ("__del__", "_xla_gc_callback"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _leave_lost_terminal() -> None:

@@ -40,6 +40,8 @@ class Sums(NamedTuple):
         """The same for people. scale: the loss scale now"""
         if not self.n_pairs + self.n_skipped:
             return "no step was left"
+        if not self.n_pairs:
+            return f"all {self.n_skipped} steps skipped, loss scale now {scale:g}"
         found = self.losses(deep=deep)
         text = f"loss {found['loss_centers']:.4f}" + (f", net {found['loss_net']:.4f}" if deep else "")
         skipped = f"; {self.n_skipped} steps skipped, loss scale now {scale:g}" if self.n_skipped else ""
