@@ -130,9 +130,13 @@ def test_a_signal_while_something_is_thrown_away_is_not_forgotten() -> None:
         def __del__(self) -> None:
             signal.raise_signal(signal.SIGTERM)
 
-    with pytest.raises(StopRequestedError), handled():
-        Thrown()
-        time.sleep(5)
+    def throw_away() -> None:
+        with handled():
+            Thrown()
+            time.sleep(5)
+
+    with pytest.raises(StopRequestedError):
+        throw_away()
 
 
 def test_second_signal_exits_at_once(data: Path, tmp_path: Path) -> None:
