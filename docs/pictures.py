@@ -96,7 +96,7 @@ def neighbors(x: np.ndarray, k: int) -> np.ndarray:
 
 def draw_border(demo: Path) -> Figure:
     """Two buckets of the patches, seen in the plane in which both borders are exact straight lines."""
-    learn = np.load(demo / "data" / f"learn_{PATCHES}.npy")
+    learn = np.load(demo / PATCHES / "data" / "base.npy")  # what trained
     files = {"k-means": "kmeans.npy", "trained": "ivfast.npy"}
     borders = {name: np.load(demo / PATCHES / file) for name, file in files.items()}
     near = neighbors(learn, 10)
