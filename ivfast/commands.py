@@ -4,11 +4,9 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 from ivfast.data.centers import tell_one_place
 from ivfast.data.cleaning import Cleaning
-from ivfast.data.criticism import criticise
 from ivfast.data.far import note_other_unit
 from ivfast.data.intake import scan_set
 from ivfast.data.mapped import remove_mapped
@@ -17,7 +15,7 @@ from ivfast.data.ties import find_ties
 from ivfast.data.vectors import EvaluationSet, Points, Vectors, learn_path, open_evaluation_set
 from ivfast.evaluate import report
 from ivfast.evaluate.folder import Found, find_model
-from ivfast.evaluate.picture import at_no_cost
+from ivfast.evaluate.page.write import write_data_page
 from ivfast.evaluate.refit import FittedOn, FromFile, Source, make_settings, open_learn, space_for
 from ivfast.evaluate.results import Result, evaluate_router
 from ivfast.index.load import load
@@ -28,7 +26,7 @@ from ivfast.runtime.checkpoint import Saved, checkpoint_folder, checkpoints_in, 
 from ivfast.runtime.command_line import parse
 from ivfast.runtime.config import DEFAULTS, Config, check, check_percents, clip
 from ivfast.runtime.errors import RunError, StopRequestedError, UserError
-from ivfast.runtime.files import free_space, remove_leftovers, save_json
+from ivfast.runtime.files import free_space, remove_leftovers
 from ivfast.runtime.lock import locked
 from ivfast.runtime.own_process import prepare_jax
 from ivfast.runtime.progress import Progress
@@ -278,18 +276,6 @@ def _evaluate(
         )
     with progress.stage("report"):
         report.write(config, data, results, found, progress)
-        _write_page(config.save_path, data, progress)
+        write_data_page(config.save_path, data, progress)
     remove_mapped(config.save_path / "cache")
     return results
-
-
-def _write_page(folder: Path, data: EvaluationSet, progress: Progress) -> None:
-    """data.json and report.html. They are for looks, so they never end a run."""
-
-    def write() -> None:
-        from ivfast.evaluate.page.pages import write_page  # here, since matplotlib takes a second to import
-
-        save_json(folder / "data.json", criticise(data.base, data.query, data.gt))
-        progress.note(f"written: {write_page(folder)}")
-
-    at_no_cost(folder / "report.html", progress, write)

@@ -55,7 +55,7 @@ def test_a_backend_trains_and_evaluates_with_nothing_but_its_framework(
     assert routers == {"kmeans", "centers", "net"}
     said = (done.stdout + done.stderr).splitlines()
     assert [line for line in said if "not installed" in line or "scipy" in line] == [
-        "no recall_scanned.png, since matplotlib is not installed: pip install 'ivfast[report]' to have it"
+        "no recall_scanned.png and report.html, since matplotlib is not installed: pip install 'ivfast[report]'"
     ]
     assert not (tmp_path / "recall_scanned.png").exists()
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from matplotlib import rc_context
 
-from ivfast import commands
 from ivfast.evaluate.page.pages import compare_pages, write_page
 from ivfast.evaluate.page.record import read_record
 from ivfast.runtime.errors import UserError
@@ -356,7 +355,7 @@ def test_a_run_leaves_its_page_and_goes_on_where_that_fails(
     def fail(*_: object) -> None:
         raise ValueError("no\nfont")
 
-    monkeypatch.setattr(commands, "criticise", fail)
+    monkeypatch.setattr("ivfast.evaluate.page.write.criticise", fail)
     again = ["--ai_center", str(out / "ivfast.npy"), "--eval", "True", "--save_path", str(tmp_path / "again")]
     capsys.readouterr()
     assert main([*flags(data, out)[:2], *again, "--data_name", "faces", "--percents", "0", "--gpu", "-1"]) == 0

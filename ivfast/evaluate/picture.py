@@ -18,7 +18,9 @@ def draw_picture(folder: Path, name: str, results: list[Result], progress: Progr
     picture = folder / "recall_scanned.png"
     if find_spec("matplotlib") is None:
         picture.unlink(missing_ok=True)  # it would show an earlier evaluation
-        progress.note(f"no {picture.name}, since matplotlib is not installed: pip install 'ivfast[report]' to have it")
+        progress.note(
+            f"no {picture.name} and report.html, since matplotlib is not installed: pip install 'ivfast[report]'"
+        )
         return []
     if why := _broken():
         progress.note(f"warning: {picture} is not written anew: {why}")

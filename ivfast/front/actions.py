@@ -72,7 +72,10 @@ def evaluate(options: argparse.Namespace, progress: Progress) -> None:
     """Search an index with queries whose answers are known, or found by a full search."""
     made, query = load_index(options.save_path), open_query(options.query, options.save_path, progress)
     if made.kind != "Flat" and not options.gt:
-        raise UserError(f"--gt is missing: an index of kind {made.kind} can't tell exact answers; name a file of them")
+        raise UserError(
+            f"--gt is missing: an index of kind {made.kind} can't tell exact answers; name a file of them; in "
+            "Python np.save('gt.npy', faiss.knn(query, base, 10, metric=faiss.METRIC_INNER_PRODUCT)[1]) makes under IP"
+        )
     if not 1 <= options.k <= made.calibration.most_k:
         raise UserError(f"--k {options.k}: expected 1 to {made.calibration.most_k}, of which recall is known")
     everything = made.model.nlist

@@ -16,7 +16,7 @@ def tell(folder: Path, index: Index, reached: list[Reached]) -> list[str]:
 
     folder: of the fit, with its evaluation; reached: what searches of the index found, by the recall asked for
     """
-    return [_gain(folder, reached), _cost(index), _next(folder)]
+    return [_gain(folder, reached, index.copies), _cost(index), _next(folder)]
 
 
 def kmeans_scanned(folder: Path, recall: float) -> float | None:
@@ -34,7 +34,7 @@ def kmeans_scanned(folder: Path, recall: float) -> float | None:
     return None
 
 
-def _gain(folder: Path, reached: list[Reached]) -> str:
+def _gain(folder: Path, reached: list[Reached], copies: float) -> str:
     at = next((one for one in reached if f"{one.asked:.2f}" == LEVEL), reached[-1] if reached else None)
     if at is None:
         return "The index was written, but no recall that was asked for can be reached with such codes."
@@ -47,7 +47,12 @@ def _gain(folder: Path, reached: list[Reached]) -> str:
         return f"{found}."
     times = theirs / at.scanned
     beside = f"{times:.1f} times fewer" if times > 1.05 else "about as many" if times > 0.95 else "more"
-    return f"{found}; with k-means centers as many answers take {100 * theirs:.2f} %, so these are {beside}."
+    advice = (
+        ": copies cost more here than they save, leave them out with --percents 0"
+        if beside == "more" and copies
+        else ""
+    )
+    return f"{found}; with k-means centers as many answers take {100 * theirs:.2f} %, so these are {beside}{advice}."
 
 
 def _cost(index: Index) -> str:
