@@ -27,6 +27,7 @@ from ivfast.method import TIED
 from ivfast.route.certainty import doubt
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.files import as_name
+from ivfast.runtime.own_files import claim
 from ivfast.runtime.packages import told
 from ivfast.runtime.progress import Progress
 
@@ -138,7 +139,7 @@ def open_file(path: Path, folder: Path, column: str | None, progress: Progress, 
         return rows
     source = open_rows(path, column=column)
     written = folder / "converted" / f"{name}.npy"
-    written.parent.mkdir(parents=True, exist_ok=True)
+    claim(written.parent, [written.name])
     write_npy(source, written, progress)
     return open_array(written, name)
 

@@ -1,0 +1,55 @@
+"""A user's own files are never written over: where they lie among ivfast's outputs, they are refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ivfast.front.actions import open_file
+from ivfast.front.command_line import main as front
+from ivfast.front.fit import fit
+from ivfast.runtime.errors import UserError
+from ivfast.runtime.progress import silent
+
+
+def rows_of(n: int = 1500, dim: int = 8) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((n, dim)).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", ["base.npy", "query.npy", "gt.npy"])
+def test_a_data_set_in_the_folder_of_a_fit_is_refused(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "out" / "data" / name
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b"mine")
+    np.save(tmp_path / "learn.npy", rows_of())
+    words = ["--save_path", str(tmp_path / "out"), "--nlist", "4", "--epochs", "1"]
+    assert front(["fit", str(tmp_path / "learn.npy"), *words]) == 2
+    assert f"error: {own} was not written by ivfast" in capsys.readouterr().err
+    assert own.read_bytes() == b"mine"
+    assert [path.name for path in own.parent.iterdir()] == [name]
+
+
+def test_a_fit_writes_over_what_a_killed_fit_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ivfast.front.fit.train_centers", killed)
+    for _ in range(2):  # the second one comes as far: neither train.log nor fit.json is there yet
+        with pytest.raises(KeyboardInterrupt):
+            fit(rows_of(), 4, epochs=1, save_path=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["base", "query"])
+def test_a_converted_file_that_is_a_user_s_own_is_refused(name: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", rows_of(20))
+    assert front(["convert", str(tmp_path / "x.npy"), str(tmp_path / "x.fvecs")]) == 0
+    for _ in range(2):
+        open_file(tmp_path / "x.fvecs", tmp_path / "ours", None, silent(), name)
+    own = tmp_path / "out" / "converted" / f"{name}.npy"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b"mine")
+    with pytest.raises(UserError, match="was not written by ivfast"):
+        open_file(tmp_path / "x.fvecs", tmp_path / "out", None, silent(), name)
+    assert own.read_bytes() == b"mine"
