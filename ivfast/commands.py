@@ -30,6 +30,7 @@ from ivfast.runtime.config import DEFAULTS, Config, check, check_percents, clip
 from ivfast.runtime.errors import RunError, StopRequestedError, UserError
 from ivfast.runtime.files import free_space, remove_leftovers, save_json
 from ivfast.runtime.lock import locked
+from ivfast.runtime.own_files import refuse_own
 from ivfast.runtime.own_process import prepare_jax
 from ivfast.runtime.progress import Progress
 from ivfast.runtime.quota import about_threads, within_quota
@@ -117,6 +118,7 @@ def _run_training(config: Config, progress: Progress | None, given: Iterable[str
     with _at_work(config, progress) as shown:
         _say_what_is_used(config, chosen, ("lr", "gpu"), shown)
         check_percents(config, config.nlist)
+        refuse_own(config)
         _refuse_used(config)
         config = _with_backend(config, chosen, shown)
         (_show_plan if config.dry_run else _train)(clip(config, chosen), shown)

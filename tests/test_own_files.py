@@ -9,7 +9,9 @@ from ivfast.front.actions import open_file
 from ivfast.front.command_line import main as front
 from ivfast.front.fit import fit
 from ivfast.runtime.errors import UserError
+from ivfast.runtime.lock import locked
 from ivfast.runtime.progress import silent
+from run_dcnet import main
 
 
 def rows_of(n: int = 1500, dim: int = 8) -> np.ndarray:
@@ -53,3 +55,50 @@ def test_a_converted_file_that_is_a_user_s_own_is_refused(name: str, tmp_path: P
     with pytest.raises(UserError, match="was not written by ivfast"):
         open_file(tmp_path / "x.fvecs", tmp_path / "out", None, silent(), name)
     assert own.read_bytes() == b"mine"
+
+
+FLAGS = "--data_name s --nlist 4 --param_list 8 4 --epochs 1 --warmup 0 --percents 0 --niter 3 --ftopk 3 --gpu -1"
+
+
+@pytest.mark.parametrize("output", ["ivfast.npy", "kmeans.npy"])
+@pytest.mark.parametrize("name", ["learn", "base", "--start"])
+def test_an_input_that_is_an_output_is_refused(
+    output: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own, others = tmp_path / output, tmp_path / "learn.npy"
+    (tmp_path / "s").mkdir()
+    for path in (own, others):
+        np.save(path, rows_of())
+    if name == "base":
+        (tmp_path / "s" / "base.npy").symlink_to(own)
+    learn = output[:-4] if name == "learn" else "learn"
+    words = [f"--save_path={tmp_path}", f"--data_path={tmp_path}", f"--learn_name={learn}", *FLAGS.split()]
+    assert main(words + [f"--start={own}"] * (name == "--start")) == 2
+    said = capsys.readouterr().err
+    assert f"error: {name}: " in said
+    assert "would be written over" in said
+    np.testing.assert_array_equal(np.load(own), rows_of())
+
+
+@pytest.mark.parametrize("name", ["ivfast.npy", "fit.json", "index.faiss", "checkpoints", "cache", "data", "converted"])
+def test_what_is_in_the_way_is_told_before_the_work(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ivfast.front.fit.admit", None)
+    path = tmp_path / "out" / name
+    path.mkdir(parents=True)
+    if path.suffix == "":
+        path.rmdir()
+        path.touch()
+    np.save(tmp_path / "learn.npy", rows_of())
+    assert front(["fit", str(tmp_path / "learn.npy"), "--save_path", str(tmp_path / "out"), "--nlist", "4"]) == 2
+    assert f"error: {path} is {'a' if path.suffix else 'no'} folder, expected" in capsys.readouterr().err
+
+
+def test_a_user_s_lock_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / ".lock").symlink_to(tmp_path / "notes.txt")
+    with locked(tmp_path, silent()):
+        pass
+    assert (tmp_path / ".lock").read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "notes.txt"}

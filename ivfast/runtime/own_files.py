@@ -4,9 +4,12 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from ivfast.runtime.config import Config
 from ivfast.runtime.errors import UserError
 
 MARK = ".ivfast"  # an empty file, in folders whose files are written anew
+ELSE = "or choose another --save_path (--out)"
+TRAINED = ("ivfast.npy", "kmeans.npy", "dcnet.safetensors")  # what a training writes into its save_path
 
 
 def claim(folder: Path, names: Iterable[str], *, known: bool = False) -> None:
@@ -19,9 +22,33 @@ def claim(folder: Path, names: Iterable[str], *, known: bool = False) -> None:
     mark = folder / MARK
     for name in names:
         if os.path.lexists(folder / name) and not (known or mark.is_file()):
-            raise UserError(
-                f"{folder / name} was not written by ivfast, but would be written over; move it, or choose another "
-                "--save_path or --out"
-            )
+            raise UserError(f"{folder / name} was not written by ivfast, but would be written over; move it, {ELSE}")
     folder.mkdir(parents=True, exist_ok=True)
     mark.touch()
+
+
+def refuse_in_the_way(save_path: Path, files: Iterable[str], folders: Iterable[str]) -> None:
+    """raises: UserError where a folder lies where one of our files will be, or a file where one of our folders will"""
+    for name in files:
+        if os.path.isdir(save_path / name):
+            raise UserError(f"{save_path / name} is a folder, expected a file or nothing; move it, {ELSE}")
+    for name in folders:
+        if os.path.lexists(save_path / name) and not os.path.isdir(save_path / name):
+            raise UserError(f"{save_path / name} is no folder, expected one or nothing; move it, {ELSE}")
+
+
+def refuse_own(config: Config) -> None:
+    """raises: UserError where a training would write over a file that it reads, or finds no place for its own"""
+    refuse_in_the_way(config.save_path, TRAINED, ("cache", "checkpoints"))
+    data = config.data_path / config.data_name
+    inputs = {name: data / f"{name}.npy" for name in ("base", "query", "gt")}
+    inputs["learn"] = config.data_path / f"{config.learn_name}.npy"
+    if config.start is not None:
+        inputs["--start"] = config.start
+    for output in (config.save_path / name for name in TRAINED):
+        for name, path in inputs.items():
+            if os.path.exists(output) and os.path.exists(path) and os.path.samefile(output, path):
+                raise UserError(
+                    f"{name}: {path} would be written over, since a run writes its {output.name} there; "
+                    "choose another --save_path, or copy that file to another name"
+                )
