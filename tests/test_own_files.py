@@ -1,14 +1,18 @@
 """A user's own files are never written over: where they lie among ivfast's outputs, they are refused."""
 
+import os
+import stat
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from ivfast.data.formats.convert import convert
 from ivfast.front.actions import open_file
 from ivfast.front.command_line import main as front
 from ivfast.front.fit import fit
 from ivfast.runtime.errors import UserError
+from ivfast.runtime.files import save_text
 from ivfast.runtime.lock import locked
 from ivfast.runtime.progress import silent
 from run_dcnet import main
@@ -102,3 +106,34 @@ def test_a_user_s_lock_is_left_alone(tmp_path: Path) -> None:
         pass
     assert (tmp_path / ".lock").read_text() == "mine"
     assert {path.name for path in tmp_path.iterdir()} == {".lock", "notes.txt"}
+
+
+@pytest.mark.parametrize("target", ["s/p-0.npy", "s/all.npy", "s/all.fbin", "link/all.npy"])
+def test_nothing_is_converted_into_a_folder_of_shards(target: str, tmp_path: Path) -> None:
+    shards = tmp_path / "s"
+    shards.mkdir()
+    (tmp_path / "link").symlink_to(shards)
+    for i in range(2):
+        np.save(shards / f"p-{i}.npy", rows_of(20))
+    with pytest.raises(UserError, match="the source's own folder"):
+        convert(shards, tmp_path / target)
+    assert sorted(path.name for path in shards.iterdir()) == ["p-0.npy", "p-1.npy"]
+    np.testing.assert_array_equal(np.load(shards / "p-0.npy"), rows_of(20))
+
+
+def test_a_fit_is_not_written_among_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "p-0.npy", rows_of())
+    assert front(["fit", str(tmp_path), "--save_path", str(tmp_path), "--nlist", "4"]) == 2
+    assert "the source's own folder" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["p-0.npy"]
+
+
+def test_a_pipe_is_never_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "x.npy"
+    os.mkfifo(pipe)
+    np.save(tmp_path / "base.npy", rows_of(20))
+    with pytest.raises(UserError, match="a pipe or a device"):
+        convert(tmp_path / "base.npy", pipe)
+    with pytest.raises(UserError, match="a pipe or a device"):
+        save_text(pipe, "x")
+    assert stat.S_ISFIFO(pipe.stat().st_mode)

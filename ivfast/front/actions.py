@@ -27,7 +27,7 @@ from ivfast.method import TIED
 from ivfast.route.certainty import doubt
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.files import as_name
-from ivfast.runtime.own_files import claim, refuse_in_the_way
+from ivfast.runtime.own_files import claim, refuse_among, refuse_in_the_way
 from ivfast.runtime.packages import told
 from ivfast.runtime.progress import Progress
 
@@ -140,6 +140,7 @@ def open_file(path: Path, folder: Path, column: str | None, progress: Progress, 
     """
     if path.suffix == ".npy" and os.path.isfile(path) and (rows := open_array(path, name)).dtype.name in FLOATS:
         return rows
+    refuse_among(path, folder, name=name)
     source = open_rows(path, column=column)
     written = folder / "converted" / f"{name}.npy"
     claim(written.parent, [written.name])

@@ -103,9 +103,11 @@ def write_beside(path: Path, write: Callable[[Path], None], n_bytes: int | None 
     path: the file to replace; its folder is made where it is absent
     write: called with the temporary path, which has the suffix of `path`
     n_bytes: about what it writes, for the message; None: not known
-    raises: RunError where the disk refuses, whatever else `write` raises; `path` then holds
-    what it held before
+    raises: UserError where `path` is a folder, a pipe or a device; RunError where the disk refuses, whatever else
+    `write` raises; `path` then holds what it held before
     """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UserError(f"{path} is a folder, a pipe or a device, expected a file or nothing; name another file")
     beside = part_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

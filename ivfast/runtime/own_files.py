@@ -52,3 +52,12 @@ def refuse_own(config: Config) -> None:
                     f"{name}: {path} would be written over, since a run writes its {output.name} there; "
                     "choose another --save_path, or copy that file to another name"
                 )
+
+
+def refuse_among(source: Path, folder: Path, *, name: str) -> None:
+    """raises: UserError where files written into a folder would lie among the shards of a source: they would be read"""
+    if not os.path.isdir(source):
+        return
+    source, real = source.resolve(), folder.resolve()
+    if real == source or (source.suffix.lower() == ".lance" and source in real.parents):
+        raise UserError(f"{name}: {folder} is the source's own folder, whose files are read; choose another folder")
