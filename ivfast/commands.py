@@ -27,7 +27,7 @@ from ivfast.network.usable import usable_backend
 from ivfast.runtime.checkpoint import Saved, checkpoint_folder, checkpoints_in, load_epoch, load_newest
 from ivfast.runtime.command_line import parse
 from ivfast.runtime.config import DEFAULTS, Config, check, check_percents, clip
-from ivfast.runtime.errors import RunError, StopRequestedError, UserError
+from ivfast.runtime.errors import RunError, StopRequestedError, UserError, in_words
 from ivfast.runtime.files import free_space, remove_leftovers, save_json
 from ivfast.runtime.lock import locked
 from ivfast.runtime.own_files import refuse_own
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         progress.note(f"error: {wrong}")
         return 2
     except (RunError, OSError) as failed:
-        progress.note(f"error: {failed}")
+        progress.note(f"error: {in_words(failed)}")
         return 1
     except StopRequestedError as stop:
         progress.note(str(stop))
@@ -153,7 +153,7 @@ def _at_work(config: Config, progress: Progress | None) -> Iterator[Progress]:
             (logged.note if threads.startswith("warning") else logged.log)(threads)
             yield logged
         except (UserError, RunError, OSError) as problem:
-            logged.log(f"error: {problem}")
+            logged.log(f"error: {in_words(problem)}")
             raise
         except StopRequestedError as stop:
             stop.args = (f"{stop}; {'run it again' if config.eval else 'continue with --resume True'}",)
