@@ -148,10 +148,9 @@ def test_what_no_name_can_hold_is_a_user_s_error(text: str, tmp_path: Path) -> N
         user_path(text)
     with pytest.raises(UserError):
         ivfast.load(text)
-    for names in ({"data_name": text}, {"learn_name": text}):
-        config = Config(tmp_path, tmp_path, **({"data_name": "x", "learn_name": "x", "percents": (0.0,)} | names))
-        with pytest.raises(UserError, match=next(iter(names))):
-            check(config)
+    for data_name, learn_name, flag in ((text, "x", "--data_name"), ("x", text, "--learn_name")):
+        with pytest.raises(UserError, match=f"^{flag}"):
+            check(Config(tmp_path, tmp_path, data_name, (0.0,), learn_name))
     assert user_path("\udcff") == Path("\udcff")  # bytes that are no text: a name as others
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from ivfast.commands import train_centers
 from ivfast.data.cleaning import Cleaning, scan
-from ivfast.data.far import without_far
+from ivfast.data.far import check_unit, without_far
 from ivfast.data.twins import distinct_rows
 from ivfast.data.vectors import Points, Vectors, float_rows, measure_space
 from ivfast.front.aside import set_aside, write_run_files
@@ -105,6 +105,7 @@ def _fit(folder: Path, base: np.ndarray, query: np.ndarray | None, settings: Set
     if start:
         settings = as_started(start, settings)
     points = admit(float_rows(base, "base"), settings, shown)
+    check_unit(points.space, "base: rows")
     if start:
         start.check(points)
     asked = None if query is None else check_queries(query, points, normalize=settings.normalize)
