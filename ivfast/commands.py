@@ -25,9 +25,10 @@ from ivfast.network.usable import usable_backend
 from ivfast.runtime.checkpoint import Saved, checkpoint_folder, checkpoints_in, load_epoch, load_newest
 from ivfast.runtime.command_line import parse
 from ivfast.runtime.config import DEFAULTS, Config, check, check_percents, clip
-from ivfast.runtime.errors import RunError, StopRequestedError, UserError
+from ivfast.runtime.errors import RunError, StopRequestedError, UserError, in_words
 from ivfast.runtime.files import free_space, remove_leftovers
 from ivfast.runtime.lock import locked
+from ivfast.runtime.own_files import refuse_own
 from ivfast.runtime.own_process import prepare_jax
 from ivfast.runtime.progress import Progress
 from ivfast.runtime.quota import about_threads, within_quota
@@ -62,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
         progress.note(f"error: {wrong}")
         return 2
     except (RunError, OSError) as failed:
-        progress.note(f"error: {failed}")
+        progress.note(f"error: {in_words(failed)}")
         return 1
     except StopRequestedError as stop:
         progress.note(str(stop))
@@ -115,6 +116,7 @@ def _run_training(config: Config, progress: Progress | None, given: Iterable[str
     with _at_work(config, progress) as shown:
         _say_what_is_used(config, chosen, ("lr", "gpu"), shown)
         check_percents(config, config.nlist)
+        refuse_own(config)
         _refuse_used(config)
         config = _with_backend(config, chosen, shown)
         (_show_plan if config.dry_run else _train)(clip(config, chosen), shown)
@@ -149,7 +151,7 @@ def _at_work(config: Config, progress: Progress | None) -> Iterator[Progress]:
             (logged.note if threads.startswith("warning") else logged.log)(threads)
             yield logged
         except (UserError, RunError, OSError) as problem:
-            logged.log(f"error: {problem}")
+            logged.log(f"error: {in_words(problem)}")
             raise
         except StopRequestedError as stop:
             stop.args = (f"{stop}; {'run it again' if config.eval else 'continue with --resume True'}",)

@@ -18,6 +18,7 @@ from ivfast.data.space import LIMIT, Space
 from ivfast.data.twins import distinct_rows
 from ivfast.data.vectors import EvaluationSet, Points, Vectors, measure_space, space_of
 from ivfast.front.aside import set_aside, write_run_files
+from ivfast.front.fit import fit
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.progress import Progress, silent
 from ivfast.start.kmeans import train_kmeans
@@ -319,6 +320,12 @@ def test_rows_as_stored_are_clustered_as_plain_faiss_does(size: float) -> None:
         plain = faiss.vector_float_to_array(clustering.centroids).reshape(NLIST, DIM)
         np.testing.assert_array_equal(points.space.outside(found), plain)
     assert np.isfinite(points.space.outside(found)).all()
+
+
+def test_a_unit_that_no_index_can_have_is_told_before_a_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ivfast.front.fit.train_centers", None)
+    with pytest.raises(UserError, match="base: rows differ by about 1e-20, expected 1e-15 to 1e15"):
+        fit(normal(1500) * np.float32(1e-20), NLIST, epochs=1, backend="torch")
 
 
 # whole runs

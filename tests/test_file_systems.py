@@ -67,15 +67,15 @@ class TestLocks:
         monkeypatch.setattr(lock.fcntl, "flock", refuse(number))
         progress = Notes()
         with lock.locked(tmp_path, progress):
-            assert str(os.getpid()) in (tmp_path / ".lock").read_text()
+            assert str(os.getpid()) in (tmp_path / ".ivfast.lock").read_text()
         (told,) = progress.told
-        assert told.startswith(f"warning: {tmp_path / '.lock'} cannot be locked ({os.strerror(number)}): ")
+        assert told.startswith(f"warning: {tmp_path / '.ivfast.lock'} cannot be locked ({os.strerror(number)}): ")
         assert "in use" not in told
         assert list(tmp_path.iterdir()) == []
 
     def test_what_another_run_left_there_is_named(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(lock.fcntl, "flock", refuse(errno.ENOLCK))
-        (tmp_path / ".lock").write_text('{"pid": 7, "host": "there"}')
+        (tmp_path / ".ivfast.lock").write_text('{"pid": 7, "host": "there"}')
         progress = Notes()
         with lock.locked(tmp_path, progress):
             pass

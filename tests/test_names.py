@@ -1,5 +1,6 @@
 """Names and paths of any letters: none is markup, a formula, too long, or the end of a run."""
 
+import errno
 import io
 import json
 import os
@@ -15,8 +16,8 @@ from ivfast.data.npy import open_array
 from ivfast.data.synthetic import make_faces, save_set
 from ivfast.front.command_line import main as front
 from ivfast.runtime.command_line import parse
-from ivfast.runtime.config import Config
-from ivfast.runtime.errors import UserError
+from ivfast.runtime.config import Config, check
+from ivfast.runtime.errors import ADVICE, UserError
 from ivfast.runtime.files import LONGEST, as_name, part_of, user_path
 from ivfast.runtime.progress import Progress
 from run_dcnet import main
@@ -116,6 +117,55 @@ def test_a_home_that_nobody_has_is_one_line(capsys: pytest.CaptureFixture[str], 
     assert capsys.readouterr().err.count("\n") == 1
     with pytest.raises(UserError, match="no such home folder"):
         user_path("~nobody_of_this_name/x")
+
+
+@pytest.mark.parametrize("flag", ["--save_path", "--data_path", "--ai_center", "--start"])
+def test_an_empty_path_is_told_with_its_flag(flag: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Else it would be the folder at work."""
+    assert main(command(tmp_path, tmp_path, "faces", f"{flag}=")) == 2
+    assert f"error: argument {flag}: it is empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (["fit", "x.npy", "--save_path", ""], "--save_path"),
+        (["fit", "x.npy", "--query", ""], "--query"),
+        (["index", "", "x.npy"], "DIR"),
+        (["report", "a", "--out", ""], "--out"),
+    ],
+)
+def test_an_empty_path_is_told_by_the_other_command_too(
+    words: list[str], name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert front(words) == 2
+    assert f"error: argument {name}: it is empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("text", ["", "a\0b", "\ud800"])
+def test_what_no_name_can_hold_is_a_user_s_error(text: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError):
+        user_path(text)
+    with pytest.raises(UserError):
+        ivfast.load(text)
+    for data_name, learn_name, flag in ((text, "x", "--data_name"), ("x", text, "--learn_name")):
+        with pytest.raises(UserError, match=f"^{flag}"):
+            check(Config(tmp_path, tmp_path, data_name, (0.0,), learn_name))
+    assert user_path("\udcff") == Path("\udcff")  # bytes that are no text: a name as others
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS, errno.ENAMETOOLONG, errno.ENOSPC])
+def test_what_the_system_refuses_is_told_with_what_to_do(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number), "x/y")
+
+    monkeypatch.setattr("ivfast.front.actions.fit", refuse)
+    monkeypatch.setattr("ivfast.commands._run_training", refuse)
+    for run, words in ((front, ["fit", "x.npy"]), (main, command(tmp_path, tmp_path, "x"))):
+        assert run(words) == 1
+        assert f"error: x/y: {os.strerror(number)}; {ADVICE[number]}\n" in capsys.readouterr().err
 
 
 @pytest.mark.whole_run

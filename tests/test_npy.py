@@ -6,12 +6,14 @@ import os
 import tracemalloc
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ivfast.data.formats import open_rows
 from ivfast.data.npy import MAGIC, open_array
 from ivfast.runtime.errors import UserError
 from tests.imports import ROOT, modules
@@ -149,6 +151,30 @@ def test_what_is_no_file_is_called_missing(what: str, tmp_path: Path) -> None:
     folder = r" \(.*a\.npy: a folder, expected a file\)" if what == "folder" else ""
     with pytest.raises(UserError, match=rf"^query: \S* is missing{folder}; "):
         open_array(path, "query")
+
+
+def test_a_folder_that_cannot_be_entered_is_called_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its names can be listed, so that "missing" beside "holds base.npy" would be no help."""
+    (tmp_path / "base.npy").touch()
+    look = os.stat
+
+    def stat(path: Any, *more: Any, **options: Any) -> os.stat_result:
+        if str(path).endswith("base.npy"):
+            raise PermissionError(13, "Permission denied", path)
+        return look(path, *more, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    with pytest.raises(UserError, match=rf"cannot be looked at.*chmod u\+x {tmp_path}"):
+        open_array(tmp_path / "base.npy", "base")
+
+
+def test_a_link_that_goes_in_a_circle_is_no_trouble_of_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "round").symlink_to(tmp_path / "round")
+    (tmp_path / "round.npy").symlink_to(tmp_path / "round.npy")
+    with pytest.raises(UserError, match=r"a\.npy is missing; .* holds round, round.npy;"):
+        open_array(tmp_path / "a.npy", "a")
+    np.save(tmp_path / "p-0.npy", np.ones((3, 2), np.float32))
+    assert open_rows(tmp_path).n == 3
 
 
 READERS = {

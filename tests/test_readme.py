@@ -86,7 +86,7 @@ def test_files_of_a_run_are_those_listed(tmp_path: Path) -> None:
         main(["--save_path", str(out), "--data_path", str(tmp_path), "--learn_name", "learn_mine", *flags.split()]) == 0
     )
     named = set(re.findall(r"`([a-z_]+\.(?:npy|safetensors|csv|json|html|png|log|jsonl))`", GUIDE)) - {"learn.npy"}
-    assert {path.name for path in out.iterdir() if path.is_file() and path.name != ".lock"} == named
+    assert {path.name for path in out.iterdir() if path.is_file() and path.name != ".ivfast.lock"} == named
     assert (out / "cache").is_dir()
 
 

@@ -243,7 +243,7 @@ def test_lock_that_finds_no_room_ends_with_one_line_and_leaves_none(
     monkeypatch.setattr(Path, "write_text", full)
     assert main(flags(data, tmp_path)) == 1
     error = capsys.readouterr().err
-    assert error.startswith(f"error: {tmp_path / '.lock'} cannot be written (No space left on device); ")
+    assert error.startswith(f"error: {tmp_path / '.ivfast.lock'} cannot be written (No space left on device); ")
     assert "bytes are needed" in error
     assert list(tmp_path.iterdir()) == []
 
@@ -265,11 +265,11 @@ def test_stale_lock_of_any_content_is_taken_over(content: str, holder: str, tmp_
         def note(self, text: str) -> None:
             told.append(text)
 
-    (tmp_path / ".lock").write_text(content, errors="surrogateescape")
+    (tmp_path / ".ivfast.lock").write_text(content, errors="surrogateescape")
     with lock.locked(tmp_path, Notes()):
-        assert str(os.getpid()) in (tmp_path / ".lock").read_text()
+        assert str(os.getpid()) in (tmp_path / ".ivfast.lock").read_text()
     assert told == [f"the lock of {holder}, which is gone, is taken over"]
-    assert not (tmp_path / ".lock").exists()
+    assert not (tmp_path / ".ivfast.lock").exists()
 
 
 @pytest.mark.whole_run

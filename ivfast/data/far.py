@@ -8,6 +8,7 @@ import numpy as np
 from ivfast.data.middle import FAR, middle_of, sampled
 from ivfast.data.space import Space
 from ivfast.data.vectors import Vectors
+from ivfast.runtime.errors import UserError
 from ivfast.runtime.progress import Progress
 
 LOOKED_AT = 1 << 20  # entries at once, in float64
@@ -71,6 +72,15 @@ def without_far(learn: Vectors) -> Vectors:
 def has_usual_unit(space: Space) -> bool:
     """Whether squares of distances fit float32, in which FAISS computes."""
     return space.metric == "IP" or UNITS[0] < float(space.scale) < UNITS[1]
+
+
+def check_unit(space: Space, name: str) -> None:
+    """raises: UserError where FAISS can't search rows of such a space. name: what messages call the rows"""
+    if not has_usual_unit(space):
+        raise UserError(
+            f"{name} differ by about {space.scale:.1g}, expected 1e-15 to 1e15, since FAISS computes squares in "
+            f"float32; multiply all vectors by {1 / float(space.scale):.0e} and train again"
+        )
 
 
 def odd_forms(learn: Vectors, space: Space) -> list[str]:

@@ -170,6 +170,11 @@ def missing(absent: dict[str, Path]) -> UserError:
     """What to raise for files that are not there, by what messages call them."""
     names, paths = ", ".join(absent), ", ".join(str(path) for path in absent.values())
     folders = dict.fromkeys(path.parent for path in absent.values())
+    if shut := next((path for path in absent.values() if _is_shut(path)), None):
+        return UserError(
+            f"{names}: {shut} cannot be looked at (Permission denied): a folder above it may be listed at most, not "
+            f"entered; give permission (chmod u+x {shut.parent})"
+        )
     there = "; ".join(_what_is_there(folder) for folder in folders)
     for path in absent.values():
         if same := _of_other_bytes(path):
@@ -178,6 +183,16 @@ def missing(absent: dict[str, Path]) -> UserError:
         f"{names}: {paths} {'is' if len(absent) == 1 else 'are'} missing{_but_a_folder(absent)}; {there}; "
         f"{_from_others(absent)}put the file there, or correct the flag that names it"
     )
+
+
+def _is_shut(path: Path) -> bool:
+    try:
+        os.stat(path)
+    except PermissionError:
+        return True
+    except (OSError, ValueError):
+        pass
+    return False
 
 
 def _of_other_bytes(path: Path) -> Path | None:
@@ -252,7 +267,7 @@ def _what_is_there(folder: Path) -> str:
     if not os.path.isdir(folder):
         return f"the folder {folder} does not exist"
     try:
-        names = sorted(entry.name + "/" * entry.is_dir() for entry in os.scandir(folder))
+        names = sorted(entry.name + "/" * os.path.isdir(entry.path) for entry in os.scandir(folder))
     except OSError as problem:
         return f"{folder} cannot be listed ({problem.strerror})"
     return f"{folder} holds {', '.join(names[:12]) or 'nothing'}{', ...' if len(names) > 12 else ''}"

@@ -18,7 +18,7 @@ from ivfast.data.vectors import FLOATS
 from ivfast.front.fit import fit as fit_model
 from ivfast.front.sentences import tell
 from ivfast.front.trial import try_index
-from ivfast.index.files import FAISS_NAME, LISTS_NAME, was_added_to
+from ivfast.index.files import BESIDE_NAME, FAISS_NAME, LISTS_NAME, was_added_to
 from ivfast.index.fill import check_faiss_path, try_kind
 from ivfast.index.fit_file import read_fit
 from ivfast.index.index import Reached
@@ -27,9 +27,11 @@ from ivfast.method import TIED
 from ivfast.route.certainty import doubt
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.files import as_name
+from ivfast.runtime.own_files import claim, refuse_among, refuse_in_the_way
 from ivfast.runtime.packages import told
 from ivfast.runtime.progress import Progress
 
+INDEX_FILES = (FAISS_NAME, BESIDE_NAME, LISTS_NAME)
 OF_MEMORY = 0.5  # of the machine's memory that lists in memory may take
 
 
@@ -37,6 +39,7 @@ def fit(options: argparse.Namespace, progress: Progress) -> None:
     """Train, index, evaluate, tell."""
     folder = folder_of(options)
     check_faiss_path(folder)  # before a training, not after it
+    refuse_in_the_way(folder, INDEX_FILES, ["converted"])
     refuse_grown(folder, "--save_path")
     base = open_file(options.base, folder, options.column, progress)
     try_kind(options.kind, base.shape[1])
@@ -58,6 +61,7 @@ def index(options: argparse.Namespace, progress: Progress) -> None:
     """Store another base, or the same in another way."""
     folder = options.out or options.save_path
     check_faiss_path(folder)
+    refuse_in_the_way(folder, INDEX_FILES, ["converted"])
     refuse_grown(folder, "--out")
     model, base = load(options.save_path), open_file(options.base, folder, options.column, progress)
     try_kind(options.kind, base.shape[1])
@@ -139,9 +143,10 @@ def open_file(path: Path, folder: Path, column: str | None, progress: Progress, 
     """
     if path.suffix == ".npy" and os.path.isfile(path) and (rows := open_array(path, name)).dtype.name in FLOATS:
         return rows
+    refuse_among(path, folder, name=name)
     source = open_rows(path, column=column)
     written = folder / "converted" / f"{name}.npy"
-    written.parent.mkdir(parents=True, exist_ok=True)
+    claim(written.parent, [written.name])
     write_npy(source, written, progress)
     return open_array(written, name)
 

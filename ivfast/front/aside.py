@@ -11,14 +11,16 @@ from ivfast.data.npy import map_of
 from ivfast.data.twins import Distinct
 from ivfast.data.vectors import Points, open_vectors, rows_per_block
 from ivfast.index.build import n_aside
-from ivfast.index.fit_file import DATA_NAME
+from ivfast.index.fit_file import DATA_NAME, FIT_NAME
 from ivfast.method import COUNTED
 from ivfast.runtime.draws import generator
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.files import save_array
+from ivfast.runtime.own_files import claim
 from ivfast.runtime.progress import Progress
 
 PART = 3  # of the draws from "sample"
+WRITTEN = ("base.npy", "query.npy", "gt.npy", "start.npy")
 
 
 class Aside(NamedTuple):
@@ -52,7 +54,7 @@ def write_run_files(folder: Path, base: Points, aside: Aside, query: np.ndarray 
     """
     folder = folder / DATA_NAME
     _refuse_own(folder, base.vectors.rows, query)
-    folder.mkdir(parents=True, exist_ok=True)
+    claim(folder, WRITTEN, known=(folder.parent / FIT_NAME).is_file())
     kept = np.setdiff1d(np.arange(len(base)), aside.rows)
     step = rows_per_block(base.dim)
     blocks = (base.vectors.raw(kept[i : i + step]).astype(np.float32) for i in range(0, len(kept), step))

@@ -8,9 +8,9 @@ from typing import Any
 
 from ivfast import __version__
 from ivfast.front import actions
-from ivfast.runtime.command_line import Parser, boolean, epochs, refuse_unknown_flags
+from ivfast.runtime.command_line import Parser, boolean, epochs, refuse_unknown_flags, written_path
 from ivfast.runtime.config import BACKENDS, METRICS
-from ivfast.runtime.errors import RunError, StopRequestedError, UserError
+from ivfast.runtime.errors import RunError, StopRequestedError, UserError, in_words
 from ivfast.runtime.files import user_path
 from ivfast.runtime.own_process import prepare_jax
 from ivfast.runtime.progress import Progress
@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> int:
         progress.say(f"error: {wrong}")
         return 2
     except (RunError, OSError) as failed:
-        progress.say(f"error: {failed}")
+        progress.say(f"error: {in_words(failed)}")
         return 1
     except StopRequestedError as stop:
         again = "goes on where it stopped" if words[0] == "fit" else "begins anew"
@@ -78,15 +78,27 @@ def _add_fit(commands: Any) -> Parser:
     parser = _command(
         commands, "fit", "Train the centers of an index on one file of vectors, and write it.", actions.fit
     )
-    parser.add_argument("base", type=Path, metavar="BASE", help="vectors: .npy, .fvecs, .bvecs, .fbin, .u8bin, .i8bin, "
-                        ".hdf5, .parquet, .safetensors, .lance, or a folder of such files")  # fmt: skip
+    parser.add_argument("base", type=written_path, metavar="BASE", help="vectors: .npy, .fvecs, .bvecs, .fbin, "
+                        ".u8bin, .i8bin, .hdf5, .parquet, .safetensors, .lance, or a folder of such files")  # fmt: skip
     flag = parser.add_argument
-    flag("--save_path", type=Path, metavar="DIR", help="folder for all outputs (default: BASE's name + _ivfast)")
+    flag(
+        "--save_path", type=written_path, metavar="DIR", help="folder for all outputs (default: BASE's name + _ivfast)"
+    )
     flag("--column", metavar="NAME", help="column or tensor, where the file has several")
-    flag("--query", type=Path, metavar="FILE", help="real queries to evaluate with (default: rows of BASE, set aside)")
+    flag(
+        "--query",
+        type=written_path,
+        metavar="FILE",
+        help="real queries to evaluate with (default: rows of BASE, set aside)",
+    )
     flag("--nlist", type=int, metavar="BUCKETS", help="number of buckets (default: about 4 sqrt(n), 200 vectors each)")
     flag("--metric", choices=METRICS, help="IP or L2 (default: IP where all rows are of unit norm)")
-    flag("--start", type=Path, metavar="DIR", help="earlier fit whose centers training starts from (default: k-means)")
+    flag(
+        "--start",
+        type=written_path,
+        metavar="DIR",
+        help="earlier fit whose centers training starts from (default: k-means)",
+    )
     flag("--normalize", type=boolean, default=False, metavar="True|False", help="divide rows by their norms, under IP")
     flag("--percents", type=float, default=0.8, metavar="RATIO", help="copies stored a vector on average (default 0.8)")
     flag("--kind", default="Flat", help="codes of the index: Flat, SQ8, PQ32, PQ32x4fs, RaBitQ (default Flat)")
@@ -104,9 +116,9 @@ def _add_index(commands: Any) -> Parser:
         commands, "index", "Store a file of vectors under centers that `ivfast fit` trained.", actions.index
     )
     flag = parser.add_argument
-    flag("save_path", type=Path, metavar="DIR", help="folder of the fit")
-    flag("base", type=Path, metavar="BASE", help="vectors to store")
-    flag("--out", type=Path, metavar="DIR", help="folder of the index (default: that of the fit)")
+    flag("save_path", type=written_path, metavar="DIR", help="folder of the fit")
+    flag("base", type=written_path, metavar="BASE", help="vectors to store")
+    flag("--out", type=written_path, metavar="DIR", help="folder of the index (default: that of the fit)")
     flag("--column", metavar="NAME", help="column or tensor, where the file has several")
     flag("--percents", type=float, metavar="RATIO", help="copies stored a vector (default 0.8, or the most of the fit)")
     flag("--kind", default="Flat", help="codes of the index: Flat, SQ8, PQ32, PQ32x4fs, RaBitQ (default Flat)")
@@ -117,9 +129,9 @@ def _add_evaluate(commands: Any) -> Parser:
     parser = _command(commands, "evaluate", "Search an index with queries, and tell what was found and scanned.",
                       actions.evaluate)  # fmt: skip
     flag = parser.add_argument
-    flag("save_path", type=Path, metavar="DIR", help="folder of the index")
-    flag("--query", type=Path, required=True, metavar="FILE", help="queries")
-    flag("--gt", type=Path, metavar="FILE", help="ids of their exact nearest (default: found by a full search)")
+    flag("save_path", type=written_path, metavar="DIR", help="folder of the index")
+    flag("--query", type=written_path, required=True, metavar="FILE", help="queries")
+    flag("--gt", type=written_path, metavar="FILE", help="ids of their exact nearest (default: found by a full search)")
     flag("--k", type=int, default=10, help="nearest that count (default 10)")
     flag("--recall", type=float, nargs="+", default=[0.8, 0.9, 0.95, 0.99], help="what to ask for")
     flag("--ties", type=boolean, default=False, metavar="True|False", help="count vectors as right that are as near as "
@@ -129,8 +141,8 @@ def _add_evaluate(commands: Any) -> Parser:
 
 def _add_convert(commands: Any) -> Parser:
     parser = _command(commands, "convert", "Turn a file of vectors into one of another format.", actions.convert)
-    parser.add_argument("source", type=Path, metavar="SOURCE", help="file or folder to read")
-    parser.add_argument("target", type=Path, metavar="TARGET", help="file to write; its suffix says the format")
+    parser.add_argument("source", type=written_path, metavar="SOURCE", help="file or folder to read")
+    parser.add_argument("target", type=written_path, metavar="TARGET", help="file to write; its suffix says the format")
     parser.add_argument("--column", metavar="NAME", help="column or tensor, where the source has several")
     return parser
 
@@ -138,8 +150,10 @@ def _add_convert(commands: Any) -> Parser:
 def _add_report(commands: Any) -> Parser:
     text = "Write report.html of a finished run, or compare several."
     parser = _command(commands, "report", text, actions.report)
-    parser.add_argument("save_path", type=Path, nargs="+", metavar="DIR", help="folders of finished runs")
-    parser.add_argument("--out", type=Path, metavar="FILE", help="of a comparison (default: DIR/comparison.html)")
+    parser.add_argument("save_path", type=written_path, nargs="+", metavar="DIR", help="folders of finished runs")
+    parser.add_argument(
+        "--out", type=written_path, metavar="FILE", help="of a comparison (default: DIR/comparison.html)"
+    )
     return parser
 
 

@@ -12,13 +12,13 @@ import numpy as np
 
 from ivfast.commands import train_centers
 from ivfast.data.cleaning import Cleaning, scan
-from ivfast.data.far import without_far
+from ivfast.data.far import check_unit, without_far
 from ivfast.data.twins import distinct_rows
 from ivfast.data.vectors import Points, Vectors, float_rows, measure_space
 from ivfast.front.aside import set_aside, write_run_files
 from ivfast.front.given import Given, Start, open_given
 from ivfast.front.sizes import choose_backend, choose_metric, choose_nlist
-from ivfast.index.fit_file import DATA_NAME, FitFacts, read_fit, save_fit
+from ivfast.index.fit_file import DATA_NAME, FIT_NAME, FitFacts, read_fit, save_fit
 from ivfast.index.load import load
 from ivfast.index.model import TO_CALLERS, TrainedModel
 from ivfast.network.backend import load_search
@@ -26,6 +26,7 @@ from ivfast.runtime.checkpoint import checkpoints_in
 from ivfast.runtime.config import BACKENDS, Config, check
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.files import no_temporary, save_array, user_path
+from ivfast.runtime.own_files import TRAINED, refuse_in_the_way
 from ivfast.runtime.progress import Progress, silent
 from ivfast.start.descent import Means, check_descent
 from ivfast.start.neighbors import LIMITS
@@ -99,10 +100,12 @@ def _temporary() -> Path:
 
 
 def _fit(folder: Path, base: np.ndarray, query: np.ndarray | None, settings: Settings, shown: Progress) -> TrainedModel:
+    refuse_in_the_way(folder, (*TRAINED, FIT_NAME), ("cache", "checkpoints", DATA_NAME))
     start = None if settings.start is None else open_given(settings.start)
     if start:
         settings = as_started(start, settings)
     points = admit(float_rows(base, "base"), settings, shown)
+    check_unit(points.space, "base: rows")
     if start:
         start.check(points)
     asked = None if query is None else check_queries(query, points, normalize=settings.normalize)

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ivfast.data.cleaning import Advice, Cleaning, scan
-from ivfast.data.far import has_usual_unit
+from ivfast.data.far import check_unit
 from ivfast.data.space import UNIT_TOLERANCE
 from ivfast.data.vectors import Points, Vectors, float_rows, open_vectors, unit_rows
 from ivfast.index.build import Wishes, build_index
@@ -152,11 +152,7 @@ class TrainedModel:
         self, points: Points, copies: float | None, kind: str, lists_file: Path | None, progress: Progress
     ) -> Index:
         """As `index`, of a base that is checked already."""
-        if not has_usual_unit(space := self._model.space):
-            raise UserError(
-                f"index: learn's rows differ by about {space.scale:.1g}, expected 1e-15 to 1e15, since FAISS computes "
-                f"squares in float32; multiply all vectors by {1 / float(space.scale):.0e} and train again"
-            )
+        check_unit(self._model.space, "index: learn's rows")
         copies = self.usual_copies if copies is None else copies
         fitted, aside, test = self._fitted, None, None
         if fitted is not None and fitted.base_digest == points.vectors.digest:
@@ -214,7 +210,12 @@ class TrainedModel:
         squares = np.einsum("ij,ij->i", rows, rows)
         if not np.isfinite(squares).all():
             row = int(np.isfinite(squares).argmin())
-            raise UserError(f"{name}: row {row} is not finite or too large for float32; leave such rows out before")
+            what = (
+                "is not finite"
+                if not np.isfinite(vectors[row]).all()
+                else "is too large, its square does not fit float32"
+            )
+            raise UserError(f"{name}: row {row} {what}; leave such rows out before")
         if self.metric == "IP" and len(off := np.flatnonzero(np.abs(squares - 1) > 2 * UNIT_TOLERANCE)):
             raise UserError(
                 f"{name}: row {off[0]} has norm {np.sqrt(squares[off[0]]):.4g}, expected unit norm under IP; "

@@ -28,6 +28,13 @@ def boolean(word: str) -> bool:
     return word == "True"
 
 
+def written_path(word: str) -> Path:
+    """A path; an empty one would be the folder where the shell is."""
+    if not word:
+        raise argparse.ArgumentTypeError("it is empty, expected a path; the shell may not know a variable in it")
+    return Path(word)
+
+
 def epochs(word: str) -> int | str:
     """A number or auto."""
     if word == "auto":
@@ -104,8 +111,17 @@ def _flag(group: argparse._ArgumentGroup, name: str, text: str, **options: Any) 
 
 def _add_data(parser: Parser) -> None:
     group = parser.add_argument_group("data")
-    _flag(group, "save_path", "folder for all outputs; must be specified", type=Path, required=True, metavar="DIR")
-    _flag(group, "data_path", "folder of the data sets; must be specified", type=Path, required=True, metavar="DIR")
+    _flag(
+        group, "save_path", "folder for all outputs; must be specified", type=written_path, required=True, metavar="DIR"
+    )
+    _flag(
+        group,
+        "data_path",
+        "folder of the data sets; must be specified",
+        type=written_path,
+        required=True,
+        metavar="DIR",
+    )
     _flag(
         group,
         "data_name",
@@ -180,7 +196,13 @@ def _add_network(parser: Parser) -> None:
         metavar="WIDTH",
     )
     _flag(group, "nlist", "number of buckets (coarse centroids)", type=int, metavar="BUCKETS")
-    _flag(group, "start", "centers where training starts instead of k-means: an ivfast.npy", type=Path, metavar="FILE")
+    _flag(
+        group,
+        "start",
+        "centers where training starts instead of k-means: an ivfast.npy",
+        type=written_path,
+        metavar="FILE",
+    )
     _flag(group, "niter", "k-means iterations at most", type=int, metavar="N")
 
 
@@ -220,7 +242,7 @@ def _add_evaluation(parser: Parser) -> None:
         metavar="True|False",
     )
     _flag(group, "eval", "evaluate --ai_center without training", type=boolean, metavar="True|False")
-    _flag(group, "ai_center", "centers to evaluate, an ivfast.npy", type=Path, metavar="FILE")
+    _flag(group, "ai_center", "centers to evaluate, an ivfast.npy", type=written_path, metavar="FILE")
 
 
 def _add_run(parser: Parser) -> None:

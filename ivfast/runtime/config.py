@@ -6,7 +6,7 @@ from typing import Any
 
 from ivfast.method import LARGEST_SCALE, SMALLEST_SCALE
 from ivfast.runtime.errors import UserError
-from ivfast.runtime.files import user_path
+from ivfast.runtime.files import check_letters, user_path
 
 METRICS = ("IP", "L2")
 APEX_MODES = ("O1", "O2")
@@ -202,6 +202,7 @@ def _check_names(config: Config) -> None:
         value = getattr(config, name)
         if value is None:
             continue
+        check_letters(value, f"--{name}")
         if Path(value).is_absolute() or ".." in Path(value).parts:
             raise UserError(
                 f"--{name} {value}: expected a name below --data_path, without '..'; put the folder into --data_path"

@@ -1,5 +1,16 @@
 """What a user did wrong, in one line."""
 
+import errno
+
+ADVICE = {
+    errno.EACCES: "give permission, or name another --save_path",
+    errno.EPERM: "give permission, or name another --save_path",
+    errno.EROFS: "name another --save_path, where files can be written",
+    errno.ENAMETOOLONG: "name a shorter path",
+    errno.ENOSPC: "make room, or name another --save_path",
+    errno.EDQUOT: "make room, or name another --save_path",
+}  # what to do where the system refuses
+
 
 class UserError(Exception):
     """Raised where the fact is known, caught in `main` alone, which prints it and exits 2.
@@ -21,3 +32,11 @@ class StopRequestedError(BaseException):
     def __init__(self, number: int) -> None:
         super().__init__(f"stopped by signal {number}")
         self.number = number
+
+
+def in_words(problem: Exception) -> str:
+    """What is told of an error: of the system's own ones, which say nothing of it, also what to do."""
+    if isinstance(problem, OSError) and problem.errno in ADVICE:
+        where = f"{problem.filename}: " if problem.filename else ""
+        return f"{where}{problem.strerror}; {ADVICE[problem.errno]}"
+    return str(problem)

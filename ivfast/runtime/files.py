@@ -57,12 +57,25 @@ def file_hash(path: Path) -> str:
 def user_path(path: Path | str) -> Path:
     """A path as a shell would take it, with ~ as the home folder.
 
-    raises: UserError where nobody knows that home
+    raises: UserError where it is empty, holds what no path can, or nobody knows that home
     """
+    check_letters(text := str(path), "a path")
+    if not text:
+        raise UserError("a path is empty, expected one; write . for the folder at work")
     try:
         return Path(path).expanduser()
     except RuntimeError:
         raise UserError(f"{path}: there is no such home folder, expected a path; write it out without ~") from None
+
+
+def check_letters(text: str, name: str) -> None:
+    """raises: UserError where a text holds what no file's name can: a zero, or half of a character"""
+    try:
+        whole = "\0" not in os.fsdecode(os.fsencode(text))
+    except UnicodeEncodeError:
+        whole = False
+    if not whole:
+        raise UserError(f"{name}: {text!r} holds a zero or half a character, which no file's name can; correct it")
 
 
 def as_name(text: str) -> str:
@@ -103,9 +116,11 @@ def write_beside(path: Path, write: Callable[[Path], None], n_bytes: int | None 
     path: the file to replace; its folder is made where it is absent
     write: called with the temporary path, which has the suffix of `path`
     n_bytes: about what it writes, for the message; None: not known
-    raises: RunError where the disk refuses, whatever else `write` raises; `path` then holds
-    what it held before
+    raises: UserError where `path` is a folder, a pipe or a device; RunError where the disk refuses, whatever else
+    `write` raises; `path` then holds what it held before
     """
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise UserError(f"{path} is a folder, a pipe or a device, expected a file or nothing; name another file")
     beside = part_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

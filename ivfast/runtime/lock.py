@@ -24,14 +24,14 @@ TRIES = 100  # to lock a file that its holder removes meanwhile; some file syste
 
 @contextmanager
 def locked(save_path: Path, progress: Progress) -> Iterator[None]:
-    """Hold save_path/.lock, which says who holds it, and remove it at the end.
+    """Hold save_path/.ivfast.lock, which says who holds it, and remove it at the end.
 
     The system frees the lock of a process that dies; the file that it left is taken over. Where the file system has no
     locks, a warning says so, and nothing is held.
 
     raises: UserError where another process holds it, RunError where the folder can't be written
     """
-    path = save_path / ".lock"
+    path = save_path / ".ivfast.lock"
     try:
         save_path.mkdir(parents=True, exist_ok=True)
         file, lacking = _open(path)

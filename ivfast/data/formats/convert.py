@@ -18,6 +18,7 @@ from ivfast.data.formats.rows import Rows, load_package
 from ivfast.data.vectors import rows_per_block
 from ivfast.runtime.errors import RunError, UserError
 from ivfast.runtime.files import free_space, user_path, write_beside
+from ivfast.runtime.own_files import refuse_among
 from ivfast.runtime.progress import Progress, silent
 
 TENSOR = "vectors"  # the tensor or column that is written
@@ -64,6 +65,7 @@ def convert(
     rows = open_rows(source, column, "source")
     if os.path.exists(target) and os.path.samefile(source, target):
         raise UserError(f"target: {target} is the source itself; name another file")
+    refuse_among(source, target.parent, name="target")
     _write(rows, target, progress)
     return rows
 

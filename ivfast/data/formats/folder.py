@@ -42,11 +42,11 @@ def shards_of(path: Path, name: str) -> list[Path]:
         entries = [entry for entry in os.scandir(path) if entry.name[0] != "."]
     except OSError as problem:
         raise UserError(f"{name}: {path} cannot be listed ({problem.strerror}); check its permissions") from None
-    files = [Path(entry.path) for entry in entries if entry.is_file()]
+    files = [Path(entry.path) for entry in entries if os.path.isfile(entry.path)]
     found = [file for file in files if file.suffix.lower() in SHARDS]
     kinds = sorted({file.suffix.lower() for file in found})
     if len(kinds) != 1:
-        seen = ", ".join(sorted(entry.name + "/" * entry.is_dir() for entry in entries)[:12]) or "nothing"
+        seen = ", ".join(sorted(entry.name + "/" * os.path.isdir(entry.path) for entry in entries)[:12]) or "nothing"
         raise UserError(
             f"{name}: {path} is a folder that holds {seen}, expected shards that are all .npy or all .parquet "
             "(a Lance dataset ends in .lance); name the file or folder of the vectors alone"

@@ -1,0 +1,139 @@
+"""A user's own files are never written over: where they lie among ivfast's outputs, they are refused."""
+
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ivfast.data.formats.convert import convert
+from ivfast.front.actions import open_file
+from ivfast.front.command_line import main as front
+from ivfast.front.fit import fit
+from ivfast.runtime.errors import UserError
+from ivfast.runtime.files import save_text
+from ivfast.runtime.lock import locked
+from ivfast.runtime.progress import silent
+from run_dcnet import main
+
+
+def rows_of(n: int = 1500, dim: int = 8) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((n, dim)).astype(np.float32)
+
+
+@pytest.mark.parametrize("name", ["base.npy", "query.npy", "gt.npy"])
+def test_a_data_set_in_the_folder_of_a_fit_is_refused(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "out" / "data" / name
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b"mine")
+    np.save(tmp_path / "learn.npy", rows_of())
+    words = ["--save_path", str(tmp_path / "out"), "--nlist", "4", "--epochs", "1"]
+    assert front(["fit", str(tmp_path / "learn.npy"), *words]) == 2
+    assert f"error: {own} was not written by ivfast" in capsys.readouterr().err
+    assert own.read_bytes() == b"mine"
+    assert [path.name for path in own.parent.iterdir()] == [name]
+
+
+def test_a_fit_writes_over_what_a_killed_fit_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("ivfast.front.fit.train_centers", killed)
+    for _ in range(2):  # the second one comes as far: neither train.log nor fit.json is there yet
+        with pytest.raises(KeyboardInterrupt):
+            fit(rows_of(), 4, epochs=1, save_path=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["base", "query"])
+def test_a_converted_file_that_is_a_user_s_own_is_refused(name: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", rows_of(20))
+    assert front(["convert", str(tmp_path / "x.npy"), str(tmp_path / "x.fvecs")]) == 0
+    for _ in range(2):
+        open_file(tmp_path / "x.fvecs", tmp_path / "ours", None, silent(), name)
+    own = tmp_path / "out" / "converted" / f"{name}.npy"
+    own.parent.mkdir(parents=True)
+    own.write_bytes(b"mine")
+    with pytest.raises(UserError, match="was not written by ivfast"):
+        open_file(tmp_path / "x.fvecs", tmp_path / "out", None, silent(), name)
+    assert own.read_bytes() == b"mine"
+
+
+FLAGS = "--data_name s --nlist 4 --param_list 8 4 --epochs 1 --warmup 0 --percents 0 --niter 3 --ftopk 3 --gpu -1"
+
+
+@pytest.mark.parametrize("output", ["ivfast.npy", "kmeans.npy"])
+@pytest.mark.parametrize("name", ["learn", "base", "--start"])
+def test_an_input_that_is_an_output_is_refused(
+    output: str, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own, others = tmp_path / output, tmp_path / "learn.npy"
+    (tmp_path / "s").mkdir()
+    for path in (own, others):
+        np.save(path, rows_of())
+    if name == "base":
+        (tmp_path / "s" / "base.npy").symlink_to(own)
+    learn = output[:-4] if name == "learn" else "learn"
+    words = [f"--save_path={tmp_path}", f"--data_path={tmp_path}", f"--learn_name={learn}", *FLAGS.split()]
+    assert main(words + [f"--start={own}"] * (name == "--start")) == 2
+    said = capsys.readouterr().err
+    assert f"error: {name}: " in said
+    assert "would be written over" in said
+    np.testing.assert_array_equal(np.load(own), rows_of())
+
+
+@pytest.mark.parametrize("name", ["ivfast.npy", "fit.json", "index.faiss", "checkpoints", "cache", "data", "converted"])
+def test_what_is_in_the_way_is_told_before_the_work(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("ivfast.front.fit.admit", None)
+    path = tmp_path / "out" / name
+    path.mkdir(parents=True)
+    if path.suffix == "":
+        path.rmdir()
+        path.touch()
+    np.save(tmp_path / "learn.npy", rows_of())
+    assert front(["fit", str(tmp_path / "learn.npy"), "--save_path", str(tmp_path / "out"), "--nlist", "4"]) == 2
+    assert f"error: {path} is {'a' if path.suffix else 'no'} folder, expected" in capsys.readouterr().err
+
+
+def test_a_user_s_lock_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / ".lock").symlink_to(tmp_path / "notes.txt")
+    with locked(tmp_path, silent()):
+        pass
+    assert (tmp_path / ".lock").read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} == {".lock", "notes.txt"}
+
+
+@pytest.mark.parametrize("target", ["s/p-0.npy", "s/all.npy", "s/all.fbin", "link/all.npy"])
+def test_nothing_is_converted_into_a_folder_of_shards(target: str, tmp_path: Path) -> None:
+    shards = tmp_path / "s"
+    shards.mkdir()
+    (tmp_path / "link").symlink_to(shards)
+    for i in range(2):
+        np.save(shards / f"p-{i}.npy", rows_of(20))
+    with pytest.raises(UserError, match="the source's own folder"):
+        convert(shards, tmp_path / target)
+    assert sorted(path.name for path in shards.iterdir()) == ["p-0.npy", "p-1.npy"]
+    np.testing.assert_array_equal(np.load(shards / "p-0.npy"), rows_of(20))
+
+
+def test_a_fit_is_not_written_among_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "p-0.npy", rows_of())
+    assert front(["fit", str(tmp_path), "--save_path", str(tmp_path), "--nlist", "4"]) == 2
+    assert "the source's own folder" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["p-0.npy"]
+
+
+def test_a_pipe_is_never_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "x.npy"
+    os.mkfifo(pipe)
+    np.save(tmp_path / "base.npy", rows_of(20))
+    with pytest.raises(UserError, match="a pipe or a device"):
+        convert(tmp_path / "base.npy", pipe)
+    with pytest.raises(UserError, match="a pipe or a device"):
+        save_text(pipe, "x")
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
