@@ -310,6 +310,7 @@ def test_bad_questions_end_in_one_line(index_of: Callable[..., Index], model_of:
         (lambda: model_of("IP").index(make_rows(1, 1, "IP")), "found 1 row, expected 2 or more"),
         (lambda: index.search(query[:, :5]), r"query: found float32 of shape \(5, 5\)"),
         (lambda: index.search(wrong), "query: row 3 is not finite"),
+        (lambda: index.search(np.where(np.isnan(wrong), np.float64(1e300), wrong)), "query: row 3 .* too large for float32"),
         (lambda: index.search(2 * query), "query: row 0 has norm 2, expected unit norm"),
         (lambda: index.evaluate(query, np.full((5, 10), 6000)), "gt: found ids from 6000 to 6000, expected 0 to 5999"),
         (lambda: index.evaluate(query, np.zeros((5, 10))), "gt: found float64, expected integers"),
