@@ -329,14 +329,14 @@ def search(stored: Lists, gt: np.ndarray, probes: Probes) -> tuple[float, list[f
 
 
 def scanned_at(points: Iterable[tuple[float, float]], level: float) -> float:
-    """Scanned where a recall is reached, linear between points; the first point's where it is above already.
+    """Scanned where a recall is reached, linear between points; the first's that finds any where it is above.
 
     points: (recall, scanned) in the order of cost
     """
     before = None
     for recall, scanned in points:
         if recall >= level:
-            if before is None:
+            if before is None or before[0] == 0:
                 return scanned
             return before[1] + (level - before[0]) / (recall - before[0]) * (scanned - before[1])
         before = (recall, scanned)

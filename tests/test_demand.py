@@ -8,7 +8,7 @@ import pytest
 
 from ivfast.choose.facts import nprobe_of_answers
 from ivfast.choose.held_out import held_out_demand, make_held_out
-from ivfast.route.routers import LogitsOf, Router
+from ivfast.route.routers import LogitsOf, Router, centers_router
 from ivfast.route.tiles import LogitTiles
 from ivfast.runtime.progress import silent
 from ivfast.start.neighbors import LearnSet, find_neighbors
@@ -17,6 +17,7 @@ from ivfast.store.place import make_plans, place
 from ivfast.store.reverse import reverse_of
 from ivfast.store.rules.rule import Terms
 from tests import by_hand
+from tests.conftest import points_of
 from tests.test_rules import NLIST, REFERENCES, WIDTH, Case, K
 
 
@@ -161,6 +162,16 @@ def test_training_vectors_ask_for_the_pool(case: Case, most: int):
     assert demand.stands_for == pytest.approx(max(1, asking / most), rel=0.02)
     everything = np.isin(neighbors.train_nearest, held.pool).sum()
     assert total >= everything if most > len(z) else 0.8 < demand.stands_for * total / everything < 1.2
+
+
+def test_a_small_learn_has_more_answers_than_training_vectors():
+    rows = np.random.default_rng(11).standard_normal((11, 6)).astype(np.float32)
+    points = points_of(rows)
+    neighbors = find_neighbors(points, 4, 1, silent())
+    assert neighbors.answers.shape[1] > neighbors.train_nearest.shape[1]
+    held = make_held_out(LearnSet(points, neighbors), 4, 4, 1)
+    reverse = held_out_demand(held, centers_router("centers", rows[:4], "L2", 1e-6, 1.0), 1).reverse
+    assert reverse.place.max() == len(reverse.weights) - 1
 
 
 def test_nprobe_is_the_quantile_of_the_places_of_answers():

@@ -222,6 +222,11 @@ def test_distances_are_from_the_median_over_those_of_nine_in_ten() -> None:
     assert FAR * np.sqrt(20) < LIMIT
 
 
+def test_distances_beyond_float64_tell_a_middle() -> None:
+    middle = middle_of(np.where(np.arange(40) < 20, -1e308, 1e308)[:, None] * np.ones(DIM))
+    assert np.isfinite(middle.distance)
+
+
 def test_nobody_is_far_under_ip() -> None:
     rows = normal(50)
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
@@ -247,6 +252,31 @@ def test_odd_forms_are_named() -> None:
         learn = vectors(change(rows).astype(np.float32))
         found = odd_forms(learn, measure_space(learn, "L2"))
         assert [form.startswith(start) for form, start in zip(found, told, strict=True)] == [True] * len(told)
+
+
+@pytest.mark.parametrize(("size", "told"), [(1, 0), (3e-2, 0), (5e-4, 1)])
+def test_unit_rows_that_hardly_differ_are_named(size: float, told: int) -> None:
+    learn = unit_vectors(size)
+    found = odd_forms(learn, measure_space(learn, "IP"))
+    assert [form.startswith("its rows differ by ") for form in found] == [True] * told
+
+
+def test_unit_rows_whose_inner_products_are_equal_are_refused() -> None:
+    with pytest.raises(UserError, match=r"^learn: learn\.npy has rows that differ by 1e-07 of their norm.*subtract"):
+        measure_space(unit_vectors(1e-7), "IP")
+    measure_space(vectors(np.full((9, DIM), np.sqrt(1 / DIM), np.float32)), "IP")  # equal rows: see check_distinct
+
+
+def unit_vectors(size: float) -> Vectors:
+    """Unit rows that lie about so far from their mean."""
+    rows = np.eye(DIM)[0] + size / np.sqrt(DIM - 1) * normal(300).astype(np.float64)
+    return vectors(rows / np.linalg.norm(rows, axis=1, keepdims=True))
+
+
+@pytest.mark.parametrize("rows", [normal(200) * np.float32(2e37), normal(200) * np.float32(1e34) + np.float32(3e38)])
+def test_numbers_near_the_end_of_float32_are_refused(rows: np.ndarray) -> None:
+    with pytest.raises(UserError, match=r"has numbers of about (2e\+37|3e\+38), expected at most 1e\+37.*multiply"):
+        measure_space(vectors(rows), "L2")
 
 
 def test_a_base_of_another_unit_is_told() -> None:
@@ -420,6 +450,21 @@ def test_ruined_coordinates_cannot_look_like_a_gain(
     results = json.loads((tmp_path / "out" / "evaluation.json").read_text())["results"]
     kmeans = min(r["scanned_at"]["0.90"] for r in results if (r["router"], r["probing"]) == ("kmeans", "fixed"))
     assert kmeans < 1.25 * plain_faiss(CLEAN[0], base, query)
+
+
+@pytest.mark.whole_run
+def test_kmeans_whose_centers_lie_in_one_place_is_not_what_a_gain_is_measured_by(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A row that most others equal lies near the mean, where FAISS cannot split its bucket."""
+    learn, base = (rows.copy() for rows in CLEAN[:2])
+    learn[:650] = base[:650] = learn[0]
+    gt = exact(base[640:], CLEAN[2]) + 640
+    assert start(tmp_path, learn, base, CLEAN[2], gt, "--backend", "torch") == 0
+    assert "; the second is taken" in capsys.readouterr().err
+    results = json.loads((tmp_path / "out" / "evaluation.json").read_text())["results"]
+    kmeans = min(r["scanned_at"]["0.90"] for r in results if (r["router"], r["probing"]) == ("kmeans", "fixed"))
+    assert kmeans < 0.7  # of vectors from their mean alone: 1
 
 
 @pytest.mark.whole_run

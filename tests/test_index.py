@@ -311,6 +311,7 @@ def test_bad_questions_end_in_one_line(index_of: Callable[..., Index], model_of:
         (lambda: index.search(query[:, :5]), r"query: found float32 of shape \(5, 5\)"),
         (lambda: index.search(wrong), "query: row 3 is not finite"),
         (lambda: index.search(query * np.float32(1e30)), "query: row 0 is too large, its square does not fit float32"),
+        (lambda: index.search(np.where(np.isnan(wrong), np.float64(1e300), wrong)), "query: row 3 is too large"),
         (lambda: index.search(2 * query), "query: row 0 has norm 2, expected unit norm"),
         (lambda: index.evaluate(query, np.full((5, 10), 6000)), "gt: found ids from 6000 to 6000, expected 0 to 5999"),
         (lambda: index.evaluate(query, np.zeros((5, 10))), "gt: found float64, expected integers"),

@@ -175,6 +175,11 @@ def test_scanned_at_takes_the_first_point_where_it_is_above_already():
     assert scanned_at(recall, scanned, 0.92) == 0.3
 
 
+def test_scanned_at_is_not_interpolated_from_points_that_find_nothing():
+    """An empty bucket that is probed first costs nothing and finds nothing: no gain over one that finds all."""
+    assert scanned_at(np.array([0, 0, 1.0, 1]), np.array([0, 0, 1.0, 1]), 0.9) == 1
+
+
 def test_scanned_at_takes_the_cheapest_of_points_with_equal_recall():
     assert scanned_at(np.array([0.5, 0.9, 0.9]), np.array([0.1, 0.2, 0.8]), 0.9) == pytest.approx(0.2)
 

@@ -36,6 +36,12 @@ def test_logits_follow_the_formula(metric: str, nlist: int):
     np.testing.assert_allclose(z, by_hand.logits(x, centers, 12.0, 1e-9), rtol=1e-5, atol=1e-5)
 
 
+def test_beside_centers_that_coincide_with_a_row_others_have_no_chance():
+    centers = np.repeat([[0, 0], [4, 0]], [4, 1], axis=0).astype(np.float32)
+    z = center_logits(np.zeros((1, 2), np.float32), centers, "L2", 1e-40)
+    assert z.tolist() == [[0, 0, 0, 0, -np.inf]]
+
+
 @pytest.mark.parametrize("metric", METRICS)
 def test_float64_stays_float64(metric: str):
     x, centers = (rows.astype(np.float64) for rows in make("L2", 30, 7))

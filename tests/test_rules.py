@@ -139,6 +139,26 @@ def test_the_table_says_what_a_rule_is_made_from(case: Case, name: str, copies: 
         assert ranked(Terms(copies)) == ranked(plain)
 
 
+@pytest.mark.parametrize("copies", [0.0, 0.8])
+@pytest.mark.parametrize("size", [60, 5000])
+def test_benefit_stores_rows_far_outside_learn_in_the_nearest_bucket_alone(copies: float, size: float) -> None:
+    """Their logits are all about equal; what is found of the other rows does not change."""
+    case, rows = Case("L2"), [5, 700, 1030]
+    x = case.x.copy()
+    x[rows] += np.float32(size)
+    tiles = LogitTiles(case.router, points_of(x))
+    rule, expected = (RULES["benefit"].make(case.terms(copies, 1.0, case.demand())) for _ in range(2))
+    for _ in range(2):  # from the points, then from what is known of them
+        for tile, before in zip(tiles.tiles(), case.tiles.tiles(), strict=True):
+            for found, same in zip(rule.rank(tile, WIDTH), expected.rank(before, WIDTH), strict=True):
+                others = np.setdiff1d(np.arange(len(found)), np.array(rows) - tile.start)
+                assert found[others].tobytes() == same[others].tobytes()
+            here = np.array([row for row in rows if tile.start <= row < tile.start + len(tile.z)])
+            buckets = rule.rank(tile, WIDTH)[0][here - tile.start]
+            assert (buckets[:, 0] == by_hand.distances(x[here], case.centers).argmin(axis=1)).all()
+            assert (buckets[:, 1:] == -1).all()
+
+
 def test_where_a_router_has_no_geometry_copies_go_by_gain_alone(
     case: Case, logit_table: Callable[[np.ndarray], LogitTiles]
 ) -> None:

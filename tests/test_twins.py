@@ -18,6 +18,7 @@ from ivfast.front.aside import set_aside
 from ivfast.route.routers import ROUTERS, Router, centers_router
 from ivfast.route.tiles import make_tiles
 from ivfast.runtime.draws import generator
+from ivfast.runtime.errors import UserError
 from ivfast.runtime.progress import silent
 from ivfast.start.descent import Means
 from ivfast.start.kmeans import train_kmeans
@@ -358,3 +359,9 @@ def test_rows_with_more_twins_than_most_are_not_set_aside():
     same = Distinct(np.arange(3000), np.arange(3000), np.ones(3000, np.int64))
     drawn = generator(1, 0, "sample", 3).choice(3000, 300, replace=False)
     assert set_aside(same, 1, test=True).calibrate.tolist() == np.sort(drawn[:150]).tolist()
+
+
+def test_too_few_rows_that_differ_cannot_be_set_aside():
+    distinct = distinct_of(np.r_[np.zeros(1499, np.int64), 1499])  # two vectors, one of them rare
+    with pytest.raises(UserError, match=r"base: only 2 of 1,500 rows differ, too few to set 2 .* leave copies out"):
+        set_aside(distinct, 1, test=True)

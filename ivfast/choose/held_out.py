@@ -147,6 +147,7 @@ def held_out_demand(held: HeldOut, router: Router, nprobe: float, most_asking: i
     stored = np.concatenate([stored, np.searchsorted(pool, own[trains])])
     asker = np.concatenate([asker, np.searchsorted(train, answer[trains])])
     place = np.concatenate([place, np.tile(np.arange(n_answers), len(mine))[trains]])
+    place = np.minimum(place, len(held.asking) - 1)  # a small learn has more answers than nearest that train
     asking = np.unique(asker)
     stands_for = max(1.0, len(asking) / most_asking)
     if stands_for > 1:

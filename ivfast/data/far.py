@@ -7,13 +7,14 @@ import numpy as np
 
 from ivfast.data.middle import FAR, middle_of, sampled
 from ivfast.data.space import Space
-from ivfast.data.vectors import Vectors
+from ivfast.data.vectors import Vectors, unit_spread
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.progress import Progress
 
 LOOKED_AT = 1 << 20  # entries at once, in float64
 NAMED = 5  # rows or columns that a line names
 OFFSET = 100.0  # times the scale: so far from zero engines that compute in float32 begin to lose digits
+UNITS_DIFFER = 1e-3  # of their norm: where unit rows differ by less, float32 has few digits for inner products
 UNITS = 1e-15, 1e15  # of the scale: beyond, squares in float32 vanish or overflow
 
 
@@ -84,9 +85,14 @@ def check_unit(space: Space, name: str) -> None:
 
 
 def odd_forms(learn: Vectors, space: Space) -> list[str]:
-    """What makes learn hard for engines that compute in float32, a line each; none of most files. Under L2."""
+    """What makes learn hard for engines that compute in float32, a line each; none of most files."""
     if space.metric == "IP":
-        return []
+        if (differ := unit_spread(learn)) >= UNITS_DIFFER:
+            return []
+        return [
+            f"its rows differ by {differ:.1g} of their norm, so that inner products in float32 hardly tell them apart; "
+            "subtract learn's mean from learn, base and query before they are divided by their norms"
+        ]
     found, scale = [], float(space.scale)
     x = space.wide(learn.raw(sampled(len(learn), learn.dim)))
     columns, sizes = x.std(axis=0), np.sqrt(np.square(x - np.median(x, axis=0)).mean(axis=1))

@@ -42,6 +42,7 @@ def middle_of(rows: np.ndarray) -> Middle:
         center = np.median(x, axis=0)
         size = np.abs(x - center).max(initial=0) or 1.0
         distances = size * np.sqrt(np.square((x - center) / size).sum(axis=1))  # so that no square overflows
+        distances = np.minimum(distances, np.finfo(np.float64).max)
     usual = float(np.quantile(distances, MOST_SHARE))
     if usual == 0 and distances.any():
         usual = float(np.quantile(distances[distances > 0], MOST_SHARE))

@@ -19,6 +19,8 @@ BLOCK_BYTES = 64 << 20  # what is read at once: far under the memory of any mach
 FLOATS = ("float16", "float32", "float64")
 WHOLE = ("uint8", "int8", "uint16", "int16")  # which float32 holds exactly
 COARSE = 2  # times the scale: float32's steps, where centers would be told apart no more
+LARGEST = 1e37  # of learn's numbers under L2: above, centers and their sums are no longer float32
+ALIKE = float(np.sqrt(np.finfo(np.float32).eps))  # of unit rows: where all their inner products are 1 in float32
 LOST = 1e-3  # of the scale: where float32 rounds rows by more, those of float64 are centered in float64
 
 
@@ -143,14 +145,25 @@ def rows_per_block(dim: int, block_bytes: int = BLOCK_BYTES) -> int:
 def measure_space(vectors: Vectors, metric: str) -> Space:
     """Mean and one scale of all rows, accumulated in float64 (see Space).
 
-    raises: UserError under L2 where all rows are equal, or float32 can't tell centers among them apart
+    raises: UserError where all rows are equal (L2 alone), are too large, or float32 can't tell centers among them apart
     """
     if metric == "IP":
+        if 0 < (differ := unit_spread(vectors)) < ALIKE:
+            raise UserError(
+                f"{vectors.name}: {vectors.path} has rows that differ by {differ:.1g} of their norm, expected "
+                f"{ALIKE:.1g} or more under --metric IP, since float32 makes all their inner products equal; "
+                "subtract learn's mean from learn, base and query in float64 before they are divided by their norms"
+            )
         return Space("IP", np.zeros(vectors.dim, np.float32), np.float32(1))
     mean, root = _wide_moments(vectors.raw, len(vectors), vectors.dim)
     where = f"{vectors.name}: {vectors.path}"
     if not root > 0:
         raise UserError(f"{vectors.name}: all rows of {vectors.path} are equal; there is nothing to cluster")
+    if (size := max(root, float(np.abs(mean).max()))) > LARGEST:
+        raise UserError(
+            f"{where} has numbers of about {size:.1g}, expected at most {LARGEST:.0e}, since centers are float32; "
+            "multiply learn, base and query by one number"
+        )
     if root < np.finfo(np.float32).tiny:
         raise UserError(
             f"{where} has rows that differ by {root:.1g}, expected 1e-37 or more, since centers are float32; multiply "
@@ -166,6 +179,13 @@ def measure_space(vectors: Vectors, metric: str) -> Space:
             f"{rounded:.3g}; expected less: subtract learn's mean from learn, base and query in float64"
         )
     return Space("L2", mean if rounded > LOST * root else narrow, scale)
+
+
+def unit_spread(vectors: Vectors) -> float:
+    """How far rows of about unit norm lie from their mean, as the root mean square of a sample."""
+    rows = vectors.raw(sampled(len(vectors), vectors.dim)).astype(np.float64)
+    rows -= rows[0]  # so that equal rows differ by 0
+    return float(np.sqrt(np.square(rows - rows.mean(axis=0)).sum(axis=1).mean()))
 
 
 def _rounded_by(vectors: Vectors, mean: np.ndarray, scale: float) -> float:

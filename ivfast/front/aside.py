@@ -39,10 +39,18 @@ def set_aside(distinct: Distinct, seed: int, *, test: bool) -> Aside:
     """Draw up to 2,000 rows to calibrate on, and as many for a test, each at most a twentieth of all.
 
     Rows whose twins would train say nothing, so rows with more twins than most have are not drawn.
+
+    raises: UserError where there are too few
     """
     rows = distinct.rare_rows
     wanted = min(n_aside(len(distinct.of)), -(-len(rows) // 4))
-    drawn = generator(seed, 0, "sample", PART).choice(rows, wanted * (2 if test else 1), replace=False)
+    drawn_at_all = wanted * (2 if test else 1)
+    if drawn_at_all > len(rows):
+        raise UserError(
+            f"base: only {len(distinct.rows)} of {len(distinct.of):,} rows differ, too few to set {drawn_at_all} of "
+            "them aside for a test; leave copies out, or use more vectors that differ"
+        )
+    drawn = generator(seed, 0, "sample", PART).choice(rows, drawn_at_all, replace=False)
     return Aside(np.sort(drawn[:wanted]), np.sort(drawn[wanted:]))
 
 

@@ -206,8 +206,9 @@ class TrainedModel:
         """
         rows = float_rows(vectors, name, self.dim)
         rows = unit_rows(rows) if self._normalize else rows
-        rows = np.ascontiguousarray(rows, dtype=np.float32)
-        squares = np.einsum("ij,ij->i", rows, rows)
+        with np.errstate(over="ignore"):
+            rows = np.ascontiguousarray(rows, dtype=np.float32)
+            squares = np.einsum("ij,ij->i", rows, rows)
         if not np.isfinite(squares).all():
             row = int(np.isfinite(squares).argmin())
             what = (

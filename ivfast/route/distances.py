@@ -93,7 +93,8 @@ def center_logits(x: np.ndarray, centers: np.ndarray, metric: str, delta_floor: 
     delta_floor: what delta is at least; returns (n, nlist) of x's type
     """
     d2 = squared_distances(x, centers, metric)
-    d2 /= -np.maximum(mean_nearest(d2), d2.dtype.type(delta_floor))
+    with np.errstate(over="ignore"):  # beside centers that coincide with the row, others have no chance at all
+        d2 /= -np.maximum(mean_nearest(d2), d2.dtype.type(delta_floor))
     return d2
 
 

@@ -126,15 +126,15 @@ def _at_falling(counts: np.ndarray) -> np.ndarray:
 def scanned_at(recall: np.ndarray, scanned: np.ndarray, level: float) -> float:
     """Scanned share where recall reaches `level`, linear between neighbouring points.
 
-    recall, scanned: (points,) not falling; where the first point is above already, that point's;
+    recall, scanned: (points,) not falling; where the first point that finds anything is above already, that point's;
     NaN where the last is below
     """
     reached = np.flatnonzero(recall >= level)
     if not len(reached):
         return float("nan")
     i = int(reached[0])
-    if i == 0:
-        return float(scanned[0])
+    if i == 0 or recall[i - 1] == 0:
+        return float(scanned[i])
     part = (level - recall[i - 1]) / (recall[i] - recall[i - 1])
     return float(scanned[i - 1] + part * (scanned[i] - scanned[i - 1]))
 

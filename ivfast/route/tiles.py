@@ -12,6 +12,14 @@ from ivfast.route.routers import TILE, Crossing, Router, tile_logits, whole_tile
 
 CACHED_BYTES = 1 << 30  # what is known of all tiles is kept for the next pass over them up to this size
 BEST_BUCKETS = 32  # of each row are looked at where there are many: rules take ten of them, and nobody probes so many
+OUTSIDE = 50.0  # root mean squares from learn's mean: from there all centers look about as near
+
+
+def rows_outside(x: np.ndarray) -> np.ndarray:
+    """Which rows lie so far outside learn that their logits hardly differ, ascending. x: (n, dim) float32, inside"""
+    if max(x.max(initial=0), -x.min(initial=0)) <= OUTSIDE:
+        return np.empty(0, dtype=np.int64)
+    return np.flatnonzero(np.square(x).mean(axis=1) > OUTSIDE**2)
 
 
 class Tile:
@@ -21,13 +29,15 @@ class Tile:
     z: (rows, columns) float32, logits
     buckets: (rows, columns) int32, whose logits they are, best first; None: of all buckets, in order
     log_sums: log of the sum over all buckets of exp((z - best z) / T), (rows,) by T, where not all are known
+    outside: numbers of the rows that lie far outside learn (see OUTSIDE), ascending; None: none
     """
 
     def __init__(
         self, router: Router, start: int, z: np.ndarray, read: Callable[[], np.ndarray],
         buckets: np.ndarray | None = None, log_sums: dict[float, np.ndarray] | None = None,
+        outside: np.ndarray | None = None,
     ) -> None:  # fmt: skip
-        self.start, self.z, self.buckets = start, z, buckets
+        self.start, self.z, self.buckets, self.outside = start, z, buckets, outside
         self._router, self._read, self._log_sums = router, read, log_sums or {}
 
     @cached_property
@@ -78,13 +88,17 @@ class _Rows:
         self.router, self.points, self.index = router, points, index
         self.n = len(points) if index is None else len(index)
         self.read = max(TILE, read_rows // TILE * TILE)
+        self.outside: dict[int, np.ndarray] = {}  # by the number of a tile's first row
 
     def _blocks(self) -> Iterator[tuple[int, np.ndarray]]:
         """Yields (number of the first row, x (up to TILE, dim)); more is read at once."""
         for start in range(0, self.n, self.read):
             x = self._x(start, min(start + self.read, self.n))
             for at in range(0, len(x), TILE):
-                yield start + at, x[at : at + TILE]
+                rows = x[at : at + TILE]
+                if len(found := rows_outside(rows)):
+                    self.outside[start + at] = found
+                yield start + at, rows
 
     def _x(self, start: int, stop: int) -> np.ndarray:
         rows = slice(start, stop)
@@ -125,7 +139,8 @@ class LogitTiles(_Rows):
     def tiles(self) -> Iterator[Tile]:
         """The same as values that know their rows."""
         for start, z in self:
-            yield Tile(self.router, start, z, partial(self._x, start, start + len(z)))
+            read = partial(self._x, start, start + len(z))
+            yield Tile(self.router, start, z, read, outside=self.outside.get(start))
 
     def all(self) -> np.ndarray:
         """All rows at once: (n, nlist) float32."""
@@ -200,7 +215,8 @@ class BestTiles(_Rows):
 
     def _tile(self, start: int, best: Best) -> Tile:
         log_sums = dict(zip(self.temperatures, best.log_sums, strict=True))
-        return Tile(self.router, start, best.z, partial(self._x, start, start + len(best.z)), best.buckets, log_sums)
+        read = partial(self._x, start, start + len(best.z))
+        return Tile(self.router, start, best.z, read, best.buckets, log_sums, self.outside.get(start))
 
 
 Tiles = LogitTiles | BestTiles

@@ -11,6 +11,7 @@ from ivfast.choose.goal import fit_goal, pair_logits
 from ivfast.choose.held_out import JUDGED, HeldOut, fewer, make_held_out
 from ivfast.choose.judgement import Curves, Judgement, judge, judge_kmeans
 from ivfast.choose.verdict import Candidate
+from ivfast.data.centers import n_in_one_place
 from ivfast.data.cleaning import Cleaning, scan
 from ivfast.data.far import without_far
 from ivfast.data.intake import check_distinct, scan_set
@@ -113,7 +114,7 @@ def start_run(config: Config, progress: Progress, saved: Saved | None = None) ->
     judged = held
     if len(held.rows) > JUDGED:
         judged = make_held_out(fewer(learn, JUDGED), config.nlist, width, config.seed, progress)
-    if odd:
+    if config.metric == "L2" and (odd or n_in_one_place(kmeans)):
         kmeans = better_kmeans(kmeans, judged, cache, config.niter)
     start = kmeans if given is None else points.space.inside(given)
     with progress.stage("measuring buckets"):
