@@ -75,6 +75,11 @@ def test_metric_is_told_by_norms():
     assert choose_metric(rows) == "L2"
 
 
+def test_a_seed_that_cannot_be_is_refused_before_rows_are_drawn(tmp_path: Path):
+    with pytest.raises(UserError, match=r"^--seed -1: expected 0 or more"):
+        ivfast.fit(make_rows(1000, 1, "L2"), seed=-1, save_path=tmp_path)
+
+
 def test_integers_are_taken_as_floats_and_others_are_refused():
     rows = np.arange(12, dtype=np.uint8).reshape(3, 4)
     np.testing.assert_array_equal(float_rows(rows, "base"), rows.astype(np.float32))

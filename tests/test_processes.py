@@ -9,10 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import faiss
+import jax
 import numpy as np
 import pytest
 import torch
 
+import ivfast_jax
+import run_dcnet
 from ivfast.front.command_line import main as front
 from ivfast.network import usable
 from ivfast.runtime import entry, own_process, quota
@@ -239,6 +242,37 @@ def test_jax_without_a_cpu_is_told() -> None:
     code = "import ivfast_jax; ivfast_jax.find_device(-1)"
     done = python("-c", code, env=os.environ | {"JAX_PLATFORMS": "nothing"})
     assert "UserError: --gpu -1: JAX starts no CPU (" in done.stderr.splitlines()[-1]
+
+
+def test_platforms_of_jax_that_are_not_here_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_devices(_platform: str) -> None:
+        raise AssertionError  # what jaxlib does with JAX_PLATFORMS=cuda where there is no GPU
+
+    monkeypatch.setattr(jax, "devices", no_devices)
+    with pytest.raises(UserError, match=r"JAX starts no CPU .* unset JAX_PLATFORMS"):
+        ivfast_jax.find_device(-1)
+    with pytest.raises(UserError, match="JAX sees 0 GPUs"):
+        ivfast_jax.find_device(0)
+
+
+@pytest.mark.parametrize("command", ["run_dcnet", "ivfast"])
+def test_memory_that_is_up_ends_in_one_line(
+    command: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_room(*_: object, **__: object) -> None:
+        raise MemoryError("Unable to allocate 32.7 TiB")
+
+    monkeypatch.setattr("ivfast.commands._train", no_room)
+    monkeypatch.setattr("ivfast.front.actions.convert_file", no_room)
+    run, words = {
+        "run_dcnet": (run_dcnet.main, flags(data, tmp_path / "out")),
+        "ivfast": (front, ["convert", "x.npy", "y.npy"]),
+    }[command]
+    assert run(words) == 1
+    last = " ".join(capsys.readouterr().err.split("error: ")[-1].split())
+    assert last.startswith("not enough memory: Unable to allocate 32.7 TiB; use a smaller --param_list, --batch_size")
+    if command == "run_dcnet":
+        assert "not enough memory" in (tmp_path / "out" / "train.log").read_text()
 
 
 def groups(root: Path, lines: str, files: dict[str, str]) -> Path:

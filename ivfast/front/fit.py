@@ -106,12 +106,12 @@ def _fit(folder: Path, base: np.ndarray, query: np.ndarray | None, settings: Set
     if start:
         start.check(points)
     asked = None if query is None else check_queries(query, points, normalize=settings.normalize)
-    aside = set_aside(distinct_rows(points.vectors), settings.seed, test=query is None)
     config, given = make_config(folder, points, settings, shown)
     if start:
         config = replace(config, start=folder / DATA_NAME / "start.npy")
     check(config)
     refuse_other_base(folder, points)
+    aside = set_aside(distinct_rows(points.vectors), settings.seed, test=query is None)
     if len(points) > LIMITS.exact_learn:
         check_descent(points.vectors, Means(search=load_search(config.backend, config.gpu)))
     write_run_files(folder, points, aside, asked, shown)
