@@ -213,6 +213,30 @@ class TestFit:
         assert "unknown" in told
         assert "recall@10 is that of 1 query: how sure it is cannot be told" in told
 
+    def test_a_gt_that_a_full_search_does_not_find_is_warned_of(
+        self, fitted: Callable[[], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ):
+        query, base = make_rows(200, 5, "L2"), make_rows(5000, 1, "L2")
+        near = np.argsort(by_hand.distances(query, base), axis=1)[:, :11]
+        np.save(tmp_path / "query.npy", query)
+        words = ["evaluate", str(fitted()), "--query", str(tmp_path / "query.npy"), "--recall", "0.9", "--gt"]
+        for gt, told in (
+            (near[:, :10], ""),
+            (np.minimum(near[:, :10] + 1, 4999), "its numbers seem to be counted from 1: save gt - 1"),
+            (near[:, 9::-1], "its answers are listed farthest first: save gt[:, ::-1]"),
+            (near[:, 1:], "it fits the second nearest"),
+            (near[::-1, :10], "regenerate it for the vectors of this index"),
+        ):
+            np.save(tmp_path / "gt.npy", gt)
+            capsys.readouterr()
+            assert main([*words, str(tmp_path / "gt.npy")]) == 0
+            said = " ".join(capsys.readouterr().err.split())
+            assert told in said
+            assert ("warning: gt: its first answer is the exact nearest for" in said) == bool(told)
+        np.save(tmp_path / "gt.npy", np.tile(near[:, :2], 5))
+        assert main([*words, str(tmp_path / "gt.npy")]) == 2
+        assert "row 0 names" in capsys.readouterr().err
+
     def test_index_stores_another_base_elsewhere(self, fitted: Callable[[], Path], tmp_path: Path):
         np.save(tmp_path / "more.npy", make_rows(3000, 9, "L2"))
         words = ["index", str(fitted()), str(tmp_path / "more.npy"), "--out", str(tmp_path / "out"), "--kind", "SQ8"]
