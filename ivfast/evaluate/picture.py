@@ -9,7 +9,7 @@ from warnings import catch_warnings
 from ivfast.evaluate.results import Result, best, name_of_recall
 from ivfast.route.routers import ROUTERS
 from ivfast.runtime.files import write_beside
-from ivfast.runtime.packages import broken, reason
+from ivfast.runtime.packages import broken, is_wish, reason
 from ivfast.runtime.progress import Progress
 
 
@@ -46,7 +46,9 @@ def at_no_cost(path: Path, progress: Progress, write: Callable[[], object]) -> b
     try:
         with catch_warnings(action="ignore"):  # of letters that a font lacks
             write()
-    except Exception as problem:
+    except BaseException as problem:  # of a broken matplotlib SystemExit too
+        if is_wish(problem):
+            raise
         said = " ".join(f"{type(problem).__name__}: {problem}".split())
         progress.note(f"warning: {path} is not written anew ({said}); all other results are there")
         return False

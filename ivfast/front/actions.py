@@ -110,7 +110,7 @@ def report(options: argparse.Namespace, progress: Progress) -> None:
         raise UserError("report: matplotlib is not installed; pip install 'ivfast[report]'")
     try:
         from ivfast.evaluate.page.pages import compare_pages, write_page  # here, since the extra may lack
-    except Exception as problem:
+    except BaseException as problem:
         raise UserError(f"report: {told(problem)}") from None
 
     folders = options.save_path

@@ -20,7 +20,9 @@ def run(module: str, argv: list[str] | None) -> int:
         name_threads()
     try:
         main = import_module(module).main
-    except Exception as problem:  # whatever a package raises that is there but broken
+    except (
+        BaseException
+    ) as problem:  # whatever a package raises that is there but broken, Rust's panics and SystemExit too
         print(f"error: {told(problem)}", file=sys.stderr)  # noqa: T201, rich may be what is broken
         return 2
     try:
