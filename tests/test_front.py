@@ -80,6 +80,18 @@ def test_a_seed_that_cannot_be_is_refused_before_rows_are_drawn(tmp_path: Path):
         ivfast.fit(make_rows(1000, 1, "L2"), seed=-1, save_path=tmp_path)
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_fit_names_the_file_of_a_row_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    rows, words = make_rows(1000, 1, "L2"), ["fit", str(tmp_path / "base.npy"), "--save_path", str(tmp_path / "out")]
+    rows[5, 3] = np.nan
+    np.save(tmp_path / "base.npy", rows)
+    assert main(words) == 2
+    assert f"base: {tmp_path / 'base.npy'} row 5 holds NaN" in capsys.readouterr().err.replace("\n", "")
+    np.save(tmp_path / "base.npy", make_rows(1000, 1, "L2").byteswap())
+    assert main(words) == 2
+    assert "save its .byteswap()" in capsys.readouterr().err
+
+
 def test_integers_are_taken_as_floats_and_others_are_refused():
     rows = np.arange(12, dtype=np.uint8).reshape(3, 4)
     np.testing.assert_array_equal(float_rows(rows, "base"), rows.astype(np.float32))

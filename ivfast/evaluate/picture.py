@@ -31,7 +31,9 @@ def _broken() -> str:
     """Why matplotlib, which is installed, can't be imported; "" where it can."""
     try:
         import_module("matplotlib.figure")
-    except Exception as problem:
+    except BaseException as problem:
+        if is_wish(problem):
+            raise
         no_home = "MPLCONFIGDIR" in str(problem)  # it says itself what to do
         return reason(problem) if no_home else broken("matplotlib", reason(problem))
     return ""
@@ -46,9 +48,7 @@ def at_no_cost(path: Path, progress: Progress, write: Callable[[], object]) -> b
     try:
         with catch_warnings(action="ignore"):  # of letters that a font lacks
             write()
-    except BaseException as problem:  # of a broken matplotlib SystemExit too
-        if is_wish(problem):
-            raise
+    except Exception as problem:
         said = " ".join(f"{type(problem).__name__}: {problem}".split())
         progress.note(f"warning: {path} is not written anew ({said}); all other results are there")
         return False

@@ -13,6 +13,7 @@ import numpy as np
 from ivfast.commands import train_centers
 from ivfast.data.cleaning import Cleaning, scan
 from ivfast.data.far import without_far
+from ivfast.data.npy import map_of
 from ivfast.data.twins import distinct_rows
 from ivfast.data.vectors import Points, Vectors, float_rows, measure_space
 from ivfast.front.aside import set_aside, write_run_files
@@ -169,7 +170,8 @@ def admit(rows: np.ndarray, settings: Settings, progress: Progress) -> Points:
         raise UserError("normalize: it would change every distance under L2; leave it out, or use metric 'IP'")
     if settings.metric is None:
         progress.note(f"metric {metric}: {'all rows are of unit norm' if metric == 'IP' else 'norms of rows differ'}")
-    raw = Vectors("base", Path("(array)"), rows)
+    file = map_of(rows)
+    raw = Vectors("base", Path("(array)" if file is None or file.filename is None else file.filename), rows)
     scanned = scan(raw, metric, progress, Cleaning(settings.normalize), TO_CALLERS)
     return Points(scanned, measure_space(without_far(scanned), metric))
 

@@ -210,8 +210,9 @@ class TrainedModel:
         """
         rows = float_rows(vectors, name, self.dim)
         rows = unit_rows(rows) if self._normalize else rows
-        rows = np.ascontiguousarray(rows, dtype=np.float32)
-        squares = np.einsum("ij,ij->i", rows, rows)
+        with np.errstate(over="ignore", invalid="ignore"):  # what that leaves is refused by its row
+            rows = np.ascontiguousarray(rows, dtype=np.float32)
+            squares = np.einsum("ij,ij->i", rows, rows)
         if not np.isfinite(squares).all():
             row = int(np.isfinite(squares).argmin())
             raise UserError(f"{name}: row {row} is not finite or too large for float32; leave such rows out before")
