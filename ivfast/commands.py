@@ -25,7 +25,7 @@ from ivfast.network.usable import usable_backend
 from ivfast.runtime.checkpoint import Saved, checkpoint_folder, checkpoints_in, load_epoch, load_newest
 from ivfast.runtime.command_line import parse
 from ivfast.runtime.config import DEFAULTS, Config, check, check_percents, clip
-from ivfast.runtime.errors import RunError, StopRequestedError, UserError, in_words
+from ivfast.runtime.errors import RunError, StopRequestedError, UserError, in_words, no_memory
 from ivfast.runtime.files import free_space, remove_leftovers
 from ivfast.runtime.lock import locked
 from ivfast.runtime.own_files import refuse_own
@@ -64,6 +64,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except (RunError, OSError) as failed:
         progress.note(f"error: {in_words(failed)}")
+        return 1
+    except MemoryError as problem:
+        progress.note(f"error: {no_memory(problem)}")
         return 1
     except StopRequestedError as stop:
         progress.note(str(stop))
@@ -152,6 +155,9 @@ def _at_work(config: Config, progress: Progress | None) -> Iterator[Progress]:
             yield logged
         except (UserError, RunError, OSError) as problem:
             logged.log(f"error: {in_words(problem)}")
+            raise
+        except MemoryError as problem:
+            logged.log(f"error: {no_memory(problem)}")
             raise
         except StopRequestedError as stop:
             stop.args = (f"{stop}; {'run it again' if config.eval else 'continue with --resume True'}",)

@@ -182,6 +182,7 @@ WORDS: list[tuple[str, str]] = [
     ("--nlist 499 --param_list 12 499 --ftopk 480", "too few for --ftopk 480"),
     ("--nlist 501 --param_list 12 501 --ftopk 500", "fewer than --nlist 501"),
     ("--nlist 99999999999 --param_list 12 99999999999", "--nlist 99999999999: expected at most 2147483647"),
+    ("--param_list 12 4294967296 8", "--param_list 4294967296: expected widths of at most 2147483647"),
     ("--seed 4294967296", "--seed 4294967296: expected at most"),
     ("--metric cosine", "--metric: invalid choice: 'cosine'"),
     ("--metric L2 --normalize True", "--normalize True with --metric L2: expected --metric IP"),

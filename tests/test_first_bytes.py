@@ -26,12 +26,16 @@ import pyarrow.ipc as ipc
 import pytest
 import torch
 
+from ivfast.data.cleaning import scan
 from ivfast.data.first_bytes import CONVERTED, recognise
 from ivfast.data.formats import FORMATS, LANCE, open_rows
 from ivfast.data.formats.answers import open_gt
 from ivfast.data.formats.convert import convert
 from ivfast.data.npy import open_array
+from ivfast.data.vectors import open_vectors
+from ivfast.data.wrong_types import in_other_order
 from ivfast.runtime.errors import UserError
+from ivfast.runtime.progress import silent
 from tests.saving import save_bin, save_hdf5, save_parquet, save_tensor, save_vecs
 
 X = (np.random.default_rng(5).standard_normal((23, 6)) * 40).astype(np.float32)
@@ -360,6 +364,30 @@ SHAPES: list[tuple[tuple[int, ...], str, str]] = [
     ((4, 0), "base", "write the vectors themselves"),
     ((), "base", "write the vectors themselves"),
 ]
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("type", ["<f4", ">f4", "<f8"])
+@pytest.mark.parametrize("metric", ["IP", "L2"])
+def test_vectors_with_bytes_in_the_other_order_are_told(type: str, metric: str, tmp_path: Path) -> None:
+    rng, path = np.random.default_rng(4), tmp_path / "base.npy"
+    for rows in (rng.standard_normal((1000, 16)), rng.integers(0, 200, (1000, 16))):
+        np.save(path, rows.astype(type).byteswap())
+        with pytest.raises(UserError, match=rf"^base: {path} holds .* order \(endianness\); save its \.byteswap\(\)"):
+            scan(open_vectors(path, "base", 16), metric, silent())
+        np.save(path, np.load(path).byteswap())
+        scan(open_vectors(path, "base", 16), "L2", silent())
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("times", [1e-30, 1.0, 1e20, 1e30])
+def test_numbers_of_odd_size_are_in_no_other_order(times: float) -> None:
+    rows = np.random.default_rng(4).standard_normal((1000, 16)) * times
+    for kind in (np.float32, np.float64):
+        assert not in_other_order(rows.astype(kind))
+    rows[7] = np.nan
+    assert not in_other_order(rows.astype(np.float32))
+    assert not in_other_order(np.round(rows / times).astype(np.float32) * np.float32(2.0**60))
 
 
 @pytest.mark.parametrize(("shape", "name", "told"), SHAPES)

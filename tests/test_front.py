@@ -75,6 +75,23 @@ def test_metric_is_told_by_norms():
     assert choose_metric(rows) == "L2"
 
 
+def test_a_seed_that_cannot_be_is_refused_before_rows_are_drawn(tmp_path: Path):
+    with pytest.raises(UserError, match=r"^--seed -1: expected 0 or more"):
+        ivfast.fit(make_rows(1000, 1, "L2"), seed=-1, save_path=tmp_path)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_fit_names_the_file_of_a_row_that_cannot_be(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    rows, words = make_rows(1000, 1, "L2"), ["fit", str(tmp_path / "base.npy"), "--save_path", str(tmp_path / "out")]
+    rows[5, 3] = np.nan
+    np.save(tmp_path / "base.npy", rows)
+    assert main(words) == 2
+    assert f"base: {tmp_path / 'base.npy'} row 5 holds NaN" in capsys.readouterr().err.replace("\n", "")
+    np.save(tmp_path / "base.npy", make_rows(1000, 1, "L2").byteswap())
+    assert main(words) == 2
+    assert "save its .byteswap()" in capsys.readouterr().err
+
+
 def test_integers_are_taken_as_floats_and_others_are_refused():
     rows = np.arange(12, dtype=np.uint8).reshape(3, 4)
     np.testing.assert_array_equal(float_rows(rows, "base"), rows.astype(np.float32))
@@ -207,6 +224,30 @@ class TestFit:
         told = capsys.readouterr().err
         assert "unknown" in told
         assert "recall@10 is that of 1 query: how sure it is cannot be told" in told
+
+    def test_a_gt_that_a_full_search_does_not_find_is_warned_of(
+        self, fitted: Callable[[], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ):
+        query, base = make_rows(200, 5, "L2"), make_rows(5000, 1, "L2")
+        near = np.argsort(by_hand.distances(query, base), axis=1)[:, :11]
+        np.save(tmp_path / "query.npy", query)
+        words = ["evaluate", str(fitted()), "--query", str(tmp_path / "query.npy"), "--recall", "0.9", "--gt"]
+        for gt, told in (
+            (near[:, :10], ""),
+            (np.minimum(near[:, :10] + 1, 4999), "its numbers seem to be counted from 1: save gt - 1"),
+            (near[:, 9::-1], "its answers are listed farthest first: save gt[:, ::-1]"),
+            (near[:, 1:], "it fits the second nearest"),
+            (near[::-1, :10], "regenerate it for the vectors of this index"),
+        ):
+            np.save(tmp_path / "gt.npy", gt)
+            capsys.readouterr()
+            assert main([*words, str(tmp_path / "gt.npy")]) == 0
+            said = " ".join(capsys.readouterr().err.split())
+            assert told in said
+            assert ("warning: gt: its first answer is the exact nearest for" in said) == bool(told)
+        np.save(tmp_path / "gt.npy", np.tile(near[:, :2], 5))
+        assert main([*words, str(tmp_path / "gt.npy")]) == 2
+        assert "row 0 names" in capsys.readouterr().err
 
     def test_index_stores_another_base_elsewhere(self, fitted: Callable[[], Path], tmp_path: Path):
         np.save(tmp_path / "more.npy", make_rows(3000, 9, "L2"))

@@ -1,6 +1,7 @@
 """Processes that lack something: the main thread, a framework that works, cores, a home, a reader. Each is one line."""
 
 import errno
+import importlib
 import io
 import os
 import signal
@@ -11,14 +12,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import faiss
+import jax
 import numpy as np
 import pytest
 import torch
 
+import ivfast_jax
+import run_dcnet
 from ivfast.front.command_line import main as front
 from ivfast.network import usable
 from ivfast.runtime import entry, own_process, quota
-from ivfast.runtime.errors import RunError, UserError
+from ivfast.runtime.errors import RunError, StopRequestedError, UserError
 from ivfast.runtime.files import temporary_folder, user_path
 from ivfast.runtime.packages import told
 from ivfast.runtime.progress import Progress, _Terminal
@@ -106,8 +110,6 @@ def test_blocks_of_another_thread_do_not_make_a_signal_wait() -> None:
     with handled() as here:
         thread.start()
         assert entered.wait(10)
-        from ivfast.runtime.errors import StopRequestedError
-
         with pytest.raises(StopRequestedError):
             signal.raise_signal(signal.SIGUSR1)
         leave.set()
@@ -155,6 +157,7 @@ def test_where_both_are_broken_the_default_is_named(breaks: Callable[..., dict[s
     code = "from ivfast.network.usable import usable_backend; usable_backend('jax')"
     done = python("-c", code, env=breaks("jax", "torch"))
     assert line_for("jax") in done.stderr.splitlines()[-1]
+    assert "torch" not in done.stderr.splitlines()[-1]
 
 
 def test_a_backend_that_works_is_kept_and_one_that_lacks_is_told_later(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -179,7 +182,44 @@ def test_a_mistake_of_our_own_is_no_broken_package() -> None:
     for mistake in (ImportError("no such name", name="ivfast.runtime"), ImportError("no name"), ValueError("ours")):
         with pytest.raises(type(mistake)):
             told(mistake)
-    assert told(ModuleNotFoundError("none", name="faiss.swig")) == "faiss is not installed: pip install faiss-cpu"
+    assert told(ModuleNotFoundError("none", name="faiss")) == "faiss is not installed: pip install faiss-cpu"
+    assert told(ModuleNotFoundError("none", name="faiss.swig")) == (
+        "faiss is installed, but cannot be imported (ModuleNotFoundError: none); install it anew: "
+        "pip install --force-reinstall faiss-cpu"
+    )
+    for wish in (KeyboardInterrupt(), StopRequestedError(15), SystemExit(3), AttributeError("x", obj=entry)):
+        with pytest.raises(type(wish)):
+            told(wish)
+
+
+@pytest.mark.parametrize(
+    ("package", "content", "why"),
+    [
+        ("faiss", b"def broken(:\n", "SyntaxError: "),
+        ("rich", b"import os\0\n", "SyntaxError: "),
+        ("faiss", b"", "AttributeError: module 'faiss' has no attribute "),
+        ("faiss", b"raise SystemExit(1)", "SystemExit: 1"),
+        ("numpy", b"import ctypes; ctypes.CDLL('libnone.so')", "OSError: libnone.so"),
+        ("rich", b"class PanicException(BaseException): pass\nraise PanicException('rust')", "PanicException: rust"),
+        ("rich", b"import rich.gone", "ModuleNotFoundError: No module named 'rich.gone'"),
+    ],
+)
+def test_a_package_is_named_however_it_is_broken(package: str, content: bytes, why: str, tmp_path: Path) -> None:
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "__init__.py").write_bytes(content)
+    done = python("run_dcnet.py", "--help", env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    assert done.stderr.startswith(f"error: {package} is installed, but cannot be imported ({why}")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+
+
+def test_what_fails_inside_a_package_that_is_loaded_is_named_after_its_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "built_for_another.py").write_text("import numpy; numpy.stack([])")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match="at least one array") as problem:
+        importlib.import_module("built_for_another")
+    assert told(problem.value).startswith("built_for_another is installed, but cannot be imported (ValueError: ")
 
 
 @pytest.mark.parametrize(("package", "file"), [("h5py", "x.h5"), ("pyarrow", "x.parquet"), ("lance", "x.lance")])
@@ -241,6 +281,37 @@ def test_jax_without_a_cpu_is_told() -> None:
     code = "import ivfast_jax; ivfast_jax.find_device(-1)"
     done = python("-c", code, env=os.environ | {"JAX_PLATFORMS": "nothing"})
     assert "UserError: --gpu -1: JAX starts no CPU (" in done.stderr.splitlines()[-1]
+
+
+def test_platforms_of_jax_that_are_not_here_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_devices(_platform: str) -> None:
+        raise AssertionError  # what jaxlib does with JAX_PLATFORMS=cuda where there is no GPU
+
+    monkeypatch.setattr(jax, "devices", no_devices)
+    with pytest.raises(UserError, match=r"JAX starts no CPU .* unset JAX_PLATFORMS"):
+        ivfast_jax.find_device(-1)
+    with pytest.raises(UserError, match="JAX sees 0 GPUs"):
+        ivfast_jax.find_device(0)
+
+
+@pytest.mark.parametrize("command", ["run_dcnet", "ivfast"])
+def test_memory_that_is_up_ends_in_one_line(
+    command: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def no_room(*_: object, **__: object) -> None:
+        raise MemoryError("Unable to allocate 32.7 TiB")
+
+    monkeypatch.setattr("ivfast.commands._train", no_room)
+    monkeypatch.setattr("ivfast.front.actions.convert_file", no_room)
+    run, words = {
+        "run_dcnet": (run_dcnet.main, flags(data, tmp_path / "out")),
+        "ivfast": (front, ["convert", "x.npy", "y.npy"]),
+    }[command]
+    assert run(words) == 1
+    last = " ".join(capsys.readouterr().err.split("error: ")[-1].split())
+    assert last.startswith("not enough memory: Unable to allocate 32.7 TiB; use a smaller --param_list, --batch_size")
+    if command == "run_dcnet":
+        assert "not enough memory" in (tmp_path / "out" / "train.log").read_text()
 
 
 def groups(root: Path, lines: str, files: dict[str, str]) -> Path:

@@ -56,6 +56,26 @@ def test_floats_are_told_apart(type, vectors: tuple[np.ndarray, np.ndarray]) -> 
     assert "put -1 where there is NaN" in refused(np.where(gt > 300, np.nan, gt).astype(type))
 
 
+@pytest.mark.filterwarnings("error")
+def test_infinity_for_none_is_told_without_a_warning(vectors: tuple[np.ndarray, np.ndarray]) -> None:
+    gt = nearest(vectors[1], vectors[0], "L2")[1].astype(np.float64)
+    gt[:, 7:] = np.inf
+    assert "put -1 where there is infinity, then save it with" in refused(gt)
+    assert "put -1 where there is infinity, then save it with" in refused(np.sort(gt, axis=1))  # by identity
+    gt[0, 6] = np.nan
+    assert "put -1 where there is NaN or infinity, then" in refused(gt)
+    distances = np.arange(N_QUERY * WIDTH).reshape(N_QUERY, WIDTH) + 0.5
+    distances[:, 8:] = np.inf
+    assert "look like distances" in refused(distances)
+
+
+@pytest.mark.parametrize("type", [np.int32, np.int64, np.uint64, ">i4"])
+def test_bytes_in_the_other_order_are_told_and_the_advice_is_right(type, vectors: tuple[np.ndarray, np.ndarray]):
+    gt = nearest(vectors[1], vectors[0], "L2")[1].astype(type)
+    assert "its bytes are in the other order (endianness): save gt.byteswap()" in refused(gt.byteswap())
+    assert (gt.byteswap().byteswap() == gt).all()
+
+
 def test_floats_that_round_row_numbers_are_no_answers() -> None:
     gt = np.random.default_rng(1).integers(2**24, 2**25, (N_QUERY, WIDTH))
     assert "float32 rounds whole numbers" in refused(gt.astype(np.float32), n_base=2**26)

@@ -10,6 +10,8 @@ from ivfast.data.far import FarRows, numbers
 from ivfast.data.npy import check_whole
 from ivfast.data.space import UNIT_TOLERANCE
 from ivfast.data.vectors import BLOCK_BYTES, Vectors, rows_per_block, unit_rows
+from ivfast.data.wrong_types import in_other_order
+from ivfast.runtime.draws import spread
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.progress import Progress
 
@@ -31,6 +33,7 @@ class Advice(NamedTuple):
 
 
 AS_STORED = Cleaning()
+LOOKED_AT = 1000  # rows, for the order of bytes
 
 
 BY_FLAGS = Advice(
@@ -46,9 +49,16 @@ def scan(
     """One pass over all rows of the file: hash them, refuse or drop what would spoil a run, and name far rows.
 
     returns: the vectors with their digest, and with what cleaning made of them
-    raises: UserError on NaN, infinity, or (under IP) rows of zeros or without unit norm, where cleaning leaves them
+    raises: UserError on bytes in the other order, and on NaN, infinity, or (under IP) rows of zeros or without unit
+    norm, where cleaning leaves them
     """
     _note_form(vectors, progress)
+    check_whole(vectors.rows, vectors.name)
+    if in_other_order(np.asarray(vectors.rows[spread(len(vectors.rows), LOOKED_AT)])):
+        raise UserError(
+            f"{vectors.name}: {vectors.path} holds numbers without any common size, and ordinary ones once their bytes "
+            "are in the other order (endianness); save its .byteswap()"
+        )
     digest = hashlib.blake2b(f"{vectors.rows.shape} {vectors.rows.dtype.str}".encode(), digest_size=16)
     faults = np.zeros(len(vectors.rows), dtype=np.int8)
     step, far = rows_per_block(vectors.dim, block_bytes), FarRows(vectors) if metric == "L2" else None

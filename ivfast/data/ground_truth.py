@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ivfast.data.wrong_gt import not_integers, other_rows, outside
+from ivfast.data.wrong_gt import named_twice, not_integers, other_rows, outside
 from ivfast.method import COUNTED
 from ivfast.runtime.errors import UserError
 
@@ -55,11 +55,8 @@ def _check_inside(block: np.ndarray, gt: np.ndarray, path: Path, start: int, n_b
 
 
 def _check_once(block: np.ndarray, path: Path, start: int) -> None:
-    ordered = np.sort(block.astype(np.int64), axis=1)
-    twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
-    if twice.any():
-        row = int(np.argmax(twice.any(axis=1)))
-        value = ordered[row, 1:][twice[row]][0]
+    if twice := named_twice(block):
+        row, value = twice
         raise UserError(
             f"gt: {path} row {start + row} names {value} more than once, expected each offset at most once in a row; "
             "regenerate it, with -1 where answers run out"

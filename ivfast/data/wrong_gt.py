@@ -21,7 +21,10 @@ def not_integers(gt: np.ndarray, n_base: int | None = None) -> str:
     if gt.dtype != np.float64 and known.size and known.max() >= EXACT_IN_FLOAT32:
         return f"{gt.dtype} rounds whole numbers as large as {known.max():.0f}: regenerate it as integers"
     if known.size < found.size:
-        return "put -1 where there is NaN, then save it with .astype('int64')"
+        marks = " or ".join(
+            name for name, there in (("NaN", np.isnan(found)), ("infinity", np.isinf(found))) if there.any()
+        )
+        return f"put -1 where there is {marks}, then save it with .astype('int64')"
     return "its numbers are whole: save it with .astype('int64')"
 
 
@@ -35,12 +38,22 @@ def _distances(found: np.ndarray) -> str:
 
 def _sorted(found: np.ndarray) -> bool:
     """Whether all rows rise, or all fall, where that can't be by chance."""
-    steps = np.diff(found, axis=1)
-    return steps.size >= SURE and bool((steps >= 0).all() or (steps <= 0).all())
+    left, right = found[:, :-1], found[:, 1:]
+    return left.size >= SURE and bool((right >= left).all() or (right <= left).all())
 
 
 def _repeats(found: np.ndarray) -> bool:
-    return bool((np.diff(found, axis=1) == 0).any())
+    return bool(((found[:, 1:] == found[:, :-1]) & np.isfinite(found[:, 1:])).any())
+
+
+def named_twice(gt: np.ndarray) -> tuple[int, int] | None:
+    """The first row that names an id twice, and that id. gt: (rows, width) integers, negative: none"""
+    ordered = np.sort(gt.astype(np.int64), axis=1)
+    twice = (ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)
+    if not twice.any():
+        return None
+    row = int(np.argmax(twice.any(axis=1)))
+    return row, int(ordered[row, 1:][twice[row]][0])
 
 
 def other_rows(shape: tuple[int, ...], n_query: int, n_base: int) -> str:
@@ -57,13 +70,17 @@ def other_rows(shape: tuple[int, ...], n_query: int, n_base: int) -> str:
 def outside(gt: np.ndarray, n_base: int, n_query: int) -> str:
     """What a gt with entries beyond base may be. gt: (rows, width) integers"""
     least, most, marks = _extent(gt)
+    looked_at = np.asarray(gt[: max(1, LOOKED_AT // gt.shape[1])])
+    swapped = looked_at.byteswap()
+    if looked_at.dtype.itemsize > 1 and int(swapped.min()) >= -1 and int(swapped.max()) < n_base:
+        return "its bytes are in the other order (endianness): save gt.byteswap()"
     if marks and least >= -1 and most < n_base:
         mark = marks[0]
         into = "" if mark == 2**64 - 1 else f"; gt[gt == {mark}] = -1"
         return (
             f"{mark} is how other tools write that there is no answer, which is -1 here: gt = gt.astype('int64'){into}"
         )
-    if _sorted(looked_at := np.asarray(gt[: max(1, LOOKED_AT // gt.shape[1])])) and most >= n_base:
+    if _sorted(looked_at) and most >= n_base:
         return _distances(looked_at)
     if most == n_base and _only_last(looked_at, n_base):
         return f"{n_base} is how other tools write that there is no answer, which is -1 here: gt[gt == {n_base}] = -1"

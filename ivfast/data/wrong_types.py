@@ -3,12 +3,16 @@
 import re
 from pathlib import Path
 
+import numpy as np
+
 from ivfast.data.first_bytes import quoted
 
 OBJECTS = "Python objects (a pickle), which are never loaded"
 RECORDS = "records (a structured array)"
 BFLOAT16 = "V2"  # as NumPy saves it, whose types it is none of
 FLOAT8 = ("V1", "f1")
+ORDINARY = (1e-9, 1e9)  # float32 with its bytes in the other order is beyond it somewhere, unless by chance
+LEAST_NUMBERS = 100
 FLOATS = "astype('float32')"
 
 
@@ -66,6 +70,19 @@ def _do(kind: str, name: str, path: Path) -> str:
         said = "whole numbers are what answers (gt) are; where they are vectors"
         return f"{said}, {_again(path, f'np.load(FILE).{FLOATS}')}"
     return f"save it with .astype('float32'): {_again(path, f'np.load(FILE).{FLOATS}')}"
+
+
+def in_other_order(rows: np.ndarray) -> bool:
+    """Whether floats are of ordinary size only once their bytes are in the other order. rows: (n, dim) floats"""
+    return not _ordinary(rows) and _ordinary(rows.byteswap())
+
+
+def _ordinary(rows: np.ndarray) -> bool:
+    with np.errstate(invalid="ignore"):  # of NaN that float64 writes otherwise
+        sizes = np.abs(rows.astype(np.float64))
+    sizes = sizes[sizes != 0]
+    least, most = ORDINARY
+    return len(sizes) >= LEAST_NUMBERS and bool(sizes.max() <= most) and bool(least <= np.median(sizes) <= most)
 
 
 def _again(path: Path, code: str) -> str:

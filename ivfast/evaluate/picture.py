@@ -9,7 +9,7 @@ from warnings import catch_warnings
 from ivfast.evaluate.results import Result, best, name_of_recall
 from ivfast.route.routers import ROUTERS
 from ivfast.runtime.files import write_beside
-from ivfast.runtime.packages import broken, reason
+from ivfast.runtime.packages import broken, is_wish, reason
 from ivfast.runtime.progress import Progress
 
 
@@ -33,7 +33,9 @@ def _broken() -> str:
     """Why matplotlib, which is installed, can't be imported; "" where it can."""
     try:
         import_module("matplotlib.figure")
-    except Exception as problem:
+    except BaseException as problem:
+        if is_wish(problem):
+            raise
         no_home = "MPLCONFIGDIR" in str(problem)  # it says itself what to do
         return reason(problem) if no_home else broken("matplotlib", reason(problem))
     return ""

@@ -13,18 +13,22 @@ from ivfast.data.formats import open_rows
 from ivfast.data.formats.answers import open_gt
 from ivfast.data.formats.convert import convert as convert_file
 from ivfast.data.formats.convert import write_npy
+from ivfast.data.intake import JUDGED
 from ivfast.data.npy import open_array
 from ivfast.data.vectors import FLOATS
 from ivfast.front.fit import fit as fit_model
 from ivfast.front.sentences import tell
 from ivfast.front.trial import try_index
+from ivfast.index.answers import check_answers, doubt_answers
 from ivfast.index.files import BESIDE_NAME, FAISS_NAME, LISTS_NAME, was_added_to
 from ivfast.index.fill import check_faiss_path, try_kind
 from ivfast.index.fit_file import read_fit
+from ivfast.index.growth import Index
 from ivfast.index.index import Reached
 from ivfast.index.load import load, load_index
 from ivfast.method import TIED
 from ivfast.route.certainty import doubt
+from ivfast.runtime.draws import spread
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.files import as_name
 from ivfast.runtime.own_files import claim, refuse_among, refuse_in_the_way
@@ -84,10 +88,21 @@ def evaluate(options: argparse.Namespace, progress: Progress) -> None:
         raise UserError(f"--k {options.k}: expected 1 to {made.calibration.most_k}, of which recall is known")
     everything = made.model.nlist
     gt = open_gt(options.gt) if options.gt else made.search(query, options.k, nprobe=everything)[0]
+    if options.gt and made.kind == "Flat" and (said := _doubts(made, query, gt, options.k)):
+        progress.note(f"warning: {said}")
     reached = made.evaluate(query, gt, options.k, tuple(options.recall), ties=options.ties)
     progress.console.print(as_table(reached))
     if reached and (said := doubt(options.k, max(one.error for one in reached), len(query))):
         progress.say(said)
+
+
+def _doubts(made: Index, query: np.ndarray, gt: np.ndarray, k: int) -> str:
+    """What is wrong with a gt by up to 100 queries, "" where nothing is."""
+    x = made.model.as_stored(query, "query")
+    check_answers(gt, len(x), k, made.next_id)
+    looked_at = spread(len(x), JUDGED)
+    x, answers = x[looked_at], np.asarray(gt)[looked_at, :k].astype(np.int64)
+    return doubt_answers(made.faiss_index, x, made.search(x, 2, nprobe=made.model.nlist)[0], answers)
 
 
 def convert(options: argparse.Namespace, progress: Progress) -> None:
@@ -102,7 +117,7 @@ def report(options: argparse.Namespace, progress: Progress) -> None:
         raise UserError("report: matplotlib is not installed; pip install 'ivfast[report]'")
     try:
         from ivfast.evaluate.page.pages import compare_pages, write_page  # here, since the extra may lack
-    except Exception as problem:
+    except BaseException as problem:
         raise UserError(f"report: {told(problem)}") from None
 
     folders = options.save_path

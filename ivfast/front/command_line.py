@@ -10,7 +10,7 @@ from ivfast import __version__
 from ivfast.front import actions
 from ivfast.runtime.command_line import Parser, boolean, epochs, refuse_unknown_flags, written_path
 from ivfast.runtime.config import BACKENDS, METRICS
-from ivfast.runtime.errors import RunError, StopRequestedError, UserError, in_words
+from ivfast.runtime.errors import RunError, StopRequestedError, UserError, in_words, no_memory
 from ivfast.runtime.files import user_path
 from ivfast.runtime.own_process import prepare_jax
 from ivfast.runtime.progress import Progress
@@ -44,6 +44,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except (RunError, OSError) as failed:
         progress.say(f"error: {in_words(failed)}")
+        return 1
+    except MemoryError as problem:
+        progress.say(f"error: {no_memory(problem)}")
         return 1
     except StopRequestedError as stop:
         again = "goes on where it stopped" if words[0] == "fit" else "begins anew"

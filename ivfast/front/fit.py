@@ -13,6 +13,7 @@ import numpy as np
 from ivfast.commands import train_centers
 from ivfast.data.cleaning import Cleaning, scan
 from ivfast.data.far import check_unit, without_far
+from ivfast.data.npy import map_of
 from ivfast.data.twins import distinct_rows
 from ivfast.data.vectors import Points, Vectors, float_rows, measure_space
 from ivfast.front.aside import set_aside, write_run_files
@@ -109,12 +110,12 @@ def _fit(folder: Path, base: np.ndarray, query: np.ndarray | None, settings: Set
     if start:
         start.check(points)
     asked = None if query is None else check_queries(query, points, normalize=settings.normalize)
-    aside = set_aside(distinct_rows(points.vectors), settings.seed, test=query is None)
     config, given = make_config(folder, points, settings, shown)
     if start:
         config = replace(config, start=folder / DATA_NAME / "start.npy")
     check(config)
     refuse_other_base(folder, points)
+    aside = set_aside(distinct_rows(points.vectors), settings.seed, test=query is None)
     if len(points) > LIMITS.exact_learn:
         check_descent(points.vectors, Means(search=load_search(config.backend, config.gpu)))
     write_run_files(folder, points, aside, asked, shown)
@@ -172,7 +173,8 @@ def admit(rows: np.ndarray, settings: Settings, progress: Progress) -> Points:
         raise UserError("normalize: it would change every distance under L2; leave it out, or use metric 'IP'")
     if settings.metric is None:
         progress.note(f"metric {metric}: {'all rows are of unit norm' if metric == 'IP' else 'norms of rows differ'}")
-    raw = Vectors("base", Path("(array)"), rows)
+    file = map_of(rows)
+    raw = Vectors("base", Path("(array)" if file is None or file.filename is None else file.filename), rows)
     scanned = scan(raw, metric, progress, Cleaning(settings.normalize), TO_CALLERS)
     return Points(scanned, measure_space(without_far(scanned), metric))
 

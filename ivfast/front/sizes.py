@@ -32,8 +32,8 @@ def choose_nlist(n: int) -> int:
 
 def choose_metric(base: np.ndarray) -> str:
     """IP where rows are of unit norm, else L2. base: (n, dim) floats, of which 10,000 rows are looked at"""
-    rows = np.asarray(base[spread(len(base), SAMPLE)], dtype=np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
+        rows = np.asarray(base[spread(len(base), SAMPLE)], dtype=np.float64)
         norms = np.sqrt(np.square(rows).sum(axis=1))
     return "IP" if (np.abs(norms - 1) <= UNIT_TOLERANCE).all() else "L2"
 

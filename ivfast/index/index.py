@@ -8,7 +8,7 @@ import faiss
 import numpy as np
 
 from ivfast.data.exact import others, without_self
-from ivfast.data.wrong_gt import not_integers, outside
+from ivfast.index.answers import check_answers
 from ivfast.index.calibration import Calibration
 from ivfast.index.files import Parts, ProbesUse, save_index
 from ivfast.index.fill import sizes_of
@@ -150,31 +150,18 @@ class SearchedIndex:
         recalls: to ask for, one after the other; those that the index can't reach are left out
         without: (n,) the ids of the queries themselves where they are stored: they don't count as found
         ties: whether a vector found counts as right that is as near as the k-th answer
-        raises: UserError on answers of another shape or that are no ids of this index, k above 100, ties of coarse
-        codes
+        raises: UserError on answers of another shape, that are no ids of this index or that name one twice in a row,
+        k above 100, ties of coarse codes
         """
         for recall in recalls:
             _check_recall(recall)
         x, found = self._checked(query, k), []
         self.calibration.check_k(k)
-        if np.ndim(gt) != 2 or len(gt) != len(x) or np.shape(gt)[1] < k:
-            raise UserError(
-                f"gt: found shape {np.shape(gt)}, expected {len(x)} rows of {k} ids or more; name the answers of these "
-                "queries, or ask for a smaller k"
-            )
-        if (kind := np.asarray(gt).dtype).kind == "f":
-            raise UserError(f"gt: found {kind}, expected integers; {not_integers(np.asarray(gt), self.next_id)}")
-        answers = whole_numbers(gt, "gt")[:, :k]
-        if answers.size and not 0 <= answers.min() <= answers.max() < self.next_id:
-            told = outside(answers, self.next_id, len(x)) if answers.min() >= 0 else "leave -1 out"
-            raise UserError(
-                f"gt: found ids from {answers.min()} to {answers.max()}, expected 0 to {self.next_id - 1}, those of "
-                f"the index; {told}, or name the answers of this base"
-            )
         if ties and self.kind != "Flat":
             raise UserError(
                 f"ties: codes of kind {self.kind} tell no equal distances, expected kind Flat; leave them out"
             )
+        answers = check_answers(gt, len(x), k, self.next_id)
         for recall in recalls:
             if recall > self.calibration.best(k):
                 continue

@@ -206,7 +206,7 @@ class TrainedModel:
         """
         rows = float_rows(vectors, name, self.dim)
         rows = unit_rows(rows) if self._normalize else rows
-        with np.errstate(over="ignore"):
+        with np.errstate(over="ignore", invalid="ignore"):  # what that leaves is refused by its row
             rows = np.ascontiguousarray(rows, dtype=np.float32)
             squares = np.einsum("ij,ij->i", rows, rows)
         if not np.isfinite(squares).all():

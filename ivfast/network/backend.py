@@ -253,19 +253,23 @@ def import_backend(name: str) -> Any:
 
     raises: UserError where its framework is not installed, or can't be imported
     """
-    package, others = name, [f"--backend {other}" for other in installed_backends() if other != name]
+    from ivfast.runtime.packages import broken, is_wish, reason, why_not  # here, since a backend needs none of it
+
+    package = name
     try:
         for package in NEEDS[name]:
             importlib.import_module(package)
         return importlib.import_module(f"ivfast_{name}")
     except ModuleNotFoundError as missing:
         wrong = f"{missing.name} is not installed; {INSTALL[name]}"
-    except Exception as problem:  # whatever a framework raises that is there but broken
-        from ivfast.runtime.packages import broken, reason  # here, since a backend needs none of it
-
+    except BaseException as problem:  # whatever a framework raises that is there but broken
+        if is_wish(problem):
+            raise
         wrong = broken(package, reason(problem), INSTALL[name].replace("install", "install --force-reinstall"))
-    choice = f"{' or '.join(others)}, which is installed" if others else "another --backend"
-    raise UserError(f"--backend {name}: {wrong}, or choose {choice}")
+    others = [other for other in installed_backends() if other != name]
+    working = [f"--backend {other}" for other in others if not why_not(*NEEDS[other])]
+    choice = f", or choose {' or '.join(working)}, which is installed" if working else ""
+    raise UserError(f"--backend {name}: {wrong}{choice if others else ', or choose another --backend'}")
 
 
 def installed_backends() -> list[str]:

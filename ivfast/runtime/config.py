@@ -128,6 +128,8 @@ def check(config: Config) -> None:
             f"--param_list {_words(config.param_list)}: expected at least DIM NLIST, all positive; "
             "begin it with the vectors' dim"
         )
+    if max(config.param_list) > LARGEST_INT:
+        raise UserError(f"--param_list {max(config.param_list)}: expected widths of at most {LARGEST_INT}; correct it")
     if config.param_list[-1] != config.nlist:
         raise UserError(
             f"--param_list ends in {config.param_list[-1]}, but --nlist is {config.nlist}: "

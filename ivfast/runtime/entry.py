@@ -24,7 +24,7 @@ def run(module: str, argv: list[str] | None) -> int:
     except KeyboardInterrupt:  # handlers of our own are not there yet
         print("stopped by SIGINT", file=sys.stderr)  # noqa: T201
         return 128 + SIGINT
-    except Exception as problem:  # whatever a package raises that is there but broken
+    except BaseException as problem:  # whatever a broken package raises, Rust's panics and SystemExit too
         print(f"error: {told(problem)}", file=sys.stderr)  # noqa: T201, rich may be what is broken
         return 2
     try:

@@ -23,6 +23,15 @@ class RunError(Exception):
     """A run that cannot go on through no fault of its input: `main` prints it and exits 1."""
 
 
+def no_memory(problem: MemoryError) -> str:
+    """The line for an array that the machine has no room for."""
+    said = " ".join(str(problem).split())
+    return (
+        f"not enough memory{f': {said}' if said else ''}; use a smaller --param_list, --batch_size or --nlist, fewer "
+        "vectors, or a machine with more memory"
+    )
+
+
 class StopRequestedError(BaseException):
     """A signal of ivfast.runtime.signals: `main` exits with 128 plus its number.
 

@@ -10,7 +10,7 @@ from types import ModuleType
 import numpy as np
 
 from ivfast.runtime.errors import UserError
-from ivfast.runtime.packages import broken, culprit, reason
+from ivfast.runtime.packages import broken, culprit, is_wish, reason
 
 # what is stored, and the least float type that holds all its values exactly
 READ_AS = {
@@ -110,7 +110,9 @@ def load_package(module: str, name: str, path: Path) -> ModuleType:
         return importlib.import_module(module)
     except ModuleNotFoundError as problem:
         raise UserError(f"{name}: {path} needs a package that is not there ({problem}); {INSTALL}") from None
-    except Exception as problem:
+    except BaseException as problem:
+        if is_wish(problem):
+            raise
         line = broken(culprit(problem) or module.partition(".")[0], reason(problem))
         raise UserError(f"{name}: {path} can't be read: {line}") from None
 
