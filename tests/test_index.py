@@ -314,7 +314,7 @@ def test_bad_questions_end_in_one_line(index_of: Callable[..., Index], model_of:
         (lambda: index.search(np.where(np.isnan(wrong), np.float64(1e300), wrong)), "query: row 3 is too large"),
         (lambda: index.search(2 * query), "query: row 0 has norm 2, expected unit norm"),
         (lambda: index.evaluate(query, np.full((5, 10), 6000)), "gt: found ids from 6000 to 6000, expected 0 to 5999"),
-        (lambda: index.search(query.astype(np.float64) * 1e300), "query: row 0 is not finite or too large for float32"),
+        (lambda: index.search(query.astype(np.float64) * 1e300), "query: row 0 is too large, its square"),
         (lambda: index.evaluate(query, np.full((5, 10), 7)), "gt: row 0 names 7 more than once"),
         (lambda: index.evaluate(query, np.arange(50).reshape(5, 10).byteswap()), "in the other order"),
         (lambda: index.evaluate(query, np.zeros((5, 10))), "gt: found float64, expected integers"),
