@@ -38,5 +38,8 @@ TIED = 0.001  # recalls with and without ties are both told where they differ by
 
 # The dynamic loss scale
 GROWTH_INTERVAL = 2000  # finite steps in a row after which it doubles, of a run that is long enough
-GROWTHS, LEAST_INTERVAL = 20, 10  # of a shorter run a twentieth, else it would end at whatever scale it fell to
+GROWTHS, LEAST_INTERVAL = (
+    20,
+    50,
+)  # of a shorter run a twentieth, else it would end at whatever scale it fell to; one try costs a step
 SMALLEST_SCALE, LARGEST_SCALE = 1, 2**24  # its bounds, powers of two like all its values

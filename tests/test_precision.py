@@ -170,7 +170,8 @@ def test_a_run_gives_up_at_50() -> None:
 
 
 @pytest.mark.parametrize(
-    ("n_steps", "interval"), [(0, 10), (60, 10), (300, 15), (2000, 100), (39_999, 1999), (40_000, 2000), (10**9, 2000)]
+    ("n_steps", "interval"),
+    [(0, 50), (300, 50), (1000, 50), (2000, 100), (39_999, 1999), (40_000, 2000), (10**9, 2000)],
 )
 def test_scale_of_a_short_run_doubles_after_a_twentieth_of_it(n_steps: int, interval: int) -> None:
     assert growth_interval(n_steps) == interval

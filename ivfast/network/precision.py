@@ -11,7 +11,7 @@ MOST_SKIPS = 50  # in a row, before a run gives up
 
 
 def growth_interval(n_steps: int) -> int:
-    """Finite steps in a row that double the scale: 2,000, in runs of under 40,000 steps a twentieth, at least 10.
+    """Finite steps in a row that double the scale: 2,000, in runs of under 40,000 steps a twentieth, at least 50.
 
     n_steps: of the whole run, all epochs together
     """
