@@ -24,7 +24,7 @@ def faults_of_ending(code: int, said: str) -> list[str]:
         faults.append("a traceback")
     if PATH_OF_SOURCE.search(said):
         faults.append("a bare warning of Python")
-    errors = [line for line in said.splitlines() if "error: " in line]
+    errors = [line for line in said.splitlines() if line.startswith("error: ")]
     if code in (1, 2) and len(errors) != 1:
         faults.append(f"{len(errors)} lines that say error, expected one")
     if code == 0 and errors:
