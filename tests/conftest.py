@@ -15,6 +15,7 @@ from ivfast.data.space import Space
 from ivfast.data.vectors import Points, Vectors
 from ivfast.route.routers import Router
 from ivfast.route.tiles import LogitTiles
+from ivfast.runtime.progress import Progress, silent
 from ivfast.start import descent, descent_process
 
 
@@ -108,3 +109,14 @@ def tiny_set(tmp_path: Path, rng: np.random.Generator) -> TinySet:
     for name, array in (("base", base), ("query", query), ("gt", gt)):
         np.save(folder / "tiny" / f"{name}.npy", array)
     return TinySet(folder, learn, base, query, gt)
+
+
+class Notes(Progress):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        super().__init__(None, silent().console)
+        self.told: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.told.append(text)

@@ -18,7 +18,7 @@ from ivfast.data.mapped import map_points, remove_mapped
 from ivfast.data.vectors import Points, Vectors
 from ivfast.runtime.command_line import parse
 from ivfast.runtime.errors import RunError, StopRequestedError
-from ivfast.runtime.progress import Progress, silent
+from ivfast.runtime.progress import silent
 from ivfast.runtime.signals import handled
 from ivfast.start import descent
 from ivfast.start.descent import SPARE, Means, graph_of, pick
@@ -28,22 +28,11 @@ from ivfast.store.reverse import reverse_of_base
 from ivfast.train.disk import bytes_needed
 from run_dcnet import main
 from tests import by_hand
-from tests.conftest import WriteGraph, points_of
+from tests.conftest import Notes, WriteGraph, points_of
 from tests.runs import flags, make_data
 from tests.test_neighbors import METRICS, check_nearest, draw, recall_of
 
 K = 20
-
-
-class Notes(Progress):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        super().__init__(None, silent().console)
-        self.said: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.said.append(text)
 
 
 def digested(rows: np.ndarray, metric: str = "L2", digest: str = "d") -> Points:
@@ -77,7 +66,7 @@ def test_a_graph_is_found_once_for_equal_points_and_says_so(tmp_path: Path, monk
     base = Points(Vectors("base", Path("base.npy"), rows, "d"), points_of(rows, "IP").space)
     nearest_of_all(base, K, notes, means, limits)
     assert len(runs) == 1
-    graphs = [said for said in notes.said if "NN-descent" in said]
+    graphs = [said for said in notes.told if "NN-descent" in said]
     assert graphs[0] == "neighbours: NN-descent on 600 vectors, measured recall 1.000"
     assert graphs[1] == graphs[0] + ", from the cache"
     nearest_of_all(digested(rows, "IP", "other"), K, notes, means, limits)
@@ -139,7 +128,7 @@ def test_an_exact_search_of_a_device_is_used_for_all_of_it(metric: str, monkeypa
     found = find_neighbors(points_of(rows, metric), 5, 1, notes, Means(search=search), SearchLimits(exact_learn=100))
     check_nearest(rows, found.train, found.train, found.train_nearest)
     check_nearest(rows, found.held_out, np.arange(1000), found.answers)
-    assert "neighbours: exact search on 1,000 vectors, measured recall 1.000" in notes.said
+    assert "neighbours: exact search on 1,000 vectors, measured recall 1.000" in notes.told
 
 
 @pytest.mark.parametrize("n_new", [2, 90])

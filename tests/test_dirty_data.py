@@ -17,9 +17,9 @@ from ivfast.data.synthetic import save_set
 from ivfast.data.vectors import Points, Vectors, moments, open_evaluation_set, open_vectors, unit_rows
 from ivfast.demo import make_patches
 from ivfast.runtime.errors import UserError
-from ivfast.runtime.progress import Progress, silent
+from ivfast.runtime.progress import silent
 from run_dcnet import main
-from tests.conftest import plain_space, points_of
+from tests.conftest import Notes, plain_space, points_of
 
 DROP, NORMALIZE = Cleaning(drop=True), Cleaning(normalize=True)
 IP = plain_space(8, "IP")
@@ -176,17 +176,6 @@ def test_gt_without_an_answer_among_kept_rows_is_refused(tiny_set) -> None:
     opened = open_evaluation_set(tiny_set.data_path, "tiny", 8)
     with pytest.raises(UserError, match=r"gt\.npy names no right answer among the rows .* kept"):
         scan_set(opened, "IP", silent(), DROP)
-
-
-class Notes(Progress):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        super().__init__(None, silent().console)
-        self.told: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.told.append(text)
 
 
 @pytest.mark.parametrize("metric", ["IP", "L2"])

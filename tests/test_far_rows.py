@@ -20,27 +20,17 @@ from ivfast.data.vectors import EvaluationSet, Points, Vectors, measure_space, s
 from ivfast.front.aside import set_aside, write_run_files
 from ivfast.front.fit import fit
 from ivfast.runtime.errors import UserError
-from ivfast.runtime.progress import Progress, silent
+from ivfast.runtime.progress import silent
 from ivfast.start.kmeans import train_kmeans
 from ivfast.train.baseline import as_stored
 from run_dcnet import main
+from tests.conftest import Notes
 
 DIM, NLIST = 6, 8
 FLAGS = (
     f"--data_name set --learn_name learn --metric L2 --nlist {NLIST} --param_list {DIM} {NLIST} --niter 10 --epochs 1 "
     "--warmup 0 --lr 2e-3 --percents 0 --gpu -1"
 )
-
-
-class Notes(Progress):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        super().__init__(None, silent().console)
-        self.told: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.told.append(text)
 
 
 def vectors(rows: np.ndarray, name: str = "learn") -> Vectors:

@@ -27,27 +27,16 @@ from ivfast.runtime.cache import cached
 from ivfast.runtime.checkpoint import Saved, checkpoints_in, load_newest, save_checkpoint
 from ivfast.runtime.errors import RunError, UserError
 from ivfast.runtime.files import PART, free_space, part_of, remove_leftovers, save_array, save_text, write_beside
-from ivfast.runtime.progress import Progress, silent
+from ivfast.runtime.progress import silent
 from ivfast.start.descent_process import write_graph
 from ivfast.train import epochs as training
 from run_dcnet import main
-from tests.conftest import points_of
+from tests.conftest import Notes, points_of
 from tests.runs import ROOT, flags, make_data
 
 UNSUPPORTED = [errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM, errno.EIO]
 NO_MAP = [errno.ENODEV, errno.EINVAL, errno.ENOSYS, errno.EACCES]
 usage = namedtuple("usage", "total used free")
-
-
-class Notes(Progress):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.told: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.told.append(text)
 
 
 def refuse(number: int) -> Callable[..., Any]:

@@ -10,7 +10,7 @@ from ivfast.data.ground_truth import check_gt
 from ivfast.data.intake import judge_gt
 from ivfast.data.vectors import EvaluationSet, Vectors
 from ivfast.runtime.errors import UserError
-from ivfast.runtime.progress import Progress, silent
+from tests.conftest import Notes
 
 N_BASE, N_QUERY, WIDTH = 400, 50, 10
 
@@ -137,17 +137,6 @@ def test_entries_beyond_base_are_told(vectors: tuple[np.ndarray, np.ndarray]) ->
     assert "-1 stands for none; regenerate it" in refused(np.where(gt == 5, -7, gt))
     whole = np.round(-nearest(vectors[1], vectors[0], "L2")[0] * 1000).astype(np.int64)
     assert "look like distances" in refused(whole)
-
-
-class Notes(Progress):
-    """What was told."""
-
-    def __init__(self) -> None:
-        super().__init__(None, silent().console)
-        self.told: list[str] = []
-
-    def note(self, text: str) -> None:
-        self.told.append(text)
 
 
 def judged(
