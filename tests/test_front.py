@@ -168,7 +168,8 @@ class TestFit:
 
     def test_three_sentences_say_gain_cost_and_what_next(self, fitted: Callable[[], Path]):
         index, out = ivfast.load_index(fitted()), fitted()
-        reached = try_index(index, index.model.points(make_rows(5000, 1, "L2")), None, 1, silent())
+        test = np.array(json.loads((out / "fit.json").read_text())["test"])
+        reached = try_index(index, index.model.points(make_rows(5000, 1, "L2")), None, test, silent())
         gain, cost, then = tell(out, index, reached)
         results = json.loads((out / "evaluation.json").read_text())["results"]
         (plain,) = (r for r in results if (r["router"], r["percent"], r["probing"]) == ("kmeans", 0, "fixed"))

@@ -55,7 +55,9 @@ def fit(options: argparse.Namespace, progress: Progress) -> None:
     lists = lists_file(folder, base, options.percents)
     made = model.index_points(points, options.percents, options.kind, lists, progress)
     made.save(folder)
-    reached = try_index(made, points, query, options.seed, progress)
+    fitted = read_fit(folder)
+    assert fitted is not None  # a fit has just written it
+    reached = try_index(made, points, query, fitted.test, progress)
     progress.console.print(as_table(reached))
     for sentence in tell(folder, made, reached):
         progress.say(sentence)
