@@ -21,10 +21,13 @@ from ivfast.evaluate.results import Result, evaluate_router
 from ivfast.index.load import load
 from ivfast.index.model import TrainedModel
 from ivfast.network.backend import load_search
+from ivfast.network.hosts import Group, check_hosts, joined
+from ivfast.network.precision import precision_name
 from ivfast.network.usable import usable_backend
 from ivfast.runtime.checkpoint import Saved, checkpoint_folder, checkpoints_in, load_epoch, load_newest
 from ivfast.runtime.command_line import parse
 from ivfast.runtime.config import DEFAULTS, Config, check, check_percents, clip
+from ivfast.runtime.devices import on_cpu
 from ivfast.runtime.errors import RunError, StopRequestedError, UserError, in_words, no_memory
 from ivfast.runtime.files import free_space, remove_leftovers
 from ivfast.runtime.lock import locked
@@ -38,6 +41,7 @@ from ivfast.store.reverse import reverse_of_base
 from ivfast.train.disk import bytes_by_stage
 from ivfast.train.epochs import resume, start_point, train_epoch
 from ivfast.train.finish import export
+from ivfast.train.follow import follow, prepared
 from ivfast.train.plan import Sizes, in_all, plan, table
 from ivfast.train.point import refuse_others
 from ivfast.train.rates import measure_rates
@@ -116,13 +120,29 @@ def _run_training(config: Config, progress: Progress | None, given: Iterable[str
     """The backend that was used is returned."""
     chosen = _chosen(config, given)
     check(config)
+    check_hosts(config)
+    with joined(config) as group:
+        if not group.leads:
+            follow(config, group, progress or Progress())
+            return config.backend
+        return _lead(config, chosen, group, progress)
+
+
+def _lead(config: Config, chosen: set[str], group: Group, progress: Progress | None) -> str:
+    """All that a run does, as its only process or the first one."""
     with _at_work(config, progress) as shown:
         _say_what_is_used(config, chosen, ("lr", "gpu"), shown)
+        if group.n > 1:
+            shown.note(f"process 0 of {group.n}: the others train beside it")
         check_percents(config, config.nlist)
         refuse_own(config)
         _refuse_used(config)
         config = _with_backend(config, chosen, shown)
-        (_show_plan if config.dry_run else _train)(clip(config, chosen), shown)
+        config = clip(config, chosen)
+        if config.dry_run:
+            _show_plan(config, shown)
+        else:
+            _train(config, shown, group)
     return config.backend
 
 
@@ -171,16 +191,18 @@ def _say_what_is_used(config: Config, chosen: set[str], names: tuple[str, ...], 
             progress.note(f"--{name} is not given: {getattr(config, name)} is used")
 
 
-def _train(config: Config, progress: Progress) -> None:
+def _train(config: Config, progress: Progress, group: Group) -> None:
     remove_leftovers(config.save_path)
     started = time.monotonic()
     saved = pick_up(config, progress)
-    run = start_run(config, progress, saved)
+    run = start_run(config, progress, saved, group)
     with progress.stage("first judgement"):
         point = start_point(run)
     if saved is not None:
         point = resume(run, point, saved)
         del saved  # as large as the weights and their moments
+    if group.n > 1:
+        group.tell(prepared(run.backend, precision_name(config), point.state, run.source, config))
     config = run.config
     while point.epoch < config.epochs:
         point = train_epoch(run, point)
@@ -203,7 +225,7 @@ def _show_plan(config: Config, progress: Progress) -> None:
         param_list=config.param_list,
         epochs=config.epochs,
         batch_size=config.batch_size,
-        on_cpu=config.gpu < 0,
+        on_cpu=on_cpu(config.gpu),
         in_sample=learn_path(config.data_path, config.learn_name or "") == data.base.path,
     )
     costs = plan(sizes, measure_rates(config, learn), bytes_by_stage(config, len(learn), len(data.base)))

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from ivfast.method import MOST_VOTES
+from ivfast_jax.shards import block_by_block, rows_at, summed
 
 
 class Seen(NamedTuple):
@@ -30,6 +31,10 @@ def vote(lists: Array, cells: Array, valid: Array, n_seen: int) -> Seen:
     lists: (nlist, listed) int32, nearest first; cells: (blocks, pairs, 2, near) int32, nearest first
     valid: (blocks, pairs) bool
     """
+    return Seen(block_by_block(partial(_vote, n_seen=n_seen), lists, cells, valid, whole=(0,)), lists.shape[0])
+
+
+def _vote(lists: Array, cells: Array, valid: Array, n_seen: int) -> Array:
     (nlist, listed), (n_blocks, pairs, _, near) = lists.shape, cells.shape
     first, second = (jnp.cumsum(jnp.ones_like(row), axis=0, dtype=jnp.int32) for row in (cells[0, 0, 0], lists[0]))
     votes_of_one = MOST_VOTES // (first[:, None] * second)
@@ -37,7 +42,7 @@ def vote(lists: Array, cells: Array, valid: Array, n_seen: int) -> Seen:
     given = jnp.broadcast_to(given, (*cells.shape, listed)).reshape(n_blocks, -1)
     to = lists[cells].reshape(n_blocks, -1)
     votes = jnp.zeros((n_blocks, nlist), dtype=jnp.int32).at[jnp.arange(n_blocks)[:, None], to].add(given)
-    return Seen(most(votes, n_seen, 2 * pairs * near * listed * MOST_VOTES), nlist)
+    return most(votes, n_seen, 2 * pairs * near * listed * MOST_VOTES)
 
 
 def most(votes: Array, n: int, bound: int) -> Array:
@@ -63,9 +68,9 @@ def seen_of(m: Array, seen: Seen | None) -> Array:
 
 
 def over_rows(values: Array, seen: Seen | None) -> Array:
-    """Sums over all rows by bucket. (n, nlist) or (blocks, rows, seen) -> (nlist,)"""
+    """Sums over all rows by bucket. (n, nlist), (parts, rows, nlist) or (blocks, rows, seen) -> (nlist,)"""
     if seen is None:
-        return values.sum(axis=0)
+        return values.reshape(-1, values.shape[-1]).sum(axis=0)
     return _add_up(values.sum(axis=1), seen.buckets, seen.nlist)
 
 
@@ -77,7 +82,7 @@ def gather(values: Array, seen: Seen) -> Array:
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _gather(values: Array, buckets: Array, nlist: int) -> Array:
     del nlist
-    return values.at[buckets].get(mode="promise_in_bounds")
+    return rows_at(values, buckets)
 
 
 def _forward(values: Array, buckets: Array, nlist: int) -> tuple[Array, Array]:
@@ -101,4 +106,7 @@ def _add_up(parts: Array, buckets: Array, nlist: int) -> Array:
         at, part = block
         return total.at[at].add(part, mode="promise_in_bounds", unique_indices=True, indices_are_sorted=True), None
 
-    return lax.scan(add, jnp.zeros((nlist, *parts.shape[2:]), parts.dtype), (buckets, parts))[0]
+    def of_blocks(parts: Array, buckets: Array) -> Array:
+        return lax.scan(add, jnp.zeros((nlist, *parts.shape[2:]), parts.dtype), (buckets, parts))[0]
+
+    return summed(of_blocks, parts, buckets)

@@ -11,6 +11,7 @@ from ivfast.method import MOVE, NEAR
 from ivfast.network.backend import weight_shapes
 from ivfast_jax.blocks import Seen, gather
 from ivfast_jax.precision import Policy, product, rounded
+from ivfast_jax.shards import top_few
 
 LAYER_EPSILON = 1e-5  # added to a variance; frameworks have defaults of their own
 ROWS = 1024  # of start at a time: all distances between nlist centers would take too much memory
@@ -95,7 +96,7 @@ def center_logits(x: Array, c: Array, delta_floor: Array, metric: str, policy: P
     """
     d2 = squared_distances(x, c, metric, policy)
     near = min(NEAR, d2.shape[-1])
-    nearest = -lax.top_k(-lax.stop_gradient(d2), near)[0]
+    nearest = -top_few(-lax.stop_gradient(d2), near)[0]
     return -d2 / jnp.maximum(nearest.mean(axis=-1, keepdims=True), delta_floor)
 
 

@@ -1,9 +1,10 @@
 """Adam, as a function from weights, gradients and moments to the next ones."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 
@@ -20,9 +21,9 @@ class Moments(NamedTuple):
     second: dict[str, Array]
 
 
-def init_moments(params: dict[str, Array]) -> Moments:
-    """Zeros."""
-    return Moments(*({name: jnp.zeros_like(value) for name, value in params.items()} for _ in range(2)))
+def init_moments(params: dict[str, Any]) -> Moments:
+    """Zeros on the host. params: arrays"""
+    return Moments(*({name: np.zeros_like(value) for name, value in params.items()} for _ in range(2)))
 
 
 def adam_step(

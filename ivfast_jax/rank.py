@@ -6,6 +6,7 @@ from jax import Array, lax
 from ivfast.method import NEAR
 from ivfast_jax.model import Constants, DCNet, squared_distances
 from ivfast_jax.precision import make_policy
+from ivfast_jax.shards import BOTH, top_few, width_of
 from ivfast_jax.step import forward
 
 _BestArrays = tuple[Array, Array, Array, Array]  # the fields of ivfast.network.backend.Best
@@ -36,8 +37,11 @@ def best_of_net(
     returns: see ivfast.network.backend.Best
     """
     z = forward(network, params, x, constants, k)["net"]
-    # a barrier: where slices of a sorted result are used, XLA's CPU compiler sorts whole rows, 25 times as long
-    found, buckets = lax.optimization_barrier(lax.top_k(z, width))
+    found, buckets = top_few(z, width)
+    if width_of(*BOTH) == 1:
+        # where slices of a sorted result are used, XLA's CPU compiler sorts whole rows, 25 times as long; and on
+        # several devices it fails at a barrier
+        found, buckets = lax.optimization_barrier((found, buckets))
     log_sums, mass = _sums(z, found[:, :1], temperatures, counted)
     return buckets, found, log_sums, mass
 

@@ -14,6 +14,7 @@ from ivfast_jax.loss import mean_use, meet, next_use, search_cost
 from ivfast_jax.model import Constants, DCNet, log_membership, net_logits
 from ivfast_jax.optimizer import Moments, adam_step
 from ivfast_jax.precision import LossScale, all_finite, next_scale
+from ivfast_jax.shards import DATA, width_of
 
 
 class TrainState(NamedTuple):
@@ -38,10 +39,12 @@ class Losses(NamedTuple):
 def forward(
     network: DCNet, params: dict[str, Array], x: Array, constants: Constants, k: Array, seen: Seen | None = None
 ) -> dict[str, Array]:
-    """Logits at sharpness k, by router. x: (n, dim) policy.stat; returns (n, nlist) each. seen: as DCNet"""
-    both: Any = network.apply({"params": params}, x, constants, seen)
+    """Logits at sharpness k, by router. x: (..., n, dim) policy.stat; returns (..., n, nlist) each. seen: as DCNet"""
+    rows = x.reshape(-1, x.shape[-1]) if seen is None else x
+    both: Any = network.apply({"params": params}, rows, constants, seen)
     z_centers, z_net = net_logits(both[0], both[1], k)
-    return {"centers": z_centers} if z_net is None else {"centers": z_centers, "net": z_net}
+    found = {"centers": z_centers} if z_net is None else {"centers": z_centers, "net": z_net}
+    return {router: z.reshape(*x.shape[:-1], -1) for router, z in found.items()}
 
 
 def batch_loss(
@@ -52,7 +55,8 @@ def batch_loss(
 
         loss = meet(x, x') + weight (search_cost(x, x') + search_cost(x', x)) / 2
 
-    x, x_pair: (batch, dim); valid: (batch,) bool; seen: in blocks, where batch is (blocks, pairs)
+    x, x_pair: (batch, dim), on several devices (devices, rows, dim); valid: (batch,) bool likewise
+    seen: in blocks, where batch is (blocks, pairs)
     """
     z = forward(network, params, jnp.concatenate([x, x_pair], axis=-2), constants, goal.k, seen)
     sums, totals = {}, {}
@@ -91,6 +95,8 @@ def train_step(
     x, x_pair: (batch, dim); valid: (batch,) bool, at least one True; cells: (batch, 2, near) int32, in blocks
     """
     seen = None
+    if blocks is None and width_of(DATA) > 1:  # both sides of a pair on one device
+        x, x_pair, valid = (in_blocks(rows, len(rows) // width_of(DATA)) for rows in (x, x_pair, valid))
     if blocks is not None:
         x, x_pair, valid, cells = (in_blocks(rows, blocks.pairs) for rows in (x, x_pair, valid, cells))
         seen = vote(state.lists, cells, valid, blocks.seen)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ivfast.network.backend import Best, Chunk, Goal, Metrics, Rank, Setup, check_names
+from ivfast.runtime.devices import Gpu, numbers_of, on_cpu
 from ivfast.runtime.errors import UserError
 from ivfast_torch.model import Constants, DCNet, centers, nearest_buckets
 from ivfast_torch.nearest import search
@@ -96,6 +97,10 @@ class Backend:
         cells = None if chunk.cells is None else self._put(chunk.cells)
         return self._chunk(state, x, x_pair, self._put(chunk.valid), goal, constants=self.constants, cells=cells)
 
+    def own_rows(self, n: int) -> tuple[int, int]:
+        """Of n rows of a batch those that this process must read: all, since it is alone."""
+        return 0, n
+
     def use(self, state: TrainState) -> dict[str, np.ndarray]:
         """Mean use m by router, (nlist,) float64 each."""
         return {router: np.array(_numpy(m), dtype=np.float64) for router, m in state.use.items()}
@@ -156,15 +161,15 @@ def _numpy(value: Tensor) -> np.ndarray:
     return value.detach().cpu().numpy()
 
 
-def make_backend(setup: Setup, gpu: int, precision: str = "float32") -> Backend:
-    """gpu: device number, -1 is the CPU; precision: as make_policy.
+def make_backend(setup: Setup, gpu: Gpu, precision: str = "float32") -> Backend:
+    """gpu: as --gpu; precision: as make_policy.
 
     raises: UserError where there is no such device
     """
     return Backend(setup, find_device(gpu), precision)
 
 
-def rank_by_centers(centers: np.ndarray, metric: str, delta_floor: float, k: float, gpu: int) -> Rank:
+def rank_by_centers(centers: np.ndarray, metric: str, delta_floor: float, k: float, gpu: Gpu) -> Rank:
     """What ranks buckets by a matrix of centers, on a device. See ivfast.network.backend.load_ranker"""
     device = find_device(gpu)
 
@@ -186,7 +191,7 @@ _best_of_centers = best_of_centers
 
 
 def find_nearest(
-    x: np.ndarray, blocks: Iterable[np.ndarray], k: int, metric: str, gpu: int
+    x: np.ndarray, blocks: Iterable[np.ndarray], k: int, metric: str, gpu: Gpu
 ) -> tuple[np.ndarray, np.ndarray]:
     """The exact k nearest of x among all rows of the blocks, on the device of a --gpu number.
 
@@ -195,14 +200,26 @@ def find_nearest(
     return search(x, blocks, k, metric, find_device(gpu))
 
 
-def find_device(gpu: int) -> Any:
-    """The device of a --gpu number."""
-    if gpu < 0:
-        return torch.device("cpu")
+def find_devices(gpu: Gpu) -> list[Any]:
+    """The device of --gpu.
+
+    raises: UserError where it is not there, or more than one is named: the reference trains on one
+    """
+    if on_cpu(gpu):
+        return [torch.device("cpu")]
     devices = _gpus()
-    if gpu >= len(devices):
-        raise UserError(f"--gpu {gpu}: torch sees {len(devices)} GPUs; choose one of them, or --gpu -1 for the CPU")
-    return devices[gpu]
+    numbers = numbers_of(gpu, len(devices), "torch")
+    if len(numbers) > 1:
+        raise UserError(
+            f"--backend torch: trains on one device, found --gpu with {len(numbers)}; name one of them, or use "
+            "--backend jax, which trains on all"
+        )
+    return [devices[number] for number in numbers]
+
+
+def find_device(gpu: Gpu) -> Any:
+    """The first device of --gpu, for what runs on one alone."""
+    return find_devices(gpu)[0]
 
 
 def _gpus() -> list[Any]:

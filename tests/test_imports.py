@@ -17,7 +17,7 @@ BELOW["commands"] = BELOW["train"] | {"train", "evaluate", "index"}
 BELOW["front"] = BELOW["commands"] | {"commands"}
 BELOW["demo"] = BELOW["__main__"] = BELOW["front"] | {"front"}
 WATCHED = {"faiss", "rich", "matplotlib"}
-OF_A_BACKEND = {"ivfast.method", "ivfast.network.backend", "ivfast.runtime.errors"}
+OF_A_BACKEND = {"ivfast.method", "ivfast.network.backend", "ivfast.runtime.devices", "ivfast.runtime.errors"}
 
 
 def room(module: str) -> str:

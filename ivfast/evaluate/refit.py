@@ -19,6 +19,7 @@ from ivfast.evaluate.results import RouterSetting
 from ivfast.network.backend import load_ranker
 from ivfast.route.routers import ROUTERS, Router, centers_router
 from ivfast.route.tiles import LogitTiles
+from ivfast.runtime.devices import Gpu
 from ivfast.runtime.draws import generator, spread
 from ivfast.runtime.progress import Progress, silent
 from ivfast.start.kmeans import measure_buckets
@@ -168,7 +169,7 @@ def n_threshold_rows(n: int, nlist: int) -> int:
 
 
 def make_settings(
-    found: Found, space: Space, source: Source | None, copies: tuple[float, ...], backend: str, gpu: int
+    found: Found, space: Space, source: Source | None, copies: tuple[float, ...], backend: str, gpu: Gpu
 ) -> list[RouterSetting]:
     """Every router found, and what evaluating it takes.
 

@@ -10,6 +10,7 @@ from ivfast import __version__
 from ivfast.front import actions
 from ivfast.runtime.command_line import Parser, boolean, epochs, refuse_unknown_flags, written_path
 from ivfast.runtime.config import BACKENDS, METRICS
+from ivfast.runtime.devices import numbers_or_all
 from ivfast.runtime.errors import RunError, StopRequestedError, UserError, in_words, no_memory
 from ivfast.runtime.files import user_path
 from ivfast.runtime.own_process import prepare_jax
@@ -109,7 +110,13 @@ def _add_fit(commands: Any) -> Parser:
     flag("--lr", type=float, help="learning rate at its peak (default 2e-3)")
     flag("--param_list", type=int, nargs="+", metavar="WIDTH", help="widths of a network (default: centers alone)")
     flag("--backend", choices=BACKENDS, help="framework that trains (default: what is installed)")
-    flag("--gpu", type=int, default=-1, metavar="ID", help="number of the GPU, -1 is the CPU (default -1)")
+    flag(
+        "--gpu",
+        type=numbers_or_all,
+        default=-1,
+        metavar="ID",
+        help="number of the GPU, -1 is the CPU; 0,1,2 or all: JAX trains on all of them (default -1)",
+    )
     flag("--seed", type=int, default=1, help="start of all random numbers (default 1)")
     return parser
 

@@ -25,6 +25,7 @@ from ivfast.index.model import TO_CALLERS, TrainedModel
 from ivfast.network.backend import load_search
 from ivfast.runtime.checkpoint import checkpoints_in
 from ivfast.runtime.config import BACKENDS, Config, check
+from ivfast.runtime.devices import Gpu
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.files import no_temporary, save_array, user_path
 from ivfast.runtime.own_files import TRAINED, refuse_in_the_way
@@ -45,7 +46,7 @@ class Settings(NamedTuple):
     copies: float = 0.8
     normalize: bool = False
     backend: str | None = None
-    gpu: int = -1
+    gpu: Gpu = -1
     seed: int = 1
     start: Start | None = None
     more: dict[str, Any] | None = None  # further settings by the names of run_dcnet.py's flags
@@ -54,7 +55,7 @@ class Settings(NamedTuple):
 def fit(
     base: np.ndarray, nlist: int | None = None, *, metric: str | None = None, copies: float = 0.8,
     query: np.ndarray | None = None, save_path: Path | str | None = None, normalize: bool = False,
-    start: Start | None = None, backend: str | None = None, gpu: int = -1, seed: int = 1,
+    start: Start | None = None, backend: str | None = None, gpu: Gpu = -1, seed: int = 1,
     progress: Progress | None = None, **more: Any,
 ) -> TrainedModel:  # fmt: skip
     """Train the centers of an index of base, in-sample.
@@ -72,7 +73,8 @@ def fit(
     normalize: divide rows by their norms first, under IP
     start: where training starts instead of k-means, for a base that has grown: an earlier model, the folder of a fit
         or run, an .npy of centers, or (nlist, dim) floats; nlist and metric are its own
-    backend: jax or torch; None: what is installed and not broken; gpu: -1 is the CPU
+    backend: jax or torch; None: what is installed and not broken; gpu: -1 is the CPU;
+        numbers of several GPUs, or "all": JAX trains on all of them
     more: further settings by the names of run_dcnet.py's flags: epochs, lr, ftopk, param_list, use_amp, ..
     raises: UserError on input that cannot be right
 

@@ -11,12 +11,13 @@ from ivfast.data.centers import check_norms, open_centers
 from ivfast.index.files import read_index
 from ivfast.index.growth import Index
 from ivfast.index.model import TrainedModel
+from ivfast.runtime.devices import Gpu
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.files import user_path
 from ivfast.store.dcnet_file import load_model
 
 
-def load(save_path: Path | str, backend: str | None = None, gpu: int = -1) -> TrainedModel:
+def load(save_path: Path | str, backend: str | None = None, gpu: Gpu = -1) -> TrainedModel:
     """Read the trained model of a finished run.
 
     save_path: the run's --save_path, which holds ivfast.npy and dcnet.safetensors
@@ -36,7 +37,7 @@ def load(save_path: Path | str, backend: str | None = None, gpu: int = -1) -> Tr
     return TrainedModel(centers, model, folder, backend, gpu)
 
 
-def load_index(folder: Path | str, backend: str | None = None, gpu: int = -1) -> Index:
+def load_index(folder: Path | str, backend: str | None = None, gpu: Gpu = -1) -> Index:
     """Read an index with its model, as `Index.save` or `ivfast fit` wrote them.
 
     raises: UserError where files are missing, damaged, or do not belong together

@@ -24,6 +24,7 @@ from ivfast.network.usable import some_backend
 from ivfast.route.distances import log_softmax, top
 from ivfast.route.routers import Router, centers_router
 from ivfast.route.tiles import LogitTiles
+from ivfast.runtime.devices import Gpu
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.files import copy_beside, user_path
 from ivfast.runtime.progress import Progress, silent
@@ -59,7 +60,7 @@ class TrainedModel:
     """
 
     def __init__(
-        self, centers: np.ndarray, model: Model, folder: Path, backend: str | None = "jax", gpu: int = -1
+        self, centers: np.ndarray, model: Model, folder: Path, backend: str | None = "jax", gpu: Gpu = -1
     ) -> None:
         self.centers, self.metric, self.folder = centers, model.space.metric, folder
         self._model, self._chosen, self._gpu = model, backend, gpu

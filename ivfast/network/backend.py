@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from ivfast.method import BLOCK_PAIRS, GROWTH_INTERVAL, LEAST_BATCH, LISTED, MANY_BUCKETS, SEEN
+from ivfast.runtime.devices import Gpu, on_cpu
 from ivfast.runtime.draws import generator
 from ivfast.runtime.errors import UserError
 
@@ -152,6 +153,10 @@ class Backend(Protocol):
         """Run the chunk's steps. The state handed in must not be used again."""
         ...
 
+    def own_rows(self, n: int) -> tuple[int, int]:
+        """Of n rows of a batch those that this process must read: from the first, up to the second."""
+        ...
+
     def use(self, state: Any) -> dict[str, np.ndarray]:
         """Mean use m by router, (nlist,) float64 each."""
         ...
@@ -206,7 +211,7 @@ def check_names(groups: dict[str, dict[str, Any]], setup: Setup) -> None:
             raise KeyError(f"absent or unknown: {', '.join(f'{group}/{name}' for name in sorted(wrong))}")
 
 
-def load_backend(name: str, setup: Setup, gpu: int, precision: str = "float32") -> Backend:
+def load_backend(name: str, setup: Setup, gpu: Gpu, precision: str = "float32") -> Backend:
     """Import one backend.
 
     gpu: device number, -1 is the CPU
@@ -215,7 +220,7 @@ def load_backend(name: str, setup: Setup, gpu: int, precision: str = "float32") 
     return import_backend(name).make_backend(setup, gpu, precision)
 
 
-def load_ranker(name: str, gpu: int) -> Ranker:
+def load_ranker(name: str, gpu: Gpu) -> Ranker:
     """What ranks buckets by centers on a backend's device. The framework is imported where it first ranks.
 
     gpu: device number, -1 is the CPU
@@ -227,22 +232,22 @@ def load_ranker(name: str, gpu: int) -> Ranker:
     return rank_by_centers
 
 
-def check_device(name: str, gpu: int) -> None:
+def check_device(name: str, gpu: Gpu) -> None:
     """Refuse now what load_backend would refuse later.
 
     raises: UserError where the backend's framework is not installed or the device is not there
     """
-    import_backend(name).find_device(gpu)
+    import_backend(name).find_devices(gpu)
 
 
 def load_search(
-    name: str, gpu: int
+    name: str, gpu: Gpu
 ) -> Callable[[np.ndarray, Iterable[np.ndarray], int, str], tuple[np.ndarray, np.ndarray]] | None:
     """A backend's exact search for neighbours on an accelerator (`search` of its nearest.py); None on the CPU.
 
     raises: UserError where its framework is not installed or the device is not there
     """
-    if gpu < 0:
+    if on_cpu(gpu):
         return None
     check_device(name, gpu)
     return partial(import_backend(name).find_nearest, gpu=gpu)

@@ -6,6 +6,7 @@ double it; it stays within 1 and 2^24. Powers of two only, so scaling never roun
 
 from ivfast.method import GROWTH_INTERVAL, GROWTHS, LEAST_INTERVAL
 from ivfast.runtime.config import Config
+from ivfast.runtime.devices import on_cpu
 
 MOST_SKIPS = 50  # in a row, before a run gives up
 
@@ -30,7 +31,7 @@ def advice(config: Config) -> str:
     text = f"precision: {config.apex_mode}, {config.amp_dtype} products, loss scale {config.scale} at the start"
     if config.amp_dtype == "bfloat16":
         return text
-    if config.gpu < 0:
+    if on_cpu(config.gpu):
         return (
             f"{text}; on a CPU float16 is no faster than float32: "
             "use --amp_dtype bfloat16 where the CPU has it (AVX-512 BF16, AMX), else --use_amp False"

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from ivfast import __version__
 from ivfast.runtime.config import AMP_DTYPES, APEX_MODES, BACKENDS, DEFAULTS, METRICS, Config
+from ivfast.runtime.devices import as_gpu, number_or_all
 from ivfast.runtime.errors import UserError
 
 
@@ -76,6 +77,8 @@ def parse(argv: list[str] | None = None) -> tuple[Config, set[str]]:
     if unknown:
         raise UserError(_unknown_flag(parser, unknown[0]))
     given = vars(known)
+    if "gpu" in given:
+        given["gpu"] = as_gpu(given["gpu"])
     return Config(**given), set(given)
 
 
@@ -248,7 +251,14 @@ def _add_evaluation(parser: Parser) -> None:
 def _add_run(parser: Parser) -> None:
     group = parser.add_argument_group("run")
     _flag(group, "backend", "framework that trains the network", choices=BACKENDS)
-    _flag(group, "gpu", "number of the GPU, -1 is the CPU; should be specified", type=int, metavar="ID")
+    _flag(
+        group,
+        "gpu",
+        "number of the GPU, -1 is the CPU; several numbers or all: JAX trains on all of them; should be specified",
+        type=number_or_all,
+        nargs="+",
+        metavar="ID",
+    )
     _flag(
         group,
         "dry_run",
@@ -256,5 +266,8 @@ def _add_run(parser: Parser) -> None:
         type=boolean,
         metavar="True|False",
     )
+    _flag(group, "coordinator", "several hosts: address of process 0, the same in all", metavar="HOST:PORT")
+    _flag(group, "num_processes", "several hosts: how many processes train together", type=int, metavar="N")
+    _flag(group, "process_id", "several hosts: number of this process, from 0", type=int, metavar="I")
     _flag(group, "seed", "start of all random numbers: of k-means, network, batches and choices", type=int)
     _flag(group, "log_interval", "steps between log lines", type=int, metavar="STEPS")

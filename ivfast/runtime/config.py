@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ivfast.method import LARGEST_SCALE, SMALLEST_SCALE
+from ivfast.runtime.devices import Gpu, check_gpu
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.files import check_letters, user_path
 
@@ -47,7 +48,7 @@ class Config:
     nlist: int = 16_384
     niter: int = 128
     nprobes: tuple[int, ...] = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 16, 20, 32)
-    gpu: int = 0
+    gpu: Gpu = 0
     seed: int = 1
     log_interval: int = 500
     eval: bool = False
@@ -61,6 +62,9 @@ class Config:
     dry_run: bool = False
     start: Path | None = None
     ties: bool = False
+    coordinator: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
 
     def __post_init__(self) -> None:
         """Take paths as text, lists for tuples, "auto", and numbers written twice, as callers write them.
@@ -178,13 +182,14 @@ def check_percents(config: Config, nlist: int) -> None:
 def _check_numbers(config: Config) -> None:
     at_least = {
         "warmup": 0, "epochs": 0, "batch_size": 1, "valid_batch_size": 1, "start_epoch": 0,
-        "ftopk": 1, "nlist": 1, "niter": 1, "seed": 0, "log_interval": 1, "gpu": -1, "scale": SMALLEST_SCALE,
+        "ftopk": 1, "nlist": 1, "niter": 1, "seed": 0, "log_interval": 1, "scale": SMALLEST_SCALE,
     }  # fmt: skip
     for name, least in at_least.items():
         if getattr(config, name) < least and (name, getattr(config, name)) != ("epochs", AUTO):
             raise UserError(f"--{name} {getattr(config, name)}: expected {least} or more; correct it")
         if getattr(config, name) > LARGEST_INT:
             raise UserError(f"--{name} {getattr(config, name)}: expected at most {LARGEST_INT}; correct it")
+    check_gpu(config.gpu)
     if config.scale > LARGEST_SCALE or config.scale & (config.scale - 1):
         raise UserError(f"--scale {config.scale}: expected a power of two from 1 to {LARGEST_SCALE}, such as 1024")
     if config.epochs > LARGEST_EPOCHS:

@@ -3,6 +3,8 @@
 import os
 import sys
 
+from ivfast.runtime.devices import Gpu, on_cpu
+
 MEMORY = (
     "XLA_PYTHON_CLIENT_PREALLOCATE",
     "XLA_PYTHON_CLIENT_MEM_FRACTION",
@@ -11,18 +13,18 @@ MEMORY = (
 )
 
 
-def prepare_jax(gpu: int) -> None:
+def prepare_jax(gpu: Gpu) -> None:
     """Before JAX is imported: on the CPU it looks for no GPU, on a GPU it takes memory as needed.
 
     JAX starts every platform that it may use as soon as it is asked for any device, and keeps to that for as long as
     the process lives: a library that switched GPUs off would switch them off for its host as well. So this is done by
     the commands alone, and nothing that the user has set is changed.
 
-    gpu: device number, -1 is the CPU
+    gpu: as --gpu
     """
     if "jax" in sys.modules:
         return
-    if gpu < 0:
+    if on_cpu(gpu):
         os.environ.setdefault("JAX_PLATFORMS", "cpu")
     elif not any(name in os.environ for name in MEMORY):
         os.environ["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # else 75 % of the memory, beside whoever works there

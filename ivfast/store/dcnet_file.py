@@ -12,6 +12,7 @@ from ivfast.data.space import Space
 from ivfast.network.backend import Backend, Setup, load_backend, weight_shapes
 from ivfast.route.routers import ROUTERS, Router, centers_router, net_router
 from ivfast.runtime.config import METRICS
+from ivfast.runtime.devices import Gpu
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.files import file_hash, save_tensors
 from ivfast.runtime.tensors import read_tensors
@@ -194,14 +195,14 @@ def _below(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
 
 
-def model_router(model: Model, k: float, backend_name: str, gpu: int) -> Router:
+def model_router(model: Model, k: float, backend_name: str, gpu: Gpu) -> Router:
     """The whole network of a file as a router: its centers are where a new network starts."""
     backend, params = net_params(model, backend_name, gpu)
     linear = centers_router("centers", model.net["centers"], model.space.metric, model.delta_floor, k)
     return net_router(lambda x: backend.logits(params, x, k), linear, partial(backend.rank, params, k))
 
 
-def net_params(model: Model, backend_name: str, gpu: int) -> tuple[Backend, dict[str, Any]]:
+def net_params(model: Model, backend_name: str, gpu: Gpu) -> tuple[Backend, dict[str, Any]]:
     """A backend, and a file's network on its device."""
     nlist, dim = model.param_list[-1], model.param_list[0]
     setup = Setup(

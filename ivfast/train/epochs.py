@@ -10,13 +10,13 @@ from ivfast.route.routers import centers_router
 from ivfast.route.tiles import make_tiles
 from ivfast.runtime.checkpoint import Saved, checkpoint_folder, save_checkpoint, save_state
 from ivfast.runtime.errors import StopRequestedError
-from ivfast.runtime.signals import not_waiting, pending, stop_if_pending, waiting
+from ivfast.runtime.signals import not_waiting, stop_if_pending, waiting
 from ivfast.start.kmeans import measure_buckets
+from ivfast.train.follow import Epoch, train_steps
 from ivfast.train.health import collapse
-from ivfast.train.pairs import ahead, chunk_steps, epoch_chunks
 from ivfast.train.point import Point, best_params, pack, state_arrays
 from ivfast.train.run import Run, judge_all, judge_router, params_of, refit_goal, router_of_centers, weights_of
-from ivfast.train.steps import Sums, TooManySkipsError, run_chunks
+from ivfast.train.steps import Sums, TooManySkipsError
 
 SLOW_READING = 0.05  # share of an epoch's training that waits for vectors to be read, from which on it is said
 
@@ -129,29 +129,23 @@ def _report(run: Run, point: Point, sums: Sums, seconds: tuple[float, float]) ->
 
 
 def _train_steps(run: Run, point: Point) -> tuple[Any, Sums]:
-    epoch, source = point.epoch + 1, run.source
-    steps = chunk_steps(source.n_steps, source.batch_size, source.learn.points.dim)
-    chunks = epoch_chunks(source, epoch, steps, point.step)
-    if source.cells is not None:  # many buckets, and mostly many vectors: others are read in no time
-        chunks = ahead(chunks)
+    epoch = Epoch(point.epoch + 1, point.step, point.goal)
     saved_at = time.monotonic()
 
-    def after_chunk(state: Any, done: int) -> None:
+    def save_at(state: Any, done: int, stop: bool) -> None:
         nonlocal saved_at
-        due = time.monotonic() - saved_at >= 60 * run.config.checkpoint_minutes
-        if done < source.n_steps and (pending() or due):  # after the last one its skips are read first
+        if stop or time.monotonic() - saved_at >= 60 * run.config.checkpoint_minutes:
             _save(run, point._replace(step=done, state=state))
             saved_at = time.monotonic()
-            stop_if_pending()
 
+    run.group.tell(epoch)
     try:
-        return run_chunks(
-            run.backend, point.state, chunks, point.goal, run.config.log_interval, source.n_steps, point.step,
-            f"epoch {epoch}", run.progress, after_chunk,
-        )  # fmt: skip
+        return train_steps(
+            run.backend, point.state, run.source, epoch, run.config.log_interval, run.progress, run.group, save_at
+        )
     except TooManySkipsError as stop:
         path = checkpoint_folder(run.config.save_path) / "stopped.safetensors"
-        save_state(path, run.backend.state_dict(stop.state), {"epoch": epoch, "goal": point.goal._asdict()})
+        save_state(path, run.backend.state_dict(stop.state), {"epoch": epoch.number, "goal": point.goal._asdict()})
         run.progress.note(f"the last good state is in {path}")
         raise
 

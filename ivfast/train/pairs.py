@@ -25,11 +25,17 @@ class PairSource(NamedTuple):
     seed: int
     cells: Cells | None = None  # a step's pairs stand in their order; None without blocks
     block_pairs: int = 1  # batches are padded to a multiple of it
+    own: tuple[int, int] | None = None  # rows of a batch that are read, from the first up to the second; None: all
 
     @property
     def n_steps(self) -> int:
         """Steps an epoch: S = ceil(n_train / batch)."""
         return -(-len(self.learn.neighbors.train) // self.batch_size)
+
+    @property
+    def rows(self) -> int:
+        """Of a batch, those of its padding too."""
+        return -(-self.batch_size // self.block_pairs) * self.block_pairs
 
 
 def chunk_steps(n_steps: int, batch_size: int, dim: int, most_steps: int = CHUNK_STEPS) -> int:
@@ -74,11 +80,11 @@ def epoch_chunks(source: PairSource, epoch: int, steps: int, start: int = 0) -> 
 
 def _chunk(source: PairSource, epoch: int, left: np.ndarray, right: np.ndarray, first: int, steps: int) -> Chunk:
     batch, points, cells = source.batch_size, source.learn.points, source.cells
-    rows = -(-batch // source.block_pairs) * source.block_pairs
-    x = np.zeros((steps, rows, points.dim), dtype=np.float32)
+    x = np.zeros((steps, source.rows, points.dim), dtype=np.float32)
     x_pair = np.zeros_like(x)
-    valid = np.zeros((steps, rows), dtype=bool)
-    of_rows = None if cells is None else np.zeros((steps, rows, 2, cells.nearest.shape[1]), dtype=np.int32)
+    valid = np.zeros((steps, source.rows), dtype=bool)
+    of_rows = None if cells is None else np.zeros((steps, source.rows, 2, cells.nearest.shape[1]), dtype=np.int32)
+    own = slice(*(source.own or (0, source.rows)))
     for i in range(min(steps, source.n_steps - first)):
         at = slice((first + i) * batch, (first + i + 1) * batch)
         pairs = np.stack([left[at], right[at]], axis=1)
@@ -86,8 +92,9 @@ def _chunk(source: PairSource, epoch: int, left: np.ndarray, right: np.ndarray, 
         if cells is not None and of_rows is not None:
             pairs = pairs[np.argsort(cells.place[cells.nearest[pairs[:, 0], 0]], kind="stable")]
             of_rows[i, :n] = cells.nearest[pairs]
-        x[i, :n] = points.x(pairs[:, 0])
-        x_pair[i, :n] = points.x(pairs[:, 1])
+        read = np.arange(n)[own]
+        x[i, read] = points.x(pairs[read, 0])
+        x_pair[i, read] = points.x(pairs[read, 1])
         valid[i, :n] = True
         if source.drop_prop:
             x[i, :n] *= drop_mask(source.seed, epoch, first + i, (batch, points.dim), source.drop_prop)[:n]

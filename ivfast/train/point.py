@@ -12,6 +12,7 @@ from ivfast.runtime.errors import UserError
 
 WHERE = (  # settings that say where and how fast, not what
     "save_path", "data_path", "log_interval", "valid_batch_size", "gpu", "resume", "start_epoch", "checkpoint_minutes",
+    "coordinator", "num_processes", "process_id",
     "dry_run", "start",
 )  # fmt: skip
 JUDGING_VERSION = 4  # raised where pairs are drawn, or epochs judged, in another way than before

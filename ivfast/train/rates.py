@@ -24,6 +24,7 @@ from ivfast.network.backend import (
 from ivfast.network.precision import precision_name
 from ivfast.route.routers import TILE
 from ivfast.runtime.config import Config
+from ivfast.runtime.devices import on_cpu
 from ivfast.runtime.progress import silent
 from ivfast.train.plan import Rates
 
@@ -68,7 +69,7 @@ def time_steps(config: Config) -> tuple[float, float]:
     """
     n_weights = sum(math.prod(shape) for shape in weight_shapes(config.param_list).values())
     backend = load_backend(config.backend, _random_setup(config), config.gpu, precision_name(config))
-    if config.gpu >= 0 or 12 * n_weights * config.batch_size <= MOST_OPERATIONS:
+    if not on_cpu(config.gpu) or 12 * n_weights * config.batch_size <= MOST_OPERATIONS:
         return _time_steps(backend, config, config.batch_size, STEPS)
     (first, small), (_, large) = (_time_steps(backend, config, pairs, 1) for pairs in PART_OF_A_STEP)
     a_pair = max(0.0, large - small) / (PART_OF_A_STEP[1] - PART_OF_A_STEP[0])

@@ -39,6 +39,7 @@ from ivfast.network.backend import (
     load_search,
     starting_weights,
 )
+from ivfast.network.hosts import Group
 from ivfast.network.precision import advice, growth_interval, precision_name
 from ivfast.route.routers import ROUTERS, Router, centers_router, net_router, trained_routers
 from ivfast.runtime.checkpoint import Saved
@@ -51,6 +52,7 @@ from ivfast.start.neighbors import LIMITS, LearnSet, check_split, n_held_out
 from ivfast.start.prepare import Cache, find_kmeans, find_learn_cells, find_learn_neighbors
 from ivfast.train.baseline import better_kmeans, note_forms
 from ivfast.train.disk import check_disk
+from ivfast.train.follow import with_own_rows
 from ivfast.train.given import digest_of, open_start
 from ivfast.train.pairs import PairSource
 from ivfast.train.point import refuse_other_search, refuse_other_start, refuse_others
@@ -76,6 +78,7 @@ class Run(NamedTuple):
     kmeans_curves: list[Curves]  # k-means under its own rule, which values are relative to
     data: EvaluationSet
     near_by: dict[str, object] | None  # how near vectors were found, where that can differ (see Cache)
+    group: Group  # the processes that train
 
     @property
     def routers(self) -> tuple[str, ...]:
@@ -83,10 +86,11 @@ class Run(NamedTuple):
         return trained_routers(deep=self.config.deep)
 
 
-def start_run(config: Config, progress: Progress, saved: Saved | None = None) -> Run:
+def start_run(config: Config, progress: Progress, saved: Saved | None = None, group: Group | None = None) -> Run:
     """Open the data, cluster, search neighbours, load the backend.
 
     saved: the checkpoint to continue from
+    group: the processes that train; None: this one alone
     raises: UserError where it is of other data
     """
     with progress.stage("checking files"):
@@ -100,7 +104,8 @@ def start_run(config: Config, progress: Progress, saved: Saved | None = None) ->
     check_disk(config, len(points), len(data.base), progress)
     progress.note(advice(config))
     folder = config.save_path / "cache"
-    if len(points) > LIMITS.exact_learn:
+    group = group or Group()
+    if len(points) > LIMITS.exact_learn or group.n > 1:
         points = map_points(points, folder, progress)
     means = Means(folder, load_search(config.backend, config.gpu))
     cache = Cache(folder, points, config.seed, progress, means)
@@ -128,6 +133,7 @@ def start_run(config: Config, progress: Progress, saved: Saved | None = None) ->
     source = PairSource(learn, config.batch_size, config.drop_prop if config.use_drop else 0.0, config.seed)
     if setup.blocks is not None:
         source = source._replace(cells=cells, block_pairs=setup.blocks.pairs)
+    source = with_own_rows(source, backend)
     ranker = load_ranker(config.backend, config.gpu)
     plain = centers_router("kmeans", kmeans, config.metric, buckets.delta_floor, 1.0, ranker)
     with progress.stage("first judgement"):
@@ -147,6 +153,7 @@ def start_run(config: Config, progress: Progress, saved: Saved | None = None) ->
         kmeans_curves=kmeans_curves,
         data=data,
         near_by=cache.near_by,
+        group=group,
     )
 
 

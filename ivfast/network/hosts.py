@@ -1,0 +1,120 @@
+"""Processes that train together: the first one does what a run does, the others train beside it and write nothing."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from typing import Any
+
+from ivfast.network.backend import import_backend
+from ivfast.runtime.config import Config
+from ivfast.runtime.devices import on_cpu
+from ivfast.runtime.errors import UserError
+
+SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
+KUBERNETES = ("KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX")
+
+
+class Group:
+    """The processes of a run, of which this is one.
+
+    process: its number, 0 leads
+    n: how many there are
+    """
+
+    def __init__(self, runtime: Any = None) -> None:
+        self._runtime = runtime  # a backend's hosts.py; None: the process is alone
+        self.process, self.n = runtime.process() if runtime else (0, 1)
+        self._astray = False  # whether this process left the steps while others are in them
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process does all but training, too."""
+        return self.process == 0
+
+    def tell(self, value: Any = None) -> Any:
+        """What process 0 says, in every process. Every process must ask. value: of process 0"""
+        return self._runtime.tell(value) if self._runtime else value
+
+    def any_says(self, value: bool) -> bool:
+        """Whether it is so in any process. Every process must ask."""
+        return self._runtime.any_says(value) if self._runtime else value
+
+    @contextmanager
+    def at_steps(self, *together: type[BaseException]) -> Iterator[None]:
+        """Around steps, in which processes wait for one another. together: what all of them raise at once
+
+        raises: RunError where another process is gone
+        """
+        try:
+            yield
+        except together:
+            raise
+        except BaseException as problem:
+            self._astray = self._runtime is not None
+            if self._runtime and self._runtime.is_broken(problem):
+                raise self._runtime.gone(problem) from None
+            raise
+
+    def end(self) -> None:
+        """Process 0 has no more to say, and all part."""
+        if self._runtime is None:
+            return
+        if self._astray:  # the others can't hear
+            self._runtime.leave_at_once()
+        if self.leads:
+            self.tell(None)
+        self._runtime.leave()
+
+
+@contextmanager
+def joined(config: Config) -> Iterator[Group]:
+    """The processes that the flags name or a scheduler has started; at the end all part.
+
+    raises: UserError where they don't come together
+    """
+    named = config.coordinator is not None
+    if not named and (config.backend != "jax" or config.eval or config.dry_run or not scheduled()):
+        yield Group()
+        return
+    runtime = import_backend("jax").hosts
+    numbers = None if on_cpu(config.gpu) or isinstance(config.gpu, str) else config.gpu
+    numbers = (numbers,) if isinstance(numbers, int) and named else numbers
+    runtime.join(config.coordinator, config.num_processes, config.process_id, numbers)
+    group = Group(runtime)
+    try:
+        yield group
+    finally:
+        group.end()
+
+
+def scheduled() -> bool:
+    """Whether Slurm or Kubernetes has started this process as one of several, so that JAX can find the others."""
+    if all(name in os.environ for name in SLURM):
+        return os.environ["SLURM_NTASKS"] != "1"
+    return all(name in os.environ for name in KUBERNETES) and find_spec("kubernetes") is not None
+
+
+def check_hosts(config: Config) -> None:
+    """raises: UserError on flags that name no processes"""
+    flags = ("coordinator", "num_processes", "process_id")
+    given = [name for name in flags if getattr(config, name) is not None]
+    if not given:
+        return
+    if absent := [name for name in flags if name not in given]:
+        raise UserError(f"--{given[0]} needs --{' and --'.join(absent)}: name all three in every process, or none")
+    assert config.coordinator is not None
+    assert config.num_processes is not None
+    assert config.process_id is not None
+    host, _, port = config.coordinator.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 1 << 16:
+        raise UserError(f"--coordinator {config.coordinator}: expected HOST:PORT, such as 10.0.0.1:29400; correct it")
+    if not 0 <= config.process_id < config.num_processes:
+        raise UserError(
+            f"--process_id {config.process_id}: expected 0 to {config.num_processes - 1}, one below "
+            f"--num_processes {config.num_processes}; correct it"
+        )
+    if config.backend != "jax":
+        raise UserError(f"--coordinator with --backend {config.backend}: JAX alone trains on several hosts; use it")
+    if config.eval or config.dry_run:
+        raise UserError("--coordinator is for a training: leave it out with --eval True and with --dry_run True")

@@ -1,0 +1,94 @@
+"""Several processes that train together, through JAX's own runtime: joined, told what the first one says, left."""
+
+import pickle
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.errors import JaxRuntimeError
+from jax.experimental import multihost_utils
+
+from ivfast.runtime.errors import RunError, UserError
+
+HEARTBEAT = 20  # seconds of silence after which a process counts as lost
+PART = 1 << 28  # bytes that are told at once
+LEAVING = 15  # seconds in which all processes are to leave
+
+
+def join(coordinator: str | None, n_processes: int | None, process: int | None, numbers: Sequence[int] | None) -> None:
+    """Join the processes of a run, before JAX is asked for any device.
+
+    coordinator: HOST:PORT of process 0; None, and so the next two: found as JAX finds it under Slurm or Kubernetes
+    numbers: of the GPUs of this process; None: those that JAX gives it
+    raises: UserError where they don't come together
+    """
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        jax.distributed.initialize(
+            coordinator, n_processes, process, numbers,
+            initialization_timeout=120, heartbeat_timeout_seconds=HEARTBEAT, shutdown_timeout_seconds=LEAVING,
+        )  # fmt: skip
+        counts = multihost_utils.process_allgather(np.array(jax.local_device_count()))
+    except (RuntimeError, ValueError) as problem:
+        said = " ".join(str(problem).split())[:200]
+        raise UserError(
+            f"--coordinator {coordinator or '(not given)'}: the processes did not come together within 120 s ({said}); "
+            "start all of them, each with its own --process_id, where process 0 can be reached at this address"
+        ) from None
+    if len(set(counts.ravel().tolist())) > 1:
+        raise UserError(f"--gpu: the processes have {counts.tolist()} devices, expected as many each; name as many")
+
+
+def process() -> tuple[int, int]:
+    """Number of this process, and of all."""
+    return jax.process_index(), jax.process_count()
+
+
+def leave() -> None:
+    """Wait for the others, and part."""
+    jax.distributed.shutdown()
+
+
+def tell(value: Any) -> Any:
+    """What process 0 says, in every process. All of them must call this in the same order.
+
+    value: of process 0, anything that can be pickled
+    raises: RunError where another process is gone
+    """
+    text = pickle.dumps(value) if jax.process_index() == 0 else b""
+    try:
+        n_parts, rest = map(
+            int, multihost_utils.broadcast_one_to_all(np.array(divmod(len(text), PART), dtype=np.int32))
+        )
+        sizes = [PART] * n_parts + [rest]
+        parts = []
+        for i, size in enumerate(sizes):
+            own = np.frombuffer(text, dtype=np.uint8)[i * PART : i * PART + size] if text else np.empty(size, np.uint8)
+            parts.append(multihost_utils.broadcast_one_to_all(own).tobytes())
+        return pickle.loads(b"".join(parts))  # noqa: S301, it comes from a process of the same run
+    except JaxRuntimeError as problem:
+        raise gone(problem) from None
+
+
+def any_says(value: bool) -> bool:
+    """Whether it is so in any process. All of them must call this in the same order."""
+    return bool(multihost_utils.process_allgather(np.array(value)).any())
+
+
+def is_broken(problem: BaseException) -> bool:
+    """Whether it says that another process could not be reached."""
+    return isinstance(problem, JaxRuntimeError)
+
+
+def leave_at_once() -> None:
+    """Part without a word to the others: they find the connection broken."""
+
+
+def gone(problem: Exception) -> RunError:
+    """What a broken connection means."""
+    said = " ".join(str(problem).split())[:160]
+    return RunError(
+        f"another process of this run is gone ({said}); start all processes again with --resume True: the run goes on "
+        "from its last checkpoint, with as many processes as you like"
+    )

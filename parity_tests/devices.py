@@ -1,0 +1,111 @@
+"""Training on eight devices that the host pretends to have, beside training on one. Run as a process of its own:
+
+    XLA_FLAGS=--xla_force_host_platform_device_count=8 JAX_PLATFORMS=cpu python -m parity_tests.devices
+
+It prints one JSON: gaps of every array of the states, by case, precision and mesh.
+"""
+
+import json
+import re
+from collections import Counter
+from typing import Any
+
+import jax
+import numpy as np
+
+from ivfast.network.backend import Chunk
+from ivfast_jax import Backend
+from ivfast_jax.layout import make_layout
+from parity_tests.cases import GOAL, Case, Problem, make_problem
+from parity_tests.test_blocks import make_blocks
+
+MESHES = {"data 8": (8, 1), "model 8": (1, 8), "data 4 x model 2": (4, 2)}
+CASES = {
+    "IP-deep": make_problem(Case("IP", deep=True, drop=False)),
+    "L2-linear": make_problem(Case("L2", deep=False, drop=True)),
+    "IP-deep-blocks": make_blocks(Case("IP", deep=True, drop=True)),
+    "L2-linear-blocks": make_blocks(Case("L2", deep=False, drop=False)),
+}
+EPOCHS = 9  # of six steps
+SPOILED = 3  # the step of each epoch that is not finite
+SIZES = {"f64": 8, "s64": 8, "f32": 4, "s32": 4, "u32": 4, "pred": 1, "f16": 2, "bf16": 2}
+COLLECTIVE = re.compile(r"= (.*?) (all-gather|all-reduce|reduce-scatter|all-to-all|collective-permute)(?:-start)?\(")
+
+
+def backend_on(problem: Problem, mesh: tuple[int, int], precision: str) -> Backend:
+    """mesh: devices along data, along model"""
+    n_data, n_model = mesh
+    return Backend(problem.setup, make_layout(jax.devices()[: n_data * n_model], problem.setup, n_model), precision)
+
+
+def state_after(problem: Problem, mesh: tuple[int, int], precision: str) -> dict[str, np.ndarray]:
+    """The state after nine epochs, of which a step each is skipped; and what is computed from it."""
+    backend = backend_on(problem, mesh, precision)
+    stat = "float64" if precision == "float64" else "float32"
+    start = {name: value.astype(stat) if value.dtype == np.float64 else value for name, value in problem.state.items()}
+    state = backend.from_state_dict(start)
+    sums = Counter()
+    for epoch in range(1, EPOCHS + 1):
+        for number, chunk in enumerate(problem.chunks(epoch)):
+            state, metrics = backend.train_chunk(state, spoiled(chunk) if number == 0 else chunk, GOAL)
+            sums.update({name: float(value) for name, value in metrics._asdict().items()})
+    found = backend.state_dict(state) | {f"sums/{name}": np.array(value) for name, value in sums.items()}
+    found["centers"] = backend.centers(state.params)
+    if problem.setup.deep:
+        rows = problem.source.learn.points.x(slice(0, 37))  # no multiple of the devices
+        best = backend.rank(state.params, GOAL.k, rows, 5, np.array([1.0, 2.0]), np.ones(37))
+        found |= {f"best/{name}": value for name, value in best._asdict().items()}
+        found["logits"] = backend.logits(state.params, rows, GOAL.k)
+    return found
+
+
+def spoiled(chunk: Chunk) -> Chunk:
+    """With one entry that is not finite."""
+    x = chunk.x.copy()
+    x[SPOILED, 5, 0] = np.inf
+    return chunk._replace(x=x)
+
+
+def gaps(problem: Problem, mesh: tuple[int, int], precision: str, one: dict[str, np.ndarray]) -> dict[str, float]:
+    """Largest difference of each array from that of one device, over its largest entry where that is above 1."""
+    found = state_after(problem, mesh, precision)
+    assert found.keys() == one.keys()
+    return {
+        name: float(np.abs(found[name].astype(float) - value).max() / max(1.0, np.abs(value).max()))
+        for name, value in one.items()
+    }
+
+
+def collectives(problem: Problem, mesh: tuple[int, int]) -> list[tuple[str, int]]:
+    """What the compiled chunk sends between devices: names of operations, with bytes of their results."""
+    backend = backend_on(problem, mesh, "float32")
+    chunk = problem.chunks(1)[0]
+    start = {k: v.astype("float32") if v.dtype == np.float64 else v for k, v in problem.state.items()}
+    return [
+        (operation, sum(map(size_of, re.findall(r"(\w+)\[([\d,]*)\]", shapes))))
+        for shapes, operation in COLLECTIVE.findall(backend.compiled(backend.from_state_dict(start), chunk, GOAL))
+    ]
+
+
+def size_of(shape: tuple[str, str]) -> int:
+    """Bytes of an array as compiled text names it."""
+    return SIZES[shape[0]] * int(np.prod([int(n) for n in shape[1].split(",") if n]))
+
+
+def main() -> None:
+    """Print everything."""
+    jax.config.update("jax_enable_x64", val=True)
+    result: dict[str, Any] = {"devices": len(jax.devices()), "gaps": {}, "collectives": {}}
+    for name, problem in CASES.items():
+        for precision in ("float64", "float32"):
+            one = state_after(problem, (1, 1), precision)
+            for title, mesh in MESHES.items():
+                result["gaps"][f"{name}, {precision}, {title}"] = gaps(problem, mesh, precision, one)
+        result["skipped"] = float(one["sums/n_skipped"])
+        for title, mesh in MESHES.items():
+            result["collectives"][f"{name}, {title}"] = collectives(problem, mesh)
+    print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main()
