@@ -4,6 +4,7 @@ All else in a step is plain JAX: `jit` splits it by where its arguments lie (htt
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -27,13 +28,16 @@ def width_of(*axes: str) -> int:
 def top_few(values: Array, k: int) -> tuple[Array, Array]:
     """The k largest of each row and their columns, ties to the smaller column, as lax.top_k.
 
-    Where columns lie on several devices, each names its own k, and the best of these are taken: a sort of whole rows
-    would bring all of them together first.
+    Each device names the best of what it holds, and among these the best are taken: XLA would bring whole rows together
+    first.
 
-    values: (n, nlist); returns (n, k) each
+    values: (n, nlist), or (blocks, n, seen) in blocks; returns (.., n, k) each
     """
-    if width_of(MODEL) == 1:
+    if width_of(*BOTH) == 1:
         return lax.top_k(values, k)
+    if values.ndim == 3:
+        return _on_each(partial(lax.top_k, k=k), (PartitionSpec(BOTH),), PartitionSpec(BOTH))(values)
+    rows = None if len(values) % width_of(DATA) else DATA
 
     def of_part(part: Array) -> tuple[Array, Array]:
         found, at = lax.top_k(part, min(k, part.shape[-1]))
@@ -42,7 +46,7 @@ def top_few(values: Array, k: int) -> tuple[Array, Array]:
         best, place = lax.top_k(every, k)
         return best, jnp.take_along_axis(columns, place, axis=1)
 
-    return _on_each(of_part, (PartitionSpec(None, MODEL),), PartitionSpec(), axes=(MODEL,))(values)
+    return _on_each(of_part, (PartitionSpec(rows, MODEL),), PartitionSpec(rows))(values)
 
 
 def block_by_block(of_blocks: Callable[..., Array], *arguments: Array, whole: tuple[int, ...] = ()) -> Array:
@@ -91,6 +95,6 @@ def _rows_here(values: Array, buckets: Array) -> Array:
     return values.at[buckets].get(mode="promise_in_bounds")
 
 
-def _on_each(function: Callable[..., Any], given: Any, found: Any, axes: tuple[str, ...] = BOTH) -> Callable[..., Any]:
+def _on_each(function: Callable[..., Any], given: Any, found: Any) -> Callable[..., Any]:
     """A function of what one device holds, on every device. given, found: how arguments and results are split"""
-    return jax.shard_map(function, in_specs=given, out_specs=found, axis_names=set(axes), check_vma=False)
+    return jax.shard_map(function, in_specs=given, out_specs=found, check_vma=False)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from ivfast.network.backend import Chunk
-from ivfast.train import epochs as training
+from ivfast.train import together as training
 from ivfast.train.health import ADVICE, collapse
 from ivfast.train.pairs import PairSource, epoch_chunks
 from run_dcnet import main

@@ -14,8 +14,9 @@ from safetensors.numpy import load_file
 from ivfast.network.backend import Chunk
 from ivfast.runtime.command_line import parse
 from ivfast.runtime.progress import silent
-from ivfast.train import epochs as training
 from ivfast.train import run as running
+from ivfast.train import together as training
+from ivfast.train.epochs import start_point
 from ivfast.train.pairs import PairSource, epoch_chunks
 from ivfast.train.point import Point
 from ivfast.train.run import refit_goal, start_run
@@ -160,7 +161,7 @@ def test_50_skips_in_a_row_stop_the_run_on_its_last_good_state(
     monkeypatch.undo()
     config, _ = parse(argv)
     run = start_run(config, silent())
-    position = training.start_point(run)
+    position = start_point(run)
     saved = load_file(stopped)
     assert saved["step"] == 40
     assert saved["scale/n_skipped"] >= 50

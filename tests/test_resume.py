@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from ivfast.network.backend import Chunk
 from ivfast.runtime.checkpoint import checkpoints_in
 from ivfast.runtime.files import part_of
-from ivfast.train import epochs as training
+from ivfast.train import together as training
 from ivfast.train.point import JUDGING_VERSION
 from run_dcnet import main
 from tests.runs import flags, make_data, outputs, shared_runs

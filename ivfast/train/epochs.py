@@ -12,11 +12,11 @@ from ivfast.runtime.checkpoint import Saved, checkpoint_folder, save_checkpoint,
 from ivfast.runtime.errors import StopRequestedError
 from ivfast.runtime.signals import not_waiting, stop_if_pending, waiting
 from ivfast.start.kmeans import measure_buckets
-from ivfast.train.follow import Epoch, train_steps
 from ivfast.train.health import collapse
 from ivfast.train.point import Point, best_params, pack, state_arrays
 from ivfast.train.run import Run, judge_all, judge_router, params_of, refit_goal, router_of_centers, weights_of
 from ivfast.train.steps import Sums, TooManySkipsError
+from ivfast.train.together import Epoch, train_steps
 
 SLOW_READING = 0.05  # share of an epoch's training that waits for vectors to be read, from which on it is said
 

@@ -1,7 +1,5 @@
 """What a process does that trains beside process 0: it is told what is prepared, and trains the same steps."""
 
-import signal
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,17 +9,16 @@ import numpy as np
 from ivfast.data.mapped import x_path
 from ivfast.data.npy import open_array
 from ivfast.data.vectors import Points, Vectors
-from ivfast.network.backend import Backend, Goal, Setup, load_backend
+from ivfast.network.backend import Backend, Setup, load_backend
 from ivfast.network.hosts import Group
 from ivfast.runtime.config import Config
 from ivfast.runtime.errors import StopRequestedError, UserError
 from ivfast.runtime.progress import Progress, silent
-from ivfast.runtime.signals import pending, stop_if_pending, waiting
+from ivfast.runtime.signals import waiting
 from ivfast.start.neighbors import LearnSet
-from ivfast.train.pairs import PairSource, ahead, chunk_steps, epoch_chunks
-from ivfast.train.steps import Sums, TooManySkipsError, run_chunks
-
-ASKED = 8  # chunks after which processes ask one another whether to stop: each time they wait for the slowest
+from ivfast.train.pairs import PairSource
+from ivfast.train.steps import TooManySkipsError
+from ivfast.train.together import train_steps, with_own_rows
 
 
 class Prepared(NamedTuple):
@@ -33,14 +30,6 @@ class Prepared(NamedTuple):
     source: PairSource  # without x
     x: Path  # where x of learn lies, as formulas see it
     log_interval: int
-
-
-class Epoch(NamedTuple):
-    """What is trained next."""
-
-    number: int
-    step: int  # the first one
-    goal: Goal
 
 
 def prepared(backend: Backend, precision: str, state: Any, source: PairSource, config: Config) -> Prepared:
@@ -83,42 +72,3 @@ def _opened(told: Prepared) -> Points:
         ) from None
     points = told.source.learn.points
     return replace(points, vectors=replace(points.vectors, rows=x), mapped=x)
-
-
-def with_own_rows(source: PairSource, backend: Backend) -> PairSource:
-    """The same pairs, of which x is read where this process needs it alone."""
-    return source._replace(own=backend.own_rows(source.rows))
-
-
-def train_steps(
-    backend: Backend, state: Any, source: PairSource, epoch: Epoch, log_interval: int, progress: Progress,
-    group: Group, save_at: Callable[[Any, int, bool], None] | None = None,
-) -> tuple[Any, Sums]:  # fmt: skip
-    """The rest of an epoch's steps, with all processes.
-
-    save_at: saves where that is due; called after each chunk but the last with the state, the steps done and whether
-    all stop
-    raises: StopRequestedError where a signal has come to any process; TooManySkipsError
-    """
-    steps = chunk_steps(source.n_steps, source.batch_size, source.learn.points.dim)
-    chunks = epoch_chunks(source, epoch.number, steps, epoch.step)
-    if source.cells is not None:  # many buckets, and mostly many vectors: others are read in no time
-        chunks = ahead(chunks)
-
-    def after_chunk(state: Any, done: int) -> None:
-        if done >= source.n_steps:  # after the last one its skips are read first
-            return
-        stop = pending()
-        if group.n > 1:
-            stop = (done - epoch.step) // steps % ASKED == 0 and group.any_says(stop)
-        if save_at is not None:
-            save_at(state, done, stop)
-        if stop:
-            stop_if_pending()
-            raise StopRequestedError(signal.SIGTERM)  # it came to another process
-
-    with group.at_steps(StopRequestedError, TooManySkipsError):
-        return run_chunks(
-            backend, state, chunks, epoch.goal, log_interval, source.n_steps, epoch.step, f"epoch {epoch.number}",
-            progress, after_chunk,
-        )  # fmt: skip

@@ -52,11 +52,11 @@ from ivfast.start.neighbors import LIMITS, LearnSet, check_split, n_held_out
 from ivfast.start.prepare import Cache, find_kmeans, find_learn_cells, find_learn_neighbors
 from ivfast.train.baseline import better_kmeans, note_forms
 from ivfast.train.disk import check_disk
-from ivfast.train.follow import with_own_rows
 from ivfast.train.given import digest_of, open_start
 from ivfast.train.pairs import PairSource
 from ivfast.train.point import refuse_other_search, refuse_other_start, refuse_others
 from ivfast.train.schedule import auto_epochs, auto_warmup, learning_rates
+from ivfast.train.together import with_own_rows
 
 RECOMMENDED = 39  # learn vectors a bucket; FAISS warns below so many
 
