@@ -30,6 +30,7 @@ from benchmarks.stages import Watched, watched_run
 from ivfast.data.vectors import learn_path, open_vectors
 from ivfast.runtime.command_line import boolean, parse
 from ivfast.runtime.config import AMP_DTYPES, BACKENDS
+from ivfast.runtime.devices import on_cpu
 from ivfast.train.plan import KMEANS_ITERATIONS, Sizes, seconds_of_stages
 from ivfast.train.rates import measure_rates
 
@@ -85,7 +86,7 @@ def growth(options: argparse.Namespace, data: Path, said: str) -> dict[str, floa
     config = parse(["--save_path", str(data), *run_flags(options, data)])[0]
     learn = open_vectors(learn_path(data, "learn"), "learn", config.dim)
     rates = measure_rates(config, learn)
-    here = Sizes(len(learn), len(learn), N_QUERIES, config.param_list, 1, config.batch_size, on_cpu=config.gpu < 0)
+    here = Sizes(len(learn), len(learn), N_QUERIES, config.param_list, 1, config.batch_size, on_cpu=on_cpu(config.gpu))
     small, large = (seconds_of_stages(sizes, rates) for sizes in (here, here._replace(**DOCUMENTED)))
     ratios = {stage: large[stage] / small[stage] for stage in small if small[stage]}
     if iterations := re.search(r"(\d+) iterations of at most", said):

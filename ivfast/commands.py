@@ -21,7 +21,7 @@ from ivfast.evaluate.results import Result, evaluate_router
 from ivfast.index.load import load
 from ivfast.index.model import TrainedModel
 from ivfast.network.backend import load_search
-from ivfast.network.hosts import Group, check_hosts, joined
+from ivfast.network.hosts import Group, check_hosts, is_among_several, joined
 from ivfast.network.precision import precision_name
 from ivfast.network.usable import usable_backend
 from ivfast.runtime.checkpoint import Saved, checkpoint_folder, checkpoints_in, load_epoch, load_newest
@@ -36,6 +36,7 @@ from ivfast.runtime.own_process import prepare_jax
 from ivfast.runtime.progress import Progress
 from ivfast.runtime.quota import about_threads, within_quota
 from ivfast.runtime.signals import UNHEARD, handled
+from ivfast.runtime.watched import is_watched, run_watched
 from ivfast.start.descent import Means
 from ivfast.store.reverse import reverse_of_base
 from ivfast.train.disk import bytes_by_stage
@@ -58,6 +59,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config, given = parse(argv)
         if argv is None:
+            if is_among_several(config) and not is_watched():
+                return run_watched(progress.say)
             prepare_jax(config.gpu)
         with handled() as heard, within_quota():
             if not heard:

@@ -115,7 +115,7 @@ class Backend:
     def compiled(self, state: TrainState, chunk: Chunk, goal: Goal) -> str:
         """The text of what train_chunk runs: what devices tell one another stands in it."""
         with jax.set_mesh(self.layout.mesh):
-            return self._chunk.lower(state, **self._on_devices(chunk, goal)).compile().as_text()
+            return self._chunk.lower(state, **self._on_devices(chunk, goal)).compile().as_text() or ""
 
     def own_rows(self, n: int) -> tuple[int, int]:
         """Of n rows of a batch those that this process must read: from the first, up to the second."""
@@ -200,8 +200,8 @@ class Backend:
         """On the host, a copy."""
         return np.array(_numpy(self.layout.here(value)))
 
-    def _put_stat(self, value: np.ndarray | float, where: NamedSharding | None = None) -> Array:
-        """On the devices, of policy.stat. where: None: on all of this process, entirely"""
+    def _put_stat(self, value: Any, where: NamedSharding | None = None) -> Array:
+        """A number or an array, on the devices, of policy.stat. where: None: on all of this process, entirely"""
         return self._put(np.asarray(value, dtype=self._stat), where or self.own.everywhere())
 
     def _put(self, array: np.ndarray, where: NamedSharding) -> Array:

@@ -1,6 +1,9 @@
 """Several processes that train together, through JAX's own runtime: joined, told what the first one says, left."""
 
+import atexit
+import os
 import pickle
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,10 +12,11 @@ import numpy as np
 from jax.errors import JaxRuntimeError
 from jax.experimental import multihost_utils
 
-from ivfast.runtime.errors import RunError, UserError
+from ivfast.runtime.errors import LOST, RunError, UserError
 
 HEARTBEAT = 20  # seconds of silence after which a process counts as lost
 PART = 1 << 28  # bytes that are told at once
+JOINING = 300  # seconds in which all are to be there
 LEAVING = 15  # seconds in which all processes are to leave
 
 
@@ -24,17 +28,18 @@ def join(coordinator: str | None, n_processes: int | None, process: int | None, 
     raises: UserError where they don't come together
     """
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    jax.config.update("jax_enable_preemption_service", val=False)  # it would take SIGTERM from the run's own handlers
     try:
         jax.distributed.initialize(
             coordinator, n_processes, process, numbers,
-            initialization_timeout=120, heartbeat_timeout_seconds=HEARTBEAT, shutdown_timeout_seconds=LEAVING,
+            initialization_timeout=JOINING, heartbeat_timeout_seconds=HEARTBEAT, shutdown_timeout_seconds=LEAVING,
         )  # fmt: skip
         counts = multihost_utils.process_allgather(np.array(jax.local_device_count()))
     except (RuntimeError, ValueError) as problem:
         said = " ".join(str(problem).split())[:200]
         raise UserError(
-            f"--coordinator {coordinator or '(not given)'}: the processes did not come together within 120 s ({said}); "
-            "start all of them, each with its own --process_id, where process 0 can be reached at this address"
+            f"--coordinator {coordinator or '(not given)'}: the processes did not come together within {JOINING} s "
+            f"({said}); start all of them, each with its own --process_id, where process 0 can be reached at it"
         ) from None
     if len(set(counts.ravel().tolist())) > 1:
         raise UserError(f"--gpu: the processes have {counts.tolist()} devices, expected as many each; name as many")
@@ -48,6 +53,17 @@ def process() -> tuple[int, int]:
 def leave() -> None:
     """Wait for the others, and part."""
     jax.distributed.shutdown()
+
+
+def leave_at_once() -> None:
+    """At the end of this process, part without waiting for the others: they find the connection broken."""
+    atexit.register(_end)
+
+
+def _end() -> None:
+    """Before JAX waits for them in vain, and ends this process with a trace."""
+    sys.stdout.flush()
+    os._exit(1)
 
 
 def tell(value: Any) -> Any:
@@ -67,8 +83,10 @@ def tell(value: Any) -> Any:
             own = np.frombuffer(text, dtype=np.uint8)[i * PART : i * PART + size] if text else np.empty(size, np.uint8)
             parts.append(multihost_utils.broadcast_one_to_all(own).tobytes())
         return pickle.loads(b"".join(parts))  # noqa: S301, it comes from a process of the same run
-    except JaxRuntimeError as problem:
-        raise gone(problem) from None
+    except (JaxRuntimeError, ValueError) as problem:
+        if is_broken(problem):
+            raise gone(problem) from None
+        raise
 
 
 def any_says(value: bool) -> bool:
@@ -78,17 +96,10 @@ def any_says(value: bool) -> bool:
 
 def is_broken(problem: BaseException) -> bool:
     """Whether it says that another process could not be reached."""
-    return isinstance(problem, JaxRuntimeError)
+    return isinstance(problem, JaxRuntimeError) or (isinstance(problem, ValueError) and "Gloo" in str(problem))
 
 
-def leave_at_once() -> None:
-    """Part without a word to the others: they find the connection broken."""
-
-
-def gone(problem: Exception) -> RunError:
+def gone(problem: Any) -> RunError:
     """What a broken connection means."""
     said = " ".join(str(problem).split())[:160]
-    return RunError(
-        f"another process of this run is gone ({said}); start all processes again with --resume True: the run goes on "
-        "from its last checkpoint, with as many processes as you like"
-    )
+    return RunError(f"{LOST} ({said})")

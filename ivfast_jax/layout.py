@@ -88,7 +88,8 @@ class Layout(NamedTuple):
 
     def own_rows(self, n: int) -> tuple[int, int]:
         """The rows of a batch that devices of this process need: from the first, up to the second. n: of all"""
-        found = [index[1].indices(n) for index in self.batches().addressable_devices_indices_map((1, n)).values()]
+        places: dict[Any, Any] = dict(self.batches().addressable_devices_indices_map((1, n)))
+        found = [index[1].indices(n) for index in places.values()]
         return min(start for start, _, _ in found), max(stop for _, stop, _ in found)
 
 
@@ -125,10 +126,11 @@ def state_places(layout: Layout, setup: Setup) -> TrainState:
     weights: dict[str, Any] = {name: layout.weight(name) for name in weight_shapes(setup.param_list)}
     routers = ("centers", "net") if setup.deep else ("centers",)
     everywhere: Any = layout.everywhere()
+    use: dict[str, Any] = dict.fromkeys(routers, layout.buckets())
     return TrainState(
         weights,
         Moments(weights, weights),
-        dict.fromkeys(routers, layout.buckets()),
+        use,
         everywhere,
         LossScale(*(everywhere for _ in LossScale._fields)),
         everywhere if setup.blocks else None,

@@ -31,6 +31,9 @@ ADDED = {
     "checkpoint_minutes": 30.0,
     "start": None,
     "ties": False,
+    "coordinator": None,
+    "num_processes": None,
+    "process_id": None,
 }
 CHOICES = {
     "metric": ("IP", "L2"), "apex_mode": ("O1", "O2"), "amp_dtype": ("float16", "bfloat16"),

@@ -29,7 +29,7 @@ from ivfast.runtime.errors import RunError, UserError
 from ivfast.runtime.files import PART, free_space, part_of, remove_leftovers, save_array, save_text, write_beside
 from ivfast.runtime.progress import silent
 from ivfast.start.descent_process import write_graph
-from ivfast.train import epochs as training
+from ivfast.train import together
 from run_dcnet import main
 from tests.conftest import Notes, points_of
 from tests.runs import ROOT, flags, make_data
@@ -373,13 +373,13 @@ def test_learn_that_is_cut_short_while_it_trains_ends_in_one_line(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = Path(shutil.copytree(data, tmp_path / "data"))
-    original = training.run_chunks
+    original = together.run_chunks
 
     def cut(*args: Any) -> Any:
         os.truncate(folder / "learn_faces.npy", 4096)
         return original(*args)
 
-    monkeypatch.setattr(training, "run_chunks", cut)
+    monkeypatch.setattr(together, "run_chunks", cut)
     assert main(flags(folder, tmp_path / "out", *SHORT)) == 1
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith(f"error: learn: {folder / 'learn_faces.npy'} was cut short while it was read (4,096 bytes")

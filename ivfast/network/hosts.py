@@ -4,15 +4,28 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, NamedTuple
 
 from ivfast.network.backend import import_backend
 from ivfast.runtime.config import Config
 from ivfast.runtime.devices import on_cpu
-from ivfast.runtime.errors import UserError
+from ivfast.runtime.errors import RunError, StopRequestedError, UserError
 
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 KUBERNETES = ("KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX")
+
+
+class Ended(NamedTuple):
+    """What process 0 says last."""
+
+    code: int  # with which it ends
+
+    def share(self) -> None:
+        """End alike. raises: StopRequestedError, UserError or RunError where it did not end well"""
+        if self.code >= 128:
+            raise StopRequestedError(self.code - 128)
+        if self.code:
+            raise (UserError if self.code == 2 else RunError)("process 0 of this run has ended; it says why")
 
 
 class Group:
@@ -56,14 +69,15 @@ class Group:
                 raise self._runtime.gone(problem) from None
             raise
 
-    def end(self) -> None:
-        """Process 0 has no more to say, and all part."""
+    def end(self, code: int) -> None:
+        """Process 0 has no more to say, and all part. code: with which this process ends"""
         if self._runtime is None:
             return
         if self._astray:  # the others can't hear
             self._runtime.leave_at_once()
+            return
         if self.leads:
-            self.tell(None)
+            self.tell(Ended(code))
         self._runtime.leave()
 
 
@@ -73,19 +87,32 @@ def joined(config: Config) -> Iterator[Group]:
 
     raises: UserError where they don't come together
     """
-    named = config.coordinator is not None
-    if not named and (config.backend != "jax" or config.eval or config.dry_run or not scheduled()):
+    if not is_among_several(config):
         yield Group()
         return
-    runtime = import_backend("jax").hosts
+    named, runtime = config.coordinator is not None, import_backend("jax").hosts
     numbers = None if on_cpu(config.gpu) or isinstance(config.gpu, str) else config.gpu
     numbers = (numbers,) if isinstance(numbers, int) and named else numbers
     runtime.join(config.coordinator, config.num_processes, config.process_id, numbers)
     group = Group(runtime)
+    code = 1
     try:
         yield group
+        code = 0
+    except UserError:
+        code = 2
+        raise
+    except StopRequestedError as stop:
+        code = 128 + stop.number
+        raise
     finally:
-        group.end()
+        group.end(code)
+
+
+def is_among_several(config: Config) -> bool:
+    """Whether flags or a scheduler say that this process is one of several that train."""
+    trains_here = config.backend == "jax" and not config.eval and not config.dry_run
+    return config.coordinator is not None or (trains_here and scheduled())
 
 
 def scheduled() -> bool:
@@ -109,6 +136,8 @@ def check_hosts(config: Config) -> None:
     host, _, port = config.coordinator.rpartition(":")
     if not host or not port.isdigit() or not 0 < int(port) < 1 << 16:
         raise UserError(f"--coordinator {config.coordinator}: expected HOST:PORT, such as 10.0.0.1:29400; correct it")
+    if config.num_processes < 1:
+        raise UserError(f"--num_processes {config.num_processes}: expected 1 or more; correct it")
     if not 0 <= config.process_id < config.num_processes:
         raise UserError(
             f"--process_id {config.process_id}: expected 0 to {config.num_processes - 1}, one below "

@@ -12,6 +12,12 @@ ADVICE = {
 }  # what to do where the system refuses
 
 
+LOST = (
+    "another process of this run is gone or can't be reached; start all processes again with --resume True: the run "
+    "goes on from its last checkpoint, with as many processes as you like"
+)
+
+
 class UserError(Exception):
     """Raised where the fact is known, caught in `main` alone, which prints it and exits 2.
 

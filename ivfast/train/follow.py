@@ -10,7 +10,7 @@ from ivfast.data.mapped import x_path
 from ivfast.data.npy import open_array
 from ivfast.data.vectors import Points, Vectors
 from ivfast.network.backend import Backend, Setup, load_backend
-from ivfast.network.hosts import Group
+from ivfast.network.hosts import Ended, Group
 from ivfast.runtime.config import Config
 from ivfast.runtime.errors import StopRequestedError, UserError
 from ivfast.runtime.progress import Progress, silent
@@ -44,21 +44,25 @@ def prepared(backend: Backend, precision: str, state: Any, source: PairSource, c
 
 
 def follow(config: Config, group: Group, progress: Progress) -> None:
-    """Train until process 0 says that nothing is left. Signals are handed on: process 0 saves, and all stop."""
+    """Train until process 0 says that nothing is left. Signals are handed on: process 0 saves, and all stop.
+
+    raises: what process 0 has ended with
+    """
     with waiting():
-        told: Prepared | None = group.tell()
-        if told is None:
-            return
+        told: Prepared | Ended = group.tell()
+        if isinstance(told, Ended):
+            return told.share()
         backend = load_backend("jax", told.setup, config.gpu, told.precision)
         source = told.source._replace(learn=told.source.learn._replace(points=_opened(told)))
         source = with_own_rows(source, backend)
         state = backend.from_state_dict(told.state)
         progress.note(f"process {group.process} of {group.n} trains beside process 0, which tells what is done")
-        while (epoch := group.tell()) is not None:
+        while not isinstance(epoch := group.tell(), Ended):
             try:
                 state, _ = train_steps(backend, state, source, epoch, told.log_interval, silent(), group)
             except (StopRequestedError, TooManySkipsError):
                 continue  # process 0 tells why, and ends
+    return epoch.share()
 
 
 def _opened(told: Prepared) -> Points:

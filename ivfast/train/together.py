@@ -48,7 +48,7 @@ def train_steps(
             return
         stop = pending()
         if group.n > 1:
-            stop = (done - epoch.step) // steps % ASKED == 0 and group.any_says(stop)
+            stop = (done - epoch.step) // steps % ASKED == 1 and group.any_says(stop)
         if save_at is not None:
             save_at(state, done, stop)
         if stop:

@@ -1,0 +1,185 @@
+"""Several processes train one run: over loopback they do what one does, are lost, stopped and started again."""
+
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ivfast.network.hosts import check_hosts, is_among_several
+from ivfast.runtime.command_line import parse
+from ivfast.runtime.errors import LOST, UserError
+from run_dcnet import main
+from tests.runs import command, flags, make_data, run
+
+pytestmark = pytest.mark.xdist_group("hosts")
+
+SAME = 1e-6  # of float32 sums in another order; largest gap seen: 2e-7
+SLOW = 120  # seconds that a process may take on a busy machine
+MINUTE = 60
+LONG = ("--epochs", "30")  # more than is waited for
+
+whole_run = pytest.mark.whole_run
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run by one process."""
+    out = tmp_path_factory.mktemp("alone")
+    assert main(flags(data, out)) == 0
+    return out
+
+
+@pytest.fixture
+def started() -> Iterator[list[subprocess.Popen[str]]]:
+    """Processes, of which none is left behind."""
+    processes: list[subprocess.Popen[str]] = []
+    yield processes
+    for process in processes:
+        with process:
+            process.kill()
+
+
+def start(
+    started: list[subprocess.Popen[str]], data: Path, out: Path, *more: str, n: int = 2
+) -> list[subprocess.Popen[str]]:
+    """All processes of one run."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    for i in range(n):
+        words = command(data, out, *more, "--coordinator", address, "--num_processes", str(n), "--process_id", str(i))
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        started.append(subprocess.Popen(words, **pipes))
+    return started[-n:]
+
+
+def said(processes: list[subprocess.Popen[str]], seconds: float = SLOW) -> list[str]:
+    """What each has printed, once it has ended."""
+    return [process.communicate(timeout=seconds)[0] for process in processes]
+
+
+def wait_for(path: Path, text: str) -> None:
+    """Until a log has it."""
+    ends = time.monotonic() + SLOW
+    while not (path.is_file() and text in path.read_text(errors="replace")):
+        assert time.monotonic() < ends, f"{path} never said {text}"
+        time.sleep(0.1)
+
+
+def centers_of(out: Path) -> np.ndarray:
+    return np.load(out / "ivfast.npy")
+
+
+@whole_run
+def test_two_processes_train_what_one_does(
+    data: Path, alone: Path, tmp_path: Path, started: list[subprocess.Popen[str]]
+) -> None:
+    first, second = processes = start(started, data, tmp_path)
+    texts = said(processes)
+    assert (first.returncode, second.returncode) == (0, 0), texts
+    assert "process 0 of 2: the others train beside it" in texts[0]
+    assert "process 1 of 2 trains beside process 0" in texts[1]
+    np.testing.assert_allclose(centers_of(tmp_path), centers_of(alone), rtol=0, atol=SAME)
+    assert not list(tmp_path.rglob(".ivfast*"))
+
+
+@whole_run
+@pytest.mark.parametrize("lost", [0, 1])
+def test_a_process_that_is_killed_ends_the_other_in_one_line_and_the_run_goes_on(
+    lost: int, data: Path, tmp_path: Path, started: list[subprocess.Popen[str]]
+) -> None:
+    processes = start(started, data, tmp_path, *LONG)
+    wait_for(tmp_path / "train.log", "epoch 2/30")
+    began = time.monotonic()
+    processes[lost].kill()
+    other = processes[1 - lost]
+    text = said([other])[0]
+    assert time.monotonic() - began < MINUTE
+    assert other.returncode == 1
+    wrong = [line for line in text.splitlines() if line.startswith("error") or "Check failure" in line]
+    assert len(wrong) == 1
+    assert wrong[0].startswith(f"error: {LOST}")
+    if lost:  # process 0 was told: what it has saved goes on in one process, and ends
+        done = run(data, tmp_path, "--epochs", "30", "--resume", "True", "--log_interval", "1000")
+        assert done.returncode == 0, done.stderr
+        assert "epoch 30/30" in done.stderr
+        assert "epoch 1/30" not in done.stderr
+
+
+@whole_run
+@pytest.mark.parametrize("heard_by", [0, 1])
+def test_a_signal_to_any_process_stops_all_with_a_checkpoint(
+    heard_by: int, data: Path, alone: Path, tmp_path: Path, started: list[subprocess.Popen[str]]
+) -> None:
+    """And other numbers of processes go on with it, to the same centers."""
+    processes = start(started, data, tmp_path)
+    wait_for(tmp_path / "train.log", "epoch 1/4")
+    processes[heard_by].send_signal(signal.SIGTERM)
+    texts = said(processes)
+    assert [process.returncode for process in processes] == [143, 143], texts
+    assert "stopped by signal 15; continue with --resume True" in texts[0]
+    n = 3 if heard_by else 1
+    again = start(started, data, tmp_path, "--resume", "True", n=n)
+    texts = said(again)
+    assert [process.returncode for process in again] == [0] * n, texts
+    np.testing.assert_allclose(centers_of(tmp_path), centers_of(alone), rtol=0, atol=SAME)
+
+
+@whole_run
+def test_what_process_0_refuses_ends_all(data: Path, tmp_path: Path, started: list[subprocess.Popen[str]]) -> None:
+    first, second = processes = start(started, data, tmp_path, "--nlist", "5000", "--param_list", "24", "5000")
+    texts = said(processes)
+    assert (first.returncode, second.returncode) == (2, 2)
+    assert "fewer than --nlist 5000" in texts[0]
+    assert "error: process 0 of this run has ended; it says why" in texts[1]
+
+
+@pytest.mark.parametrize(
+    ("more", "wrong"),
+    [
+        (("--coordinator", "a:1"), "--coordinator needs --num_processes and --process_id"),
+        (("--process_id", "0"), "--process_id needs --coordinator and --num_processes"),
+        (("--coordinator", "here", "--num_processes", "2", "--process_id", "0"), "expected HOST:PORT"),
+        (("--coordinator", "a:b", "--num_processes", "2", "--process_id", "0"), "expected HOST:PORT"),
+        (("--coordinator", "a:1", "--num_processes", "2", "--process_id", "2"), "--process_id 2: expected 0 to 1"),
+        (
+            ("--coordinator", "a:1", "--num_processes", "0", "--process_id", "0"),
+            "--num_processes 0: expected 1 or more",
+        ),
+        (
+            ("--coordinator", "a:1", "--num_processes", "2", "--process_id", "0", "--backend", "torch"),
+            "JAX alone trains on several hosts",
+        ),
+        (
+            ("--coordinator", "a:1", "--num_processes", "2", "--process_id", "0", "--dry_run", "True"),
+            "leave it out with --eval True and with --dry_run True",
+        ),
+    ],
+)
+def test_flags_that_name_no_processes_are_refused(more: tuple[str, ...], wrong: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=wrong.replace("(", r"\(")):
+        check_hosts(parse(flags(tmp_path, tmp_path, *more))[0])
+
+
+def test_slurm_and_kubernetes_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As JAX sees them: a step of several tasks, an indexed job of several pods."""
+    config = parse(flags(tmp_path, tmp_path))[0]
+    assert not is_among_several(config)
+    slurm = {"JOB_ID": "7", "STEP_NODELIST": "node[1-2]", "NTASKS": "2", "PROCID": "1", "LOCALID": "0"}
+    for name, value in slurm.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert is_among_several(config)
+    assert not is_among_several(parse(flags(tmp_path, tmp_path, "--backend", "torch"))[0])
+    monkeypatch.setenv("SLURM_NTASKS", "1")
+    assert not is_among_several(config)
