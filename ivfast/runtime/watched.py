@@ -50,8 +50,8 @@ def run_watched(say: Callable[[str], None]) -> int:
     read, write = os.pipe()  # `write` closes with this process, however that ends
     errors = os.dup(2)
     child = subprocess.Popen(  # noqa: S603, its own command line again
-        [sys.executable, *sys.orig_argv[1:]], env=os.environ | {WATCHED: f"{read} {errors}"}, stderr=subprocess.PIPE, text=True,
-        errors="replace", pass_fds=(read, errors), start_new_session=True,
+        [sys.executable, *sys.orig_argv[1:]], env=os.environ | {WATCHED: f"{read} {errors}"},
+        stderr=subprocess.PIPE, text=True, errors="replace", pass_fds=(read, errors), start_new_session=True,
     )  # fmt: skip
     os.close(read)
     os.close(errors)
