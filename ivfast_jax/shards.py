@@ -85,8 +85,8 @@ def summed(of_blocks: Callable[[Array, Array], Array], parts: Array, buckets: Ar
         return of_blocks(parts, buckets)
 
     def of_part(own: Array, own_buckets: Array) -> Array:
-        found = lax.psum(of_blocks(own, own_buckets), DATA)
-        return lax.psum_scatter(found, MODEL, tiled=True)
+        part = lax.psum_scatter(of_blocks(own, own_buckets), MODEL, tiled=True)
+        return lax.psum(part, DATA)  # of this part alone
 
     return _on_each(of_part, (PartitionSpec(BOTH), PartitionSpec(BOTH)), PartitionSpec(MODEL))(parts, buckets)
 
