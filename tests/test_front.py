@@ -350,7 +350,8 @@ class TestFit:
         assert main([*fit, "--kind", "PQ7"]) == 2
         assert "kind 'PQ7': FAISS cannot make" in capsys.readouterr().err
         assert main([*fit, "--query", str(tmp_path / "query.npy")]) == 2
-        assert "query: found float32 of shape (5, 7), expected floats, (n, 16)" in capsys.readouterr().err
+        said = f"query: {tmp_path / 'query.npy'}: found float32 of shape (5, 7), expected floats, (n, 16)"
+        assert said in capsys.readouterr().err
         lossy = ivfast.load(fitted()).index(make_rows(2000, 8, "L2"), kind="PQ4")
         lossy.save(tmp_path / "lossy")
         np.save(tmp_path / "query.npy", make_rows(5, 8, "L2"))
