@@ -120,8 +120,7 @@ def _run_training(config: Config, progress: Progress | None, given: Iterable[str
     chosen = _chosen(config, given)
     check(config)
     refuse_own(config)
-    if not config.dry_run:
-        refuse_not_ours(config.save_path, (*TRAINED, *EVALUATED))
+    refuse_not_ours(config.save_path, (*TRAINED, *EVALUATED))
     with _at_work(config, progress) as shown:
         _say_what_is_used(config, chosen, ("lr", "gpu"), shown)
         check_percents(config, config.nlist)

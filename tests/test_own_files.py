@@ -117,7 +117,7 @@ def test_a_user_s_file_of_our_name_in_a_new_save_path_is_refused(
     for command, words in commands:
         assert command(words) == 2
         said = capsys.readouterr().err
-        assert f"error: {out / name} was not written by ivfast, as far as its folder tells (no train.log)" in said
+        assert f"error: {out / name} was not written by ivfast, as far as its folder tells (no " in said
         assert "move it, or choose another --save_path" in said
         assert {path.name for path in out.iterdir()} == {name, "notes.txt"}
         assert (out / name).read_bytes() == b"mine"
@@ -133,21 +133,25 @@ def test_a_fit_in_python_keeps_a_user_s_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("sign", "text", "known"),
     [
-        ("train.log", "2026-11-29 23:52:00 threads", True),
-        ("train.log", "epoch 1 loss 0.3", False),
-        ("metrics.jsonl", "{}", False),
-        (".ivfast.lock", "", True),
-        ("dcnet.safetensors", "", True),
-        ("data/.ivfast", "", True),
+        ("train.log", "2026-11-29 23:52:00 threads", ["evaluation.json", "report.html"]),  # of an evaluation
+        ("train.log", "epoch 1 loss 0.3", []),
+        ("metrics.jsonl", "{}", []),
+        ("checkpoints/best.pt", "", []),
+        (".ivfast.lock", "", NAMES),
+        ("dcnet.safetensors", "", NAMES),
+        ("data/.ivfast", "", NAMES),
+        ("checkpoints/epoch_00001_step_00000017.safetensors", "", NAMES),
     ],
 )
-def test_what_a_run_has_left_is_known(sign: str, text: str, known: bool, tmp_path: Path) -> None:
+def test_what_a_run_has_left_is_known(sign: str, text: str, known: list[str], tmp_path: Path) -> None:
     refuse_not_ours(tmp_path, NAMES)
-    (tmp_path / "ivfast.npy").touch()
     (tmp_path / sign).parent.mkdir(exist_ok=True)
     (tmp_path / sign).write_text(text)
-    with nullcontext() if known else pytest.raises(UserError, match="was not written by ivfast"):
-        refuse_not_ours(tmp_path, NAMES)
+    for name in ("ivfast.npy", "kmeans.npy", "evaluation.json", "report.html"):
+        (tmp_path / name).touch()
+        with nullcontext() if name in known else pytest.raises(UserError, match=f"{name} was not written by ivfast"):
+            refuse_not_ours(tmp_path, NAMES)
+        (tmp_path / name).unlink()
 
 
 @pytest.mark.parametrize("name", ["ivfast.npy", "fit.json", "index.faiss", "checkpoints", "cache", "data", "converted"])

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from ivfast.runtime.checkpoint import checkpoints_in
 from ivfast.runtime.config import Config
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.files import make_folder
@@ -37,15 +38,22 @@ def claim(folder: Path, names: Iterable[str], *, known: bool = False) -> None:
 def refuse_not_ours(folder: Path, names: Iterable[str]) -> None:
     """Look whether files that will be written are there already in a folder where ivfast has left nothing.
 
+    A log alone tells nothing of centers: of a user's own an evaluation may have been written there, or nothing at all.
+
     names: files that will be written into it
     raises: UserError where one of them is there, and nothing tells that it is ours
     """
-    if any(os.path.lexists(folder / sign) for sign in SIGNS) or _has_log(folder / "train.log"):
+    if any(os.path.lexists(folder / sign) for sign in SIGNS) or checkpoints_in(folder):
         return
+    has_log = _has_log(folder / "train.log")
     for name in names:
+        of_training = name in TRAINED
+        if has_log and not of_training:
+            continue
         if os.path.lexists(folder / name) and not os.path.isdir(folder / name):  # a folder is never replaced
+            lacks = "dcnet.safetensors, no checkpoints" if of_training else "train.log"
             raise UserError(
-                f"{folder / name} was not written by ivfast, as far as its folder tells (no train.log), but would be "
+                f"{folder / name} was not written by ivfast, as far as its folder tells (no {lacks}), but would be "
                 f"written over; move it, {ELSE}"
             )
 
