@@ -31,7 +31,7 @@ from ivfast.runtime.devices import on_cpu
 from ivfast.runtime.errors import RunError, StopRequestedError, UserError, in_words, no_memory
 from ivfast.runtime.files import free_space, remove_leftovers
 from ivfast.runtime.lock import locked
-from ivfast.runtime.own_files import refuse_own
+from ivfast.runtime.own_files import EVALUATED, TRAINED, refuse_not_ours, refuse_own
 from ivfast.runtime.own_process import prepare_jax
 from ivfast.runtime.progress import Progress
 from ivfast.runtime.quota import about_threads, within_quota
@@ -72,8 +72,10 @@ def main(argv: list[str] | None = None) -> int:
     except (RunError, OSError) as failed:
         progress.note(f"error: {in_words(failed)}")
         return 1
-    except MemoryError as problem:
-        progress.note(f"error: {no_memory(problem)}")
+    except (MemoryError, RuntimeError) as problem:
+        if (said := no_memory(problem)) is None:
+            raise
+        progress.note(f"error: {said}")
         return 1
     except StopRequestedError as stop:
         progress.note(str(stop))
@@ -112,6 +114,7 @@ def evaluate_centers(
     config = replace(config, eval=True)
     chosen = _chosen(config, given)
     check(config)
+    refuse_not_ours(config.save_path, EVALUATED)
     with _at_work(config, progress) as shown:
         _say_what_is_used(config, chosen, ("gpu",), shown)
         config = _with_backend(config, chosen, shown)
@@ -133,12 +136,13 @@ def _run_training(config: Config, progress: Progress | None, given: Iterable[str
 
 def _lead(config: Config, chosen: set[str], group: Group, progress: Progress | None) -> str:
     """All that a run does, as its only process or the first one."""
+    refuse_own(config)
+    refuse_not_ours(config.save_path, (*TRAINED, *EVALUATED))
     with _at_work(config, progress) as shown:
         _say_what_is_used(config, chosen, ("lr", "gpu"), shown)
         if group.n > 1:
             shown.note(f"process 0 of {group.n}: the others train beside it")
         check_percents(config, config.nlist)
-        refuse_own(config)
         _refuse_used(config)
         config = _with_backend(config, chosen, shown)
         config = clip(config, chosen)
@@ -179,8 +183,9 @@ def _at_work(config: Config, progress: Progress | None) -> Iterator[Progress]:
         except (UserError, RunError, OSError) as problem:
             logged.log(f"error: {in_words(problem)}")
             raise
-        except MemoryError as problem:
-            logged.log(f"error: {no_memory(problem)}")
+        except (MemoryError, RuntimeError) as problem:
+            if said := no_memory(problem):
+                logged.log(f"error: {said}")
             raise
         except StopRequestedError as stop:
             stop.args = (f"{stop}; {'run it again' if config.eval else 'continue with --resume True'}",)

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ivfast.commands import main as run
-from ivfast.data.synthetic import NAME, make_faces, save_set
+from ivfast.data.synthetic import NAME, make_faces, save_set, say_by_identity
 from ivfast.front.command_line import main as fit
 from ivfast.index.load import load_index
 from ivfast.route.routers import ROUTERS
@@ -65,7 +65,7 @@ def summary(folder: Path, seconds: float) -> Table:
     table.add_column("data")
     for kind in ROUTERS.values():
         table.add_column(kind.title, justify="right")
-    for name, title in ((PATCHES, "patches of two photographs (real)"), (NAME, "generated faces (synthetic)")):
+    for name, title in ((PATCHES, "photo patches (real)"), (NAME, "made-up faces (synthetic)")):
         shares = [share(folder / name / "evaluation.json", router) for router in ROUTERS]
         table.add_row(title, *("not trained" if np.isnan(s) else f"{100 * s:.1f} %" for s in shares))
     table.caption = f"{seconds:.0f} s in all"
@@ -109,6 +109,7 @@ def main(argv: list[str] | None = None) -> int:
     show_search(options.save_path / PATCHES, query, gt, console)
     console.print(f"\nGenerating {NAME} (synthetic) into {data}", markup=False)
     save_set(data, NAME, *make_faces(SEED))
+    say_by_identity(data / NAME / "gt.npy")
     argv = [
         "--backend", options.backend, "--save_path", str(options.save_path / NAME), "--data_path", str(data),
         "--data_name", NAME, "--learn_name", f"learn_{NAME}", *FACES_FLAGS.split(),

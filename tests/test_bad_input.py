@@ -165,6 +165,13 @@ WORDS: list[tuple[str, str]] = [
     ("--lr fast", "--lr: invalid float value: 'fast'"),
     ("--lr 1e30", "--lr 1e+30: expected a number above 0, at most 1000"),
     ("--epochs 100000", "--epochs 100000: expected at most 99999"),
+    ("--epochs 99999999999", "--epochs 99999999999: expected at most 99999"),
+    ("--warmup 99999999999", "--warmup 99999999999: expected at most 99999"),
+    ("--start_epoch 100000", "--start_epoch 100000: expected at most 99999"),
+    ("--scale 33554432", "--scale 33554432: expected at most 16777216"),
+    ("--scale 4294967296", "--scale 4294967296: expected at most 16777216"),
+    ("--scale 1000", "--scale 1000: expected a power of two from 1 to 16777216"),
+    ("--scale 0", "--scale 0: expected 1 or more"),
     ("--checkpoint_minutes inf", "--checkpoint_minutes inf: expected a number above 0"),
     ("--batch_size 2049", "--batch_size 2049: learn has only 500 vectors"),
     ("--start_epoch 1", "no checkpoint of the end of epoch 1"),
@@ -184,7 +191,13 @@ WORDS: list[tuple[str, str]] = [
     ("--nlist 99999999999 --param_list 12 99999999999", "--nlist 99999999999: expected at most 2147483647"),
     ("--param_list 12 4294967296 8", "--param_list 4294967296: expected widths of at most 2147483647"),
     ("--seed 4294967296", "--seed 4294967296: expected at most"),
-    ("--metric cosine", "--metric: invalid choice: 'cosine'"),
+    ("--metric cosine", "--metric: invalid choice: 'cosine', expected IP or L2; use --metric IP --normalize True"),
+    ("--metric angular", "expected IP or L2; use --metric IP --normalize True"),
+    ("--metric ip", "--metric: invalid choice: 'ip', expected IP or L2; use --metric IP"),
+    ("--metric dot", "expected IP or L2; use --metric IP"),
+    ("--metric l2", "expected IP or L2; use --metric L2"),
+    ("--metric Euclidean", "expected IP or L2; use --metric L2"),
+    ("--metric hamming", "--metric: invalid choice: 'hamming', expected IP or L2; correct it"),
     ("--metric L2 --normalize True", "--normalize True with --metric L2: expected --metric IP"),
     ("--apex_mode O3", "--apex_mode: invalid choice: 'O3'"),
     ("--gpu 77", "--gpu -1"),
@@ -202,6 +215,27 @@ def test_wrong_flag_is_refused_by_name(words: str, told: str, data: Path, capsys
     if words.startswith("--percents") or " --percents" in words:
         del flags[flags.index("--percents") : flags.index("--gpu")]
     assert told in refused([*flags, *words.split()], capsys)
+
+
+def test_zeros_of_a_file_that_was_not_written_to_its_end_are_told(
+    data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As np.memmap leaves it whose writer was killed: IP refuses, L2 warns, a gt names row 0 many times."""
+    told = "all rows from row 400 on (50 of 450) are zero, as in a file whose writing was interrupted"
+    path = change(data, "base", lambda a: put(a, slice(400, 450), 0))
+    assert f"base: {path}: {told}, expected unit norm under --metric IP; write it anew, or leave" in refused(
+        start(data), capsys
+    )
+    change(data, "base", lambda a: put(a, slice(10, 12), 0))  # elsewhere too
+    assert told in refused(start(data), capsys)
+    change(data, "base", lambda a: put(a, 449, 1 / np.sqrt(12)))
+    assert "are zero, expected unit norm" in refused(start(data), capsys)
+    save_set(data, "faces", *make_faces(5, n_identities=50, images=10, dim=12, n_query=50))
+    path = change(data, "gt", lambda a: put(a, slice(30, 50), 0))
+    told = "all rows from row 30 on (20 of 50) are zero, as in a file whose writing was interrupted"
+    assert f"gt: {path}: {told}, expected each offset at most once in a row; write it anew" in refused(
+        start(data), capsys
+    )
 
 
 def centers_of(data: Path, array: np.ndarray) -> list[str]:

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from ivfast import demo
-from ivfast.data.synthetic import make_faces
+from ivfast.data.intake import judge_gt
+from ivfast.data.synthetic import make_faces, save_set, say_by_identity
+from ivfast.data.vectors import open_evaluation_set
+from ivfast.evaluate.page.words import of_data
+from ivfast.evaluate.page.write import write_data_page
+from ivfast.runtime.progress import silent
+from tests.conftest import Notes
 
 
 def test_faces_have_identities_and_none_is_shared() -> None:
@@ -27,6 +33,34 @@ def test_faces_have_identities_and_none_is_shared() -> None:
     # each answer's own image is not in base, and gt is all of its identity that is
     assert faces.gt.shape == (100, 9)
     assert len(np.unique(faces.gt)) == 900
+
+
+@pytest.mark.parametrize("nuisance", [0.55, 3.0])  # the nearest is mostly among the answers, or is not
+def test_faces_of_the_demo_say_that_their_answers_go_by_identity(nuisance: float, tmp_path: Path) -> None:
+    """No other set is believed: not one of which nothing is said, nor one whose gt was changed since."""
+    faces = make_faces(4, n_identities=60, n_query=40, nuisance=nuisance)
+    save_set(tmp_path, "faces", *faces)
+    gt = tmp_path / "faces" / "gt.npy"
+
+    def judged() -> str:
+        notes = Notes()
+        judge_gt(open_evaluation_set(tmp_path, "faces", None), "IP", notes)
+        return notes.told[-1]
+
+    def on_the_page() -> str:
+        write_data_page(tmp_path, open_evaluation_set(tmp_path, "faces", None), silent())
+        data = json.loads((tmp_path / "data.json").read_text())
+        return next(kind for kind, text in of_data(data) if "another row is nearer than the first answer" in text)
+
+    assert judged().startswith("warning: gt: its first answer is the exact nearest for")
+    assert on_the_page() == "warn"
+    say_by_identity(gt)
+    assert judged().endswith("queries searched for; answers go by identity here, as they were made")
+    assert not judged().startswith("warning")
+    assert on_the_page() == "fine"
+    np.save(gt, faces.gt[::-1])
+    assert judged().startswith("warning")
+    assert on_the_page() == "warn"
 
 
 def test_patches_are_real_and_their_answers_exact() -> None:
@@ -49,7 +83,10 @@ def test_story_names_both_sets_and_marks_the_synthetic_one(tmp_path: Path, capsy
         (tmp_path / name / "evaluation.json").write_text(json.dumps({"results": results}))
     from rich.console import Console
 
-    Console(width=120).print(demo.summary(tmp_path, 99))
+    Console(width=80, soft_wrap=True).print(demo.summary(tmp_path, 99))
     told = capsys.readouterr().out
+    assert "\N{HORIZONTAL ELLIPSIS}" not in told
+    assert max(map(len, told.splitlines())) <= 80
+    assert told.count("\n") == 8  # no cell goes on in a second line
     for part in ("synthetic", "real", "40.0 %", "3.0 %", "2.5 %", "not trained"):
         assert part in told

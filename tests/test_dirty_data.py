@@ -14,6 +14,7 @@ from ivfast.data.cleaning import AS_STORED, Cleaning, scan
 from ivfast.data.ground_truth import follow_kept
 from ivfast.data.intake import check_distinct, judge_gt, scan_set
 from ivfast.data.synthetic import save_set
+from ivfast.data.unfinished import zeros_from
 from ivfast.data.vectors import Points, Vectors, moments, open_evaluation_set, open_vectors, unit_rows
 from ivfast.demo import make_patches
 from ivfast.runtime.errors import UserError
@@ -52,6 +53,33 @@ def run(folder: Path, *more: str) -> dict[str, Any]:
     assert main(["--data_path", str(folder), "--save_path", str(out), *FLAGS.split(), *more]) == 0
     evaluation = json.loads((out / "evaluation.json").read_text())
     return {"centers": (out / "ivfast.npy").read_bytes(), "results": evaluation["results"], "data": evaluation}
+
+
+@pytest.mark.parametrize("n", [1, 2, 4096, 9000, 10_000])
+def test_the_row_from_which_all_are_zero_is_found_from_the_end(n: int) -> None:
+    rows = np.random.default_rng(1).standard_normal((10_000, 3)).astype(np.float16)
+    rows[5:9] = 0
+    rows[10_000 - n :] = -0.0
+    assert zeros_from(rows) == (None if n == 1 else 10_000 - n)
+    rows[-1, 2] = np.nan
+    assert zeros_from(rows) is None
+
+
+def test_zeros_at_the_end_are_warned_of_where_they_are_legal(tmp_path: Path) -> None:
+    rows = np.ones((20, 8), np.float32) / np.sqrt(np.float32(8))
+    rows[12:] = 0
+    np.save(tmp_path / "base.npy", rows)
+    vectors = open_vectors(tmp_path / "base.npy", "base", 8)
+    warned = f"warning: base: {tmp_path / 'base.npy'}: all rows from row 12 on (8 of 20) are zero, as in a file whose"
+    for metric, cleaning in (("L2", AS_STORED), ("L2", DROP), ("IP", DROP)):
+        notes = Notes()
+        scan(vectors, metric, notes, cleaning)
+        assert [note for note in notes.told if note.startswith(warned)], (metric, notes.told)
+    rows[12:] = rows[0]
+    np.save(tmp_path / "base.npy", rows)
+    notes = Notes()
+    scan(open_vectors(tmp_path / "base.npy", "base", 8), "L2", notes)
+    assert not notes.told
 
 
 @pytest.mark.whole_run

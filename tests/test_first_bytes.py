@@ -168,8 +168,8 @@ TOLD: dict[str, tuple[Write, str]] = {
     "zstd": (raw(pa.compress(b"abc" * 99, "zstd", asbytes=True)), "packed by zstd; unpack it: .*unzstd"),
     "zip": (zipped, "a ZIP archive; unpack it"),
     "tar": (tarred, "a tar archive; unpack it"),
-    "arrow": (arrow, r"an Arrow \(Feather\) file; pyarrow"),
-    "arrow stream": (arrow_stream, "a stream of Arrow; pyarrow"),
+    "arrow": (arrow, r"an Arrow \(Feather\) file; import pyarrow"),
+    "arrow stream": (arrow_stream, "a stream of Arrow; import pyarrow"),
     "html": (raw(b"\n<!DOCTYPE html>\n<html><body>Sign in</body></html>"), "an HTML page, .*download the file itself"),
     "xml": (raw(b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>'), "XML, .*download the file itself"),
     "json error": (raw(b'{"error": "Repository not found"}'), "JSON text"),
@@ -193,6 +193,43 @@ def test_what_is_no_vectors_is_told_under_any_name(case: str, name: str, tmp_pat
     with pytest.raises(UserError, match=f"^base: {tmp_path}.*; it is {told}|: it is {told}") as refused:
         open_rows(tmp_path / name, name="base")
     assert "\n" not in str(refused.value)
+
+
+def arrow_rows(path: Path) -> None:
+    rows = pa.table({"x": pa.array(list(X), pa.list_(pa.float32(), 6))})
+    with ipc.new_stream(path, rows.schema) as stream:
+        stream.write_table(rows)
+
+
+@pytest.mark.parametrize("write", [arrow, arrow_rows])
+def test_what_is_advised_of_arrow_makes_parquet_of_it(write: Write, tmp_path: Path) -> None:
+    write(tmp_path / "base.npy")
+    with pytest.raises(UserError, match=r"of Arrow|an Arrow") as refused:
+        open_array(tmp_path / "base.npy", "base")
+    line = str(refused.value).split("; ", 2)[2].split(", then ")[0]
+    exec(line, {})  # noqa: S102
+    np.testing.assert_array_equal(next(open_rows(tmp_path / "base.npy.parquet").blocks(23)), X)
+
+
+@pytest.mark.parametrize("kind", ["Flat", "SQ8", "PQ2x4", "IVF2,Flat", "IVF2,PQ2x4", "IVF2,SQ8"])
+def test_what_is_advised_of_a_faiss_index_makes_its_vectors(kind: str, tmp_path: Path) -> None:
+    index = faiss.index_factory(6, kind)
+    index.train(X)  # pyright: ignore[reportCallIssue]
+    index.add(X)  # pyright: ignore[reportCallIssue]
+    faiss.write_index(index, str(tmp_path / "base.npy"))
+    with pytest.raises(UserError, match="it is a FAISS index; in Python import faiss, numpy as np; ") as refused:
+        open_array(tmp_path / "base.npy", "base")
+    exec(str(refused.value).split("in Python ")[1], {})  # noqa: S102
+    assert np.abs(open_array(tmp_path / "base.npy", "base") - X).mean() < 10
+
+
+@pytest.mark.parametrize("case", ["npz", "npz, compressed", "torch", "torch, old"])
+def test_what_is_advised_runs_in_a_python_that_knows_no_names(case: str, tmp_path: Path) -> None:
+    MEANT[case][0](tmp_path / "base.npy")
+    with pytest.raises(UserError) as refused:
+        open_array(tmp_path / "base.npy", "base")
+    exec(str(refused.value).split("in Python ")[1], {})  # noqa: S102
+    np.testing.assert_array_equal(open_array(tmp_path / "base.npy", "base"), X)
 
 
 SWAPPED: list[tuple[Write, str, str]] = [

@@ -10,11 +10,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch
 
+from ivfast.data.first_bytes import are_whole
 from ivfast.data.formats import FORMATS, open_rows
 from ivfast.data.formats.answers import open_gt
 from ivfast.data.formats.folder import natural
@@ -176,6 +177,7 @@ def test_a_flat_file_is_read_exactly_where_its_size_equation_holds(
     row = struct.pack("<i", dim) if kind.endswith("vecs") else b""
     head = b"" if row else struct.pack("<II", n, dim)
     body = (content + bytes(n * dim * size))[: n * dim * size]
+    assume(not (size == 4 and are_whole(body)))  # which no float is
     rows = [body[at : at + dim * size] for at in range(0, len(body), max(1, dim * size))] or [b""] * n
     whole = head + b"".join(row + part for part in rows)
     path = tmp_path_factory.mktemp("flat") / f"x.{kind}"

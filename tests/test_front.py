@@ -18,6 +18,7 @@ import pytest
 
 import ivfast
 from ivfast.data.cleaning import scan
+from ivfast.data.formats.convert import convert
 from ivfast.data.vectors import Vectors, float_rows
 from ivfast.front.command_line import main, parse
 from ivfast.front.sentences import kmeans_scanned, tell
@@ -78,6 +79,70 @@ def test_metric_is_told_by_norms():
 def test_a_seed_that_cannot_be_is_refused_before_rows_are_drawn(tmp_path: Path):
     with pytest.raises(UserError, match=r"^--seed -1: expected 0 or more"):
         ivfast.fit(make_rows(1000, 1, "L2"), seed=-1, save_path=tmp_path)
+
+
+@pytest.mark.parametrize("spherical", [False, True])
+def test_a_kmeans_says_what_it_is_and_refuses_seeds_that_cannot_be(spherical: bool):
+    for seed in (-1, 2**31):
+        with pytest.raises(UserError, match=rf"^seed {seed}: expected 0 to 2147483647; correct it"):
+            ivfast.Kmeans(16, 8, seed=seed, max_points_per_centroid=10)
+    metric = "IP" if spherical else "L2"
+    kmeans = ivfast.Kmeans(16, 8, spherical=spherical)
+    assert repr(kmeans) == f"ivfast.Kmeans(dim 16, nlist 8, metric {metric}, not trained yet)"
+    kmeans.model = Mock(trained_on=[0] * 3000)
+    assert repr(kmeans) == f"ivfast.Kmeans(dim 16, nlist 8, metric {metric}, trained on 3,000 vectors)"
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("cosine", "use metric='IP', normalize=True"),
+        ("Cosine Similarity", "use metric='IP', normalize=True"),
+        ("ip", "use metric='IP'"),
+        ("inner_product", "use metric='IP'"),
+        ("l2", "use metric='L2'"),
+        ("METRIC_L2", "use metric='L2'"),
+        ("hamming", "correct it"),
+        (1, "correct it"),
+    ],
+)
+def test_metrics_of_other_tools_are_told_what_they_are_here(name: Any, told: str, tmp_path: Path):
+    said = rf"^metric {name!r}: expected 'IP' or 'L2'; {told}$"
+    with pytest.raises(UserError, match=said):
+        ivfast.fit(make_rows(1000, 1, "L2"), metric=name, save_path=tmp_path)
+    config = ivfast.Config(tmp_path, tmp_path, "s", (0.0,), "learn", metric=name, nlist=8, param_list=(16, 8))
+    with pytest.raises(UserError, match=said):
+        ivfast.train_centers(config)
+
+
+def test_a_fit_is_told_what_other_tools_call_metrics(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["fit", str(tmp_path / "x.npy"), "--metric", "cosine"]) == 2
+    assert "'cosine', expected IP or L2; use --metric IP --normalize True" in capsys.readouterr().err
+
+
+def test_what_would_be_ignored_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    np.save(tmp_path / "x.npy", make_rows(1000, 1, "L2"))
+    x, out = str(tmp_path / "x.npy"), str(tmp_path / "out")
+    assert main(["fit", x, "--save_path", out, "--column", "q"]) == 2
+    assert f"base: {x} has no columns to choose q from; leave --column out" in capsys.readouterr().err
+    for words in (["convert", x, f"{tmp_path}/y.npy/"], ["report", out, "--out", f"{tmp_path}/y.html/"]):
+        assert main(words) == 2
+        assert "ends in a slash, as folders do, expected a file; leave the slash out" in capsys.readouterr().err
+    with pytest.raises(UserError, match="ends in a slash"):
+        convert(x, f"{tmp_path}/y.npy/")
+    assert {path.name for path in tmp_path.iterdir()} <= {"x.npy", "out"}
+
+
+def test_files_that_cannot_be_read_are_named_with_their_role(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    np.save(tmp_path / "x.npy", make_rows(1000, 1, "L2"))
+    for name in ("bad.fvecs", "bad.parquet", "bad.hdf5"):
+        (tmp_path / name).write_bytes(b"x" * 999)
+        bad = str(tmp_path / name)
+        assert main(["fit", bad, "--save_path", str(tmp_path / "out")]) == 2
+        assert f"error: base: {bad} " in capsys.readouterr().err
+        fit = ["fit", str(tmp_path / "x.npy"), "--save_path", str(tmp_path / "out"), "--query", bad]
+        assert main(fit) == 2
+        assert f"error: query: {bad} " in capsys.readouterr().err
 
 
 @pytest.mark.filterwarnings("error")
@@ -285,7 +350,8 @@ class TestFit:
         assert main([*fit, "--kind", "PQ7"]) == 2
         assert "kind 'PQ7': FAISS cannot make" in capsys.readouterr().err
         assert main([*fit, "--query", str(tmp_path / "query.npy")]) == 2
-        assert "query: found float32 of shape (5, 7), expected floats, (n, 16)" in capsys.readouterr().err
+        said = f"query: {tmp_path / 'query.npy'}: found float32 of shape (5, 7), expected floats, (n, 16)"
+        assert said in capsys.readouterr().err
         lossy = ivfast.load(fitted()).index(make_rows(2000, 8, "L2"), kind="PQ4")
         lossy.save(tmp_path / "lossy")
         np.save(tmp_path / "query.npy", make_rows(5, 8, "L2"))
@@ -304,6 +370,43 @@ class TestFit:
         both = [str(tmp_path / "one"), str(fitted())]
         assert main(["report", *both, "--out", str(tmp_path / "both.html")]) == 0
         assert "</html>" in (tmp_path / "both.html").read_text()
+
+    def test_files_of_wrong_rows_are_named_with_their_role(
+        self, fitted: Callable[[], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ):
+        rows, near = make_rows(2000, 8, "L2"), np.zeros((2000, 10), int)
+        rows[7, 3] = np.nan
+        near[:] = np.arange(10)
+        near[3, 4] = 5000
+        for name, array in (("base", rows), ("query", rows), ("right", np.nan_to_num(rows)), ("gt", near)):
+            np.save(tmp_path / f"{name}.npy", array)
+        base, query, right, gt = (str(tmp_path / f"{name}.npy") for name in ("base", "query", "right", "gt"))
+        evaluate = ["evaluate", str(fitted()), "--query"]
+        for words, told in (
+            (["index", str(fitted()), base, "--out", str(tmp_path / "out")], f"base: {base} row 7 holds NaN"),
+            ([*evaluate, query], f"query: {query}: row 7 is not finite"),
+            ([*evaluate, right, "--gt", gt], f"gt: {gt}: found ids from 0 to 5000, expected 0 to 4999"),
+        ):
+            assert main(words) == 2
+            assert f"error: {told}" in capsys.readouterr().err
+
+    def test_a_gt_with_no_answers_for_some_is_evaluated(
+        self, fitted: Callable[[], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ):
+        query, base = make_rows(200, 5, "L2"), make_rows(5000, 1, "L2")
+        near = np.argsort(by_hand.distances(query, base), axis=1)[:, :10]
+        near[::2] = -1
+        near[1::4, 4:] = -1
+        np.save(tmp_path / "query.npy", query)
+        np.save(tmp_path / "gt.npy", near)
+        words = ["evaluate", str(fitted()), "--query", str(tmp_path / "query.npy"), "--gt", str(tmp_path / "gt.npy")]
+        assert main([*words, "--recall", "0.9"]) == 0
+        said = capsys.readouterr().err
+        assert "warning" not in said
+        assert "that of 100 queries" in said
+        np.save(tmp_path / "gt.npy", np.where(near < 0, -1, np.minimum(near + 1, 4999)))
+        assert main([*words, "--recall", "0.9"]) == 0
+        assert "its numbers seem to be counted from 1" in capsys.readouterr().err
 
     def test_damaged_index_is_one_line(self, fitted: Callable[[], Path], tmp_path: Path):
         for name, spoil, told in (

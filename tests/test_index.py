@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 
 import ivfast
+from ivfast.evaluate.results import right_answers
 from ivfast.index import fill as filling
 from ivfast.index.build import build_index, n_aside
 from ivfast.index.growth import Index
 from ivfast.index.model import TrainedModel
 from ivfast.index.probing import chosen, first_distinct
-from ivfast.runtime.errors import UserError
+from ivfast.route.certainty import recall_error
+from ivfast.runtime.errors import RunError, UserError
 from tests import by_hand
 
 pytestmark = [pytest.mark.whole_run, pytest.mark.xdist_group("index")]
@@ -129,6 +131,42 @@ def test_evaluate_says_what_a_search_reaches_and_scans(index_of: Callable[..., I
     sizes = np.append([len(one) for one in lists_of(index)], 0)
     assert one.scanned == pytest.approx(sizes[buckets].sum() / 6000 / len(query), rel=1e-9)
     assert one.nprobe == pytest.approx((buckets >= 0).sum() / len(query))
+
+
+def test_no_answer_counts_as_none_as_in_an_evaluation(index_of: Callable[..., Index]):
+    index, base, query = index_of("L2"), make_rows(6000, 1, "L2"), make_rows(400, 3, "L2")
+    gt = np.argsort(by_hand.distances(query, base), axis=1, kind="stable")[:, :10]
+    n_answers = np.random.default_rng(3).integers(0, 11, 400)
+    n_answers[:3] = 0, 1, 10
+    gt[np.arange(10) >= n_answers[:, None]] = -1
+    gt[5] = gt[5, ::-1]  # wherever it stands
+    (one,), (tied,) = (index.evaluate(query, gt, recalls=(0.8,), ties=ties) for ties in (False, True))
+    ids, _ = index.search(query, recall=0.8)
+    found = np.array([len(set(row) & set(right[right >= 0])) for row, right in zip(ids.tolist(), gt, strict=True)])
+    valid = right_answers(gt)[2]
+    assert one.recall == found.sum() / n_answers.sum() == found.sum() / valid.sum()
+    assert one.error == recall_error(found[:, None], n_answers)[0]
+    assert tied.without_ties == tied.recall == one.recall  # no two rows are alike
+    with pytest.raises(UserError, match="gt: it names no right answer in its first 10 columns"):
+        index.evaluate(query, np.full((400, 10), -1))
+    with pytest.raises(UserError, match=r"gt: found ids from -2 to 5999, expected 0 to 5999, .*, or -1 for none; "):
+        index.evaluate(query, np.where(gt == -1, -2, np.where(gt == gt.max(), 5999, gt)))
+
+
+def test_lists_that_hold_too_few_find_no_answer_where_there_is_none(
+    index_of: Callable[..., Index], monkeypatch: pytest.MonkeyPatch
+):
+    index, query = index_of("L2"), make_rows(3, 3, "L2")
+    gt = np.full((3, 10), -1)
+    gt[:, 0] = 5, 6, 7
+    none = np.full((3, 10), -1)
+    monkeypatch.setattr(index, "search_chosen", lambda *_: (none.astype(np.float32), none))
+    assert index.evaluate(query, gt, recalls=(0.8,))[0].recall == 0
+
+
+def test_an_index_says_what_it_is(index_of: Callable[..., Index]):
+    said = "ivfast.Index(6,000 vectors, dim 16, nlist 24, metric L2, copies 0.8, kind Flat)"
+    assert repr(index_of("L2")) == str(index_of("L2")) == said
 
 
 @pytest.mark.parametrize("metric", ["IP", "L2"])
@@ -290,6 +328,19 @@ def test_removed_vectors_are_gone_with_their_copies(model_of: Callable[[str], Tr
     assert index.search(base[5:6], 3, nprobe=24)[0][0, 0] != 5
     assert index.remove(np.array([5])) == 0
     np.testing.assert_array_equal(index.sizes, [len(one) for one in lists_of(index)])
+
+
+@pytest.mark.parametrize("where", ["/proc/x", "file/x"])
+def test_a_folder_that_cannot_be_made_is_named(
+    where: str, index_of: Callable[..., Index], model_of: Callable[[str], TrainedModel], tmp_path: Path
+):
+    (tmp_path / "file").touch()
+    for save in (index_of("L2").save, model_of("L2").save):
+        with pytest.raises(
+            (RunError, UserError),
+            match=rf"^{tmp_path / where}( is or lies below a file|: no folder can be made there).*name another$",
+        ):
+            save(tmp_path / where)
 
 
 def test_bad_questions_end_in_one_line(index_of: Callable[..., Index], model_of: Callable[[str], TrainedModel]):

@@ -3,6 +3,8 @@
 import ast
 import io
 import os
+import re
+import socket
 import tracemalloc
 import warnings
 from pathlib import Path
@@ -13,8 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import run_dcnet
+from ivfast.data.first_bytes import recognise
 from ivfast.data.formats import open_rows
-from ivfast.data.npy import MAGIC, open_array
+from ivfast.data.formats.answers import open_gt
+from ivfast.data.npy import MAGIC, missing, open_array
+from ivfast.front.command_line import main as front
 from ivfast.runtime.errors import UserError
 from tests.imports import ROOT, modules
 
@@ -139,18 +145,79 @@ def test_headers_of_other_writers_open(tmp_path: Path) -> None:
         assert open_array(tmp_path / "a.npy", "a").shape == (2, 3)
 
 
-@pytest.mark.parametrize("what", ["folder", "dangling link", "pipe", "absent", "name too long"])
-def test_what_is_no_file_is_called_missing(what: str, tmp_path: Path) -> None:
-    path = tmp_path / ("a" * 5000 if what == "name too long" else "a.npy")
-    if what == "folder":
+def no_file(what: str, path: Path) -> None:
+    """Put something at a path that is no file."""
+    if what == "a folder":
         path.mkdir()
-    elif what == "dangling link":
-        path.symlink_to(tmp_path / "nowhere")
-    elif what == "pipe":
+    elif what == "a pipe":
         os.mkfifo(path)
-    folder = r" \(.*a\.npy: a folder, expected a file\)" if what == "folder" else ""
-    with pytest.raises(UserError, match=rf"^query: \S* is missing{folder}; "):
-        open_array(path, "query")
+    elif what == "a socket":
+        with socket.socket(socket.AF_UNIX) as one:
+            one.bind(str(path))
+    else:
+        path.symlink_to(path.parent / "nowhere")
+
+
+NO_FILES = ["a folder", "a pipe", "a socket", r"a link to \S+/nowhere, which is not there"]
+
+
+@pytest.mark.parametrize("what", NO_FILES)
+def test_what_is_no_file_is_called_what_it_is(what: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.npy"
+    no_file(what, path)
+    todo = r"write into one what comes out of it \(cat \S+a\.npy > \S+a_copy\.npy\)$" if what == "a pipe" else ""
+    readers: list[Any] = [open_array, lambda path, name: open_gt(path, name=name)]
+    readers += [lambda path, name: open_rows(path, name=name)] * (what != "a folder")  # of which it reads all files
+    for read in readers:
+        with pytest.raises(UserError, match=rf"^query: {path} is {what}, expected a file; .*{todo}"):
+            read(path, "query")
+    assert recognise(path) is None
+
+
+@pytest.mark.parametrize("name", ["a.npy", "a" * 5000])
+def test_what_is_not_there_is_called_missing(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^query: \S* is missing; "):
+        open_array(tmp_path / name, "query")
+
+
+def test_missing_files_are_told_from_those_that_are_none(tmp_path: Path) -> None:
+    paths = {name: tmp_path / f"{name}.npy" for name in ("base", "query", "gt")}
+    os.mkfifo(paths["query"])
+    told = str(missing(paths))
+    assert told.startswith(f"base, query, gt: {paths['base']}, {paths['gt']} are missing, {paths['query']} is a pipe, ")
+
+
+@pytest.mark.parametrize("what", NO_FILES)
+def test_no_command_waits_for_what_is_no_file(what: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Wherever files are read: a pipe that is opened waits until somebody writes into it."""
+    names = ["learn.npy", "s/base.npy", "s/query.npy", "s/gt.npy", "a.npy", "target", "fit/ivfast.npy"]
+    for path in (tmp_path / name for name in names):
+        path.parent.mkdir(exist_ok=True)
+        no_file(what, path)
+    x, a, folder, out = (str(tmp_path / name) for name in ("x.npy", "a.npy", "fit", "out"))
+    np.save(x, np.ones((4, 2), np.float32))
+    run = ["--data_path", str(tmp_path), "--data_name", "s", "--percents", "0", "--gpu", "-1", "--save_path", out]
+    training = [
+        *run,
+        *["--learn_name", "learn", "--nlist", "2", "--param_list", "2", "2", "--epochs", "1", "--warmup", "0"],
+    ]
+    for main, words, told in (
+        (run_dcnet.main, training, f"learn, base, query, gt: {tmp_path / 'learn.npy'} is {what}, expected a file"),
+        (run_dcnet.main, [*training, "--start", a], f"centers: {a} is {what}, expected a file"),
+        (run_dcnet.main, [*run, "--eval", "True", "--ai_center", a], f"centers: {a} is {what}, expected a file"),
+        (front, ["fit", a, "--save_path", out], a),
+        (front, ["fit", x, "--query", a, "--save_path", out], a),
+        (front, ["fit", x, "--save_path", out, "--start", a], a),
+        (front, ["fit", x, "--save_path", out, "--start", folder], f"start {folder}: ivfast.npy is {what}"),
+        (front, ["convert", a, str(tmp_path / "y.npy")], a),
+        (front, ["convert", x, str(tmp_path / "target")], "target ends in no suffix"),
+        (front, ["index", folder, x], f"{folder}: ivfast.npy is {what}"),
+        (front, ["evaluate", folder, "--query", x], f"{folder}: ivfast.npy is {what}"),
+    ):
+        assert main(words) == 2, words
+        said = capsys.readouterr().err.splitlines()
+        assert [line for line in said if line.startswith("error: ")] == said[-1:]
+        assert re.search(told, said[-1])
 
 
 def test_a_folder_that_cannot_be_entered_is_called_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,6 +240,7 @@ def test_a_link_that_goes_in_a_circle_is_no_trouble_of_its_folder(tmp_path: Path
     (tmp_path / "round.npy").symlink_to(tmp_path / "round.npy")
     with pytest.raises(UserError, match=r"a\.npy is missing; .* holds round, round.npy;"):
         open_array(tmp_path / "a.npy", "a")
+    (tmp_path / "round.npy").unlink()
     np.save(tmp_path / "p-0.npy", np.ones((3, 2), np.float32))
     assert open_rows(tmp_path).n == 3
 

@@ -59,15 +59,32 @@ def folder(**files: np.ndarray) -> Callable[[Path], object]:
     return write
 
 
+def also(shards: list[str], *others: str, write: Callable[[Path], object] = Path.touch) -> Callable[[Path], object]:
+    """A folder of shards of these names, and of other files."""
+
+    def write_all(path: Path) -> None:
+        folder()(path)
+        for name in shards:
+            (save_parquet if name.endswith(".parquet") else np.save)(path / name, FLOATS)
+        for name in others:
+            write(path / name)
+
+    return write_all
+
+
+OF_3 = [f"x-0000{i}-of-00003.parquet" for i in range(3)]
+
+
 def mixed(path: Path) -> None:
     folder(a=FLOATS)(path)
     save_parquet(path / "b.parquet", FLOATS)
 
 
+GT32 = GT.astype(np.int32)
 ROW = FLOATS[:1].astype(np.float32)
 WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "absent": ("x.fvecs", lambda _: None, "is missing"),
-    "a pipe": ("x.fvecs", os.mkfifo, "is missing"),
+    "a pipe": ("x.fvecs", os.mkfifo, "is a pipe, expected a file"),
     "no suffix": ("vectors", raw(b"x"), r"ends in no suffix, expected \.npy, \.fvecs"),
     "suffix nearly right": ("x.fvec", raw(b"x"), r"ends in \.fvec \(did you mean \.fvecs\?\)"),
     "answers for vectors": ("x.ivecs", raw(b"x"), r"holds answers \(gt\) by its suffix"),
@@ -84,6 +101,42 @@ WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "fvecs: dim -1": ("x.fvecs", raw(b"\xff" * 40), "row 0 says -1 columns"),
     "fvecs: huge dim": ("x.fvecs", raw(b"\xff\xff\xff\x7f" * 9), "row 0 says 2147483647 columns"),
     "bvecs as fvecs": ("x.fvecs", lambda path: save_vecs(path, values("uint8")), r"it is vectors as \.bvecs"),
+    "ivecs as fvecs": (
+        "x.fvecs",
+        lambda path: save_vecs(path, GT32),
+        r"it is answers \(gt\) as \.ivecs has them; name",
+    ),
+    "ivecs as fvecs, zeros first": (
+        "x.fvecs",
+        lambda path: save_vecs(path, np.array([[0, 0], [5, 1 << 26]], np.int32)),
+        r"it holds whole numbers of 32 bits, as \.ivecs and \.ibin have them, .* nearly 0; name",
+    ),
+    "ibin as fbin": ("x.fbin", lambda path: save_bin(path, GT32), r"it is answers \(gt\) as \.ibin has them; name"),
+    "bvecs as fvecs, of a size that fits": (
+        "x.fvecs",
+        lambda path: save_vecs(path, np.arange(32 * 5, dtype=np.uint8).reshape(32, 5)[:24]),
+        r"it is vectors as \.bvecs has them; mv",
+    ),
+    "bvecs as fvecs, of 8 columns": (
+        "x.fvecs",
+        lambda path: save_vecs(path, np.arange(30 * 8, dtype=np.uint8).reshape(30, 8)),
+        r"it is vectors as \.bvecs has them; mv",
+    ),
+    "bvecs as fvecs, of 2 columns": (
+        "x.fvecs",
+        lambda path: save_vecs(path, np.arange(4 * 2, dtype=np.uint8).reshape(4, 2)),
+        r"it is vectors as \.bvecs has them; mv",
+    ),
+    "fvecs as bvecs, of a size that fits": (
+        "x.bvecs",
+        lambda path: save_vecs(path, np.ones((3, 8), np.float32)),
+        r"it is vectors as \.fvecs has them; mv",
+    ),
+    "fvecs: not written to its end": (
+        "x.fvecs",
+        lambda path: (save_vecs(path, ROW), os.truncate(path, 28 * 5000)),
+        "holds nothing but zeros from row 1 on, as a file whose writing was interrupted; copy",
+    ),
     "fbin: cut in the header": ("x.fbin", raw(bytes(7)), "is truncated: 7 bytes"),
     "fbin: truncated": ("x.fbin", cut(save_bin, 1, "float32"), "makes 560 bytes, the file has 559"),
     "fbin: bytes too many": ("x.fbin", raw(struct.pack("<II", 1, 1) + bytes(5)), "makes 12 bytes, the file has 13"),
@@ -134,8 +187,63 @@ WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "folder: of two kinds": ("shards", mixed, r"holds a\.npy, b\.parquet, expected shards"),
     "folder: dims": ("shards", folder(a=FLOATS, b=FLOATS[:, :5]), r"b\.npy holds 5 columns of float64, expected 6 of"),
     "folder: types": ("shards", folder(a=FLOATS, b=ROW), r"b\.npy holds 6 columns of float32, expected 6 of float64"),
+    "folder: one of three lacks": (
+        "shards",
+        also(["part-0-of-3.npy", "part-2-of-3.npy"]),
+        r"lacks part-1-of-3\.npy: 2 of the 3 shards are there that their names count; copy",
+    ),
+    "folder: of Hugging Face": ("shards", also(OF_3[1:2]), rf"lacks {OF_3[0]}, {OF_3[2]}: 1 of the 3 shards"),
+    "folder: the last lacks": (
+        "shards",
+        also(["a-1-of-3.npy", "a-2-of-3.npy"]),
+        r"lacks a-0-of-3.npy \(or a-3-of-3.npy",
+    ),
+    "folder: counted from 1": ("shards", also(["a_1_of_3.npy", "a_3_of_3.npy"]), r"lacks a_2_of_3\.npy: 2 of the 3"),
+    "folder: of two series": ("shards", also([*OF_3, "y-00000-of-00002.parquet"]), "lacks y-00001-of-00002.parquet: 1"),
+    "folder: nearly all lack": (
+        "shards",
+        also(["a-5-of-999999999.npy"]),
+        r"lacks a-0-of-999999999\.npy, .*, a-12-of-999999999\.npy and 999,999,986 more: 1 of the 999,999,999 shards",
+    ),
+    "folder: fvecs too": ("shards", also(["a.npy"], "b.fvecs"), r"/b\.fvecs lies among 1 shards that end in \.npy and"),
+    "folder: lance too": ("shards", also(["a.npy"], "b.lance", write=Path.mkdir), r"/b\.lance lies among 1 shards"),
+    "folder: one packed": ("shards", also(["p-0.npy", "p-1.npy"], "p-2.npz"), r"/p-2\.npz lies among 2 shards"),
+    "folder: one half loaded": ("shards", also(["p-0.npy"], "p-1.npy.part"), r"/p-1\.npy\.part lies among 1 shards"),
+    "folder: a pipe": (
+        "shards",
+        also(["p-0.npy"], "p-1.npy", write=os.mkfifo),
+        r"/p-1\.npy is a pipe, expected a file",
+    ),
+    "folder: a broken link": (
+        "shards",
+        also(["p-0.npy"], "p-1.npy", write=lambda path: path.symlink_to("blob")),
+        r"/p-1\.npy is a link to blob, which is not there",
+    ),
     "folder: a bad shard": ("shards", folder(a=FLOATS, b=FLOATS[0]), r"b\.npy has shape \(6,\)"),
 }
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        OF_3,
+        ["a-1-of-2.npy", "a-2-of-2.npy"],
+        ["a-00-of-2.npy", "a-01-of-2.npy", "readme-of-a.npy"],
+        ["part-0.npy", "part-2.npy", "part-0.json", "part-1.json", "part-0.csv", "notes.md", "labels.csv"],
+    ],
+)
+def test_a_folder_that_is_whole_is_read(names: list[str], tmp_path: Path) -> None:
+    shards = [name for name in names if name.endswith((".npy", ".parquet"))]
+    also(shards, *(name for name in names if name not in shards))(tmp_path / "shards")
+    assert open_rows(tmp_path / "shards").n == len(shards) * len(FLOATS)
+
+
+def test_small_floats_are_no_whole_numbers(tmp_path: Path) -> None:
+    x = np.zeros((300, 4), np.float32)
+    x[7] = 1e-40, -1e-30, 0, 1e-38
+    for name, save in (("x.fvecs", save_vecs), ("x.fbin", save_bin)):
+        save(tmp_path / name, x)
+        np.testing.assert_array_equal(next(open_rows(tmp_path / name).blocks(300)), x)
 
 
 @pytest.mark.parametrize("case", WRONG)

@@ -2,18 +2,20 @@
 
 import os
 import stat
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ivfast.data.formats.convert import convert
-from ivfast.front.actions import open_file
+from ivfast.front.actions import INDEX_FILES, open_file
 from ivfast.front.command_line import main as front
 from ivfast.front.fit import fit
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.files import save_text
 from ivfast.runtime.lock import locked
+from ivfast.runtime.own_files import EVALUATED, TRAINED, refuse_not_ours
 from ivfast.runtime.progress import silent
 from run_dcnet import main
 
@@ -84,6 +86,74 @@ def test_an_input_that_is_an_output_is_refused(
     np.testing.assert_array_equal(np.load(own), rows_of())
 
 
+NAMES = [*TRAINED, *EVALUATED, *INDEX_FILES]
+# a run knows these by their names alone
+SIGN = {"dcnet.safetensors", "index.safetensors"}
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in SIGN])
+def test_a_user_s_file_of_our_name_in_a_new_save_path_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, learn = tmp_path / "out", tmp_path / "learn.npy"
+    out.mkdir()
+    (out / name).write_bytes(b"mine")
+    (out / "notes.txt").write_text("mine")
+    np.save(learn, rows_of())
+    run = [f"--save_path={out}", f"--data_path={tmp_path}", "--learn_name=learn", *FLAGS.split()]
+    of_centers = [
+        f"--save_path={out}",
+        f"--data_path={tmp_path}",
+        *["--data_name", "s", "--percents", "0", "--eval", "True"],
+    ]
+    commands = [(front, ["fit", str(learn), "--save_path", str(out), "--nlist", "4"])]
+    if name not in INDEX_FILES:
+        commands.append((main, run))
+    if name in EVALUATED:
+        commands.append((main, [*of_centers, "--gpu=-1", f"--ai_center={learn}"]))
+    else:
+        monkeypatch.setattr("ivfast.front.actions.load", None)
+        commands.append((front, ["index", str(tmp_path / "model"), str(learn), "--out", str(out)]))
+    for command, words in commands:
+        assert command(words) == 2
+        said = capsys.readouterr().err
+        assert f"error: {out / name} was not written by ivfast, as far as its folder tells (no " in said
+        assert "move it, or choose another --save_path" in said
+        assert {path.name for path in out.iterdir()} == {name, "notes.txt"}
+        assert (out / name).read_bytes() == b"mine"
+
+
+def test_a_fit_in_python_keeps_a_user_s_file(tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text("mine")
+    with pytest.raises(UserError, match=r"report\.html was not written by ivfast"):
+        fit(rows_of(), 4, epochs=1, save_path=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
+
+
+@pytest.mark.parametrize(
+    ("sign", "text", "known"),
+    [
+        ("train.log", "2026-11-29 23:52:00 threads", ["evaluation.json", "report.html"]),  # of an evaluation
+        ("train.log", "epoch 1 loss 0.3", []),
+        ("metrics.jsonl", "{}", []),
+        ("checkpoints/best.pt", "", []),
+        (".ivfast.lock", "", NAMES),
+        ("dcnet.safetensors", "", NAMES),
+        ("data/.ivfast", "", NAMES),
+        ("checkpoints/epoch_00001_step_00000017.safetensors", "", NAMES),
+    ],
+)
+def test_what_a_run_has_left_is_known(sign: str, text: str, known: list[str], tmp_path: Path) -> None:
+    refuse_not_ours(tmp_path, NAMES)
+    (tmp_path / sign).parent.mkdir(exist_ok=True)
+    (tmp_path / sign).write_text(text)
+    for name in ("ivfast.npy", "kmeans.npy", "evaluation.json", "report.html"):
+        (tmp_path / name).touch()
+        with nullcontext() if name in known else pytest.raises(UserError, match=f"{name} was not written by ivfast"):
+            refuse_not_ours(tmp_path, NAMES)
+        (tmp_path / name).unlink()
+
+
 @pytest.mark.parametrize("name", ["ivfast.npy", "fit.json", "index.faiss", "checkpoints", "cache", "data", "converted"])
 def test_what_is_in_the_way_is_told_before_the_work(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -132,8 +202,8 @@ def test_a_pipe_is_never_replaced(tmp_path: Path) -> None:
     pipe = tmp_path / "x.npy"
     os.mkfifo(pipe)
     np.save(tmp_path / "base.npy", rows_of(20))
-    with pytest.raises(UserError, match="a pipe or a device"):
+    with pytest.raises(UserError, match="is a pipe, expected a file or nothing"):
         convert(tmp_path / "base.npy", pipe)
-    with pytest.raises(UserError, match="a pipe or a device"):
+    with pytest.raises(UserError, match="is a pipe, expected a file or nothing"):
         save_text(pipe, "x")
     assert stat.S_ISFIFO(pipe.stat().st_mode)

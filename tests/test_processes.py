@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import faiss
 import jax
@@ -22,7 +23,7 @@ import run_dcnet
 from ivfast.front.command_line import main as front
 from ivfast.network import usable
 from ivfast.runtime import entry, own_process, quota
-from ivfast.runtime.errors import RunError, StopRequestedError, UserError
+from ivfast.runtime.errors import RunError, StopRequestedError, UserError, no_memory
 from ivfast.runtime.files import temporary_folder, user_path
 from ivfast.runtime.packages import told
 from ivfast.runtime.progress import Progress, _Terminal
@@ -294,13 +295,48 @@ def test_platforms_of_jax_that_are_not_here_are_told(monkeypatch: pytest.MonkeyP
         ivfast_jax.find_device(0)
 
 
+OUT_OF_MEMORY: dict[str, tuple[BaseException, str]] = {
+    "NumPy": (MemoryError("Unable to allocate 32.7 TiB"), "Unable to allocate 32.7 TiB"),
+    "nothing said": (MemoryError(), ""),
+    "JAX": (
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 99 bytes.\n" + "Buffer\n" * 1000),
+        "RESOURCE_EXHAUSTED: Out of memory allocating 99 bytes. " + ("Buffer " * 1000)[:145] + "..",
+    ),
+    "torch on a GPU": (torch.OutOfMemoryError("CUDA out of memory. Tried\nto"), "CUDA out of memory. Tried to"),
+}
+
+
+def test_what_frameworks_say_of_memory_is_known() -> None:
+    """As they raise it here: torch has no type of its own for it on the CPU, and JAX one for all errors."""
+    with pytest.raises(RuntimeError) as of_torch:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    with pytest.raises(RuntimeError) as of_jax:
+        jax.numpy.zeros(1 << 46, dtype="int8", device=jax.devices("cpu")[0]).block_until_ready()
+    for raised in (of_torch, of_jax):
+        said = no_memory(raised.value)
+        assert said is not None
+        assert said.startswith("not enough memory: ")
+        assert len(said) < 500
+    for other in (RuntimeError("an allocation of classes"), ValueError("out of memory"), RuntimeError()):
+        assert no_memory(other) is None
+
+
+def test_no_other_error_of_a_framework_is_taken_for_memory(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ivfast.commands._train", Mock(side_effect=RuntimeError("INTERNAL: a bug")))
+    with pytest.raises(RuntimeError, match="INTERNAL: a bug"):
+        run_dcnet.main(flags(data, tmp_path / "out"))
+
+
+@pytest.mark.parametrize("case", OUT_OF_MEMORY)
 @pytest.mark.parametrize("command", ["run_dcnet", "ivfast"])
 def test_memory_that_is_up_ends_in_one_line(
-    command: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def no_room(*_: object, **__: object) -> None:
-        raise MemoryError("Unable to allocate 32.7 TiB")
-
+    command: str, case: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    problem, told = OUT_OF_MEMORY[case]
+    no_room = Mock(side_effect=problem)
     monkeypatch.setattr("ivfast.commands._train", no_room)
     monkeypatch.setattr("ivfast.front.actions.convert_file", no_room)
     run, words = {
@@ -309,7 +345,9 @@ def test_memory_that_is_up_ends_in_one_line(
     }[command]
     assert run(words) == 1
     last = " ".join(capsys.readouterr().err.split("error: ")[-1].split())
-    assert last.startswith("not enough memory: Unable to allocate 32.7 TiB; use a smaller --param_list, --batch_size")
+    assert last.startswith(
+        f"not enough memory{': ' * bool(told)}{told}; use a smaller --batch_size, --valid_batch_size"
+    )
     if command == "run_dcnet":
         assert "not enough memory" in (tmp_path / "out" / "train.log").read_text()
 

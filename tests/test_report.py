@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import json
 import math
 from dataclasses import replace
@@ -13,12 +14,13 @@ import numpy as np
 import pytest
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from rich.console import Console
 
 from ivfast.data.cleaning import scan
 from ivfast.data.vectors import EvaluationSet, open_evaluation_set
 from ivfast.evaluate.folder import Found
 from ivfast.evaluate.picture import draw
-from ivfast.evaluate.report import answered, as_csv, as_json, notes_on_recall, table, verdict, warnings, write
+from ivfast.evaluate.report import answered, as_csv, as_json, fitting, notes_on_recall, table, verdict, warnings, write
 from ivfast.evaluate.results import Fulfilled, Result, best
 from ivfast.runtime.config import Config
 from ivfast.runtime.progress import Progress, silent
@@ -43,6 +45,31 @@ def result(
         sizes={"p1": 3.0, "p25": 20.0, "p50": 30.0, "p75": 40.0, "p99": 65.0}, recall_error=[0.02, 0.005, 0.0],
         recall_without_ties=[],
     )  # fmt: skip
+
+
+def as_shown(width: int, results: list[Result]) -> str:
+    """The table of an evaluation in a terminal of so many columns."""
+    console = Console(file=io.StringIO(), width=width, soft_wrap=True)
+    console.print(fitting(results, console))
+    return console.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(("width", "rest"), [(80, False), (120, True), (200, True)])
+def test_no_cell_of_the_table_is_cut(width: int, rest: bool) -> None:
+    """An ordinary terminal has 80 columns, and what goes to a file 120."""
+    results = [
+        r._replace(scanned_at={"0.80": 0.01, "0.90": 0.123456, "0.95": 0.5, "0.99": 1.2345}, entries=1_079_820)
+        for r in all_results()
+    ]
+    told = as_shown(width, results)
+    assert "\N{HORIZONTAL ELLIPSIS}" not in told
+    rows = [line for line in told.splitlines() if "%" in line]
+    assert len(rows) == len(results)
+    assert max(map(len, told.splitlines())) <= width
+    for cell in ("membership", "adaptive", "12.35 %", "123.45 %"):
+        assert cell in told
+    for cell in ("imbalance", "1,079,820", "error", "empty"):
+        assert (cell in told) == rest
 
 
 def all_results(centers: float = 0.04) -> list[Result]:

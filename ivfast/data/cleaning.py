@@ -9,6 +9,7 @@ import numpy as np
 from ivfast.data.far import FarRows, numbers
 from ivfast.data.npy import check_whole
 from ivfast.data.space import UNIT_TOLERANCE
+from ivfast.data.unfinished import interrupted
 from ivfast.data.vectors import BLOCK_BYTES, Vectors, rows_per_block, unit_rows
 from ivfast.data.wrong_types import in_other_order
 from ivfast.runtime.draws import spread
@@ -80,6 +81,8 @@ def scan(
             digest.update(b"drop")
         faults[(faults == NOT_FINITE) | (faults == ZERO)] = FINE  # they are gone
     _refuse(vectors, faults, advice)
+    if (metric == "L2" or cleaning.drop) and (said := interrupted(vectors.rows)):
+        progress.note(f"warning: {vectors.name}: {vectors.path}: {said}; write it anew")
     if far is not None:
         far.note(progress)
     return replace(scanned, digest=digest.hexdigest(), far=far.rows if far else None)
@@ -145,6 +148,8 @@ def _refuse(vectors: Vectors, faults: np.ndarray, advice: Advice) -> None:
             f"{where} {_rows(found[NOT_FINITE], 'holds', 'hold')} NaN or infinity, expected "
             f"finite numbers; mend such rows, or {advice.drop}"
         )
+    if len(found[ZERO]) and (said := interrupted(vectors.rows)):
+        raise UserError(f"{where}: {said}, expected unit norm under --metric IP; write it anew, or {advice.drop}")
     if len(found[ZERO]):
         raise UserError(
             f"{where} {_rows(found[ZERO], 'is', 'are')} zero, expected unit norm under --metric IP; "

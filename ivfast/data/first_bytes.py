@@ -9,7 +9,10 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from ivfast.data.text import of_text
+
 LOOKED_AT = 1024  # bytes at the start
+TEXT = 1 << 20  # bytes at the start of a text, so that whole lines are seen
 WIDEST = 65_536  # columns of a row, beyond which a length before it is no length
 WHOLE = 1 << 27  # as float32 such bits are below 1e-33, so they are whole numbers
 CONVERTED = (".fvecs", ".bvecs", ".fbin", ".u8bin", ".i8bin", ".hdf5", ".h5", ".parquet", ".safetensors", ".lance")
@@ -40,7 +43,7 @@ class Kind(NamedTuple):
         code, do = (re.sub("FILE|TARGET", lambda word: named[word[0]], text) for text in (self.code, self.do))
         if name == "gt":  # float32 would round row numbers above 2^24
             code, do = (text.replace("float32", "int64").replace(".float()", ".long()") for text in (code, do))
-        return f"in Python {save_line(target, code)}" if code else do
+        return f"in Python {with_imports(save_line(target, code))}" if code else do
 
 
 TORCH = Kind("a file of torch.save", code="torch.load(FILE, weights_only=True).float().numpy()")
@@ -49,7 +52,11 @@ UNTOLD = Kind(
     do="where it holds numbers alone (of tofile or memmap), np.save(TARGET, np.fromfile(FILE, 'float32').reshape(-1, "
     "DIM)); else copy it anew, or save it anew with np.save",
 )
-ARROW = "pyarrow.parquet.write_table({}, FILE + '.parquet'), then `ivfast convert` reads that"
+MODULES = ("csv", "faiss", "h5py", "json", "scipy.io", "torch")  # that code may name
+ARROW = (
+    "import pyarrow.feather, pyarrow.parquet; pyarrow.parquet.write_table({}, FILE + '.parquet'), then `ivfast "
+    "convert` reads that"
+)
 
 
 def _packed(what: str, suffix: str, program: str) -> Kind:
@@ -74,7 +81,7 @@ MAGIC: list[tuple[bytes, Kind]] = [
     (b"/annex/objects/", Kind("a pointer of git-annex, not the file itself", do="fetch it: git annex get")),
     *(
         (magic, Kind("a FAISS index", code="faiss.read_index(FILE).reconstruct_n()"))
-        for magic in (b"IxF", b"IwF", b"IxP")
+        for magic in (b"IxF", b"IxP", b"IxS", b"IwF", b"IwP", b"IwS")
     ),
     (b"MATLAB 7.3", Kind("a MATLAB 7.3 file", code="h5py.File(FILE)['NAME'][:].T")),
     (b"MATLAB", Kind("a MATLAB file", code="scipy.io.loadmat(FILE)['NAME']")),
@@ -91,6 +98,12 @@ MAGIC: list[tuple[bytes, Kind]] = [
 def quoted(*paths: Path) -> str:
     """Paths as a shell takes them."""
     return " ".join(shlex.quote(str(path)) for path in paths)
+
+
+def with_imports(line: str) -> str:
+    """A line of Python with the modules that it names."""
+    named = [module for module in MODULES if re.search(rf"\b{re.escape(module)}\.", line)]
+    return f"import {', '.join([*named, 'numpy as np'])}; {line}"
 
 
 def save_line(target: Path, code: str) -> str:
@@ -110,9 +123,12 @@ def answers_line(path: Path, target: Path) -> str:
 def recognise(path: Path) -> Kind | None:
     """What the file is; None where nothing tells."""
     try:
+        if not os.path.isfile(path):  # a pipe would wait forever
+            return None
         with path.open("rb") as file:
             size, head = os.fstat(file.fileno()).st_size, file.read(LOOKED_AT)
-            return _of_magic(head) or _of_layout(file, head, size) or _of_habits(head, size)
+            known = _of_magic(head) or _of_layout(file, head, size) or _of_habits(head, size)
+            return known or _of_text(file, head, size)
     except OSError:
         return None
 
@@ -137,7 +153,7 @@ def _of_habits(head: bytes, size: int) -> Kind | None:
         return Kind("a stream of Arrow", do=ARROW.format("pyarrow.ipc.open_stream(FILE).read_all()"))
     if len(head) == LOOKED_AT and not any(head):
         return Kind("nothing but zeros where it begins, as a download that was never finished", do="copy it anew")
-    return _of_text(head)
+    return None
 
 
 def _of_zip(head: bytes) -> Kind:
@@ -161,37 +177,28 @@ def _of_pickle(head: bytes) -> Kind | None:
     )
 
 
-def _of_text(head: bytes) -> Kind | None:
-    try:
-        text = codecs.getincrementaldecoder("utf-8-sig")().decode(head).lstrip()  # the last letter may be cut
-    except UnicodeDecodeError:
+def _of_text(file: BinaryIO, head: bytes, size: int) -> Kind | None:
+    if _decoded(head) is None:
         return None
-    if not text or re.search(r"[\x00-\x08\x0e-\x1f\x7f]", text):
-        return None
+    file.seek(0)
+    text = _decoded(file.read(TEXT)) or _decoded(head) or ""
     low = text[:300].lower()
     if low.startswith(("<!doctype html", "<html", "<head", "<body")):
         page = "an HTML page, as a server sends it in place of a file (an error, a login, a question)"
         return Kind(page, do="download the file itself")
     if low.startswith("<"):
         return Kind("XML, as a server sends it where a file can't be had", do="download the file itself")
-    if low[0] in "{[":
-        return Kind("JSON text", code="np.asarray(json.load(open(FILE)), 'float32')")
-    lines = [line for line in text.splitlines() if line.strip()][:2]
-    for skipped, line in enumerate(lines):
-        for delimiter in (",", ";", "\t", " "):
-            if _are_numbers(line.strip(), delimiter):
-                options = f"delimiter={delimiter!r}, " if delimiter != " " else ""
-                options += "skiprows=1, " if skipped else ""
-                return Kind("text of numbers (CSV)", code=f"np.loadtxt(FILE, {options}dtype='float32', ndmin=2)")
-    return Kind(f"plain text, which begins with {text[:30]!r}")
+    found = of_text(text, whole=size <= len(text.encode()))
+    return Kind(found.what, code=found.code)
 
 
-def _are_numbers(line: str, delimiter: str) -> bool:
-    parts = line.split(None if delimiter == " " else delimiter)
+def _decoded(data: bytes) -> str | None:
+    """Bytes as text, without spaces before it; None of what is none."""
     try:
-        return len([float(part) for part in parts]) > 1
-    except ValueError:  # perhaps cut where the bytes that were looked at end
-        return len(parts) > 8 and all(re.fullmatch(r"\s*[-+.0-9eE]+\s*", part) for part in parts[:-1])
+        text = codecs.getincrementaldecoder("utf-8-sig")().decode(data).lstrip()  # the last letter may be cut
+    except UnicodeDecodeError:
+        return None
+    return None if not text or re.search(r"[\x00-\x08\x0e-\x1f\x7f]", text) else text
 
 
 def _of_layout(file: BinaryIO, head: bytes, size: int) -> Kind | None:
@@ -199,17 +206,17 @@ def _of_layout(file: BinaryIO, head: bytes, size: int) -> Kind | None:
     if len(head) < 16:
         return None
     dim, columns = (int.from_bytes(head[at : at + 4], "little") for at in (0, 4))
-    for suffix, stride in ((".fvecs", 4 + 4 * dim), (".bvecs", 4 + dim)):
+    for suffix, stride in ((".bvecs", 4 + dim), (".fvecs", 4 + 4 * dim)):  # of 2 and 8 columns both may fit
         if 0 < dim <= WIDEST and size % stride == 0 and size > stride:
             file.seek(stride)
             if file.read(4) == head[:4]:
-                return _answers(".ivecs") if suffix == ".fvecs" and _whole(head[4:stride]) else _vectors(suffix)
+                return _answers(".ivecs") if suffix == ".fvecs" and are_whole(head[4:stride]) else _vectors(suffix)
     if 0 < columns <= WIDEST and dim > 0:
         itemsize, rest = divmod(size - 8, dim * columns)
-        if rest == 0 and itemsize == 8 and _whole(head[8 : 8 + 4 * dim * columns]):
+        if rest == 0 and itemsize == 8 and are_whole(head[8 : 8 + 4 * dim * columns]):
             return _answers(".ibin")
         if rest == 0 and itemsize == 4:
-            return _answers(".ibin") if _whole(head[8 : 8 + 4 * dim * columns]) else _vectors(".fbin")
+            return _answers(".ibin") if are_whole(head[8 : 8 + 4 * dim * columns]) else _vectors(".fbin")
         if rest == 0 and itemsize == 1:
             return _vectors(".u8bin")
     return None
@@ -223,7 +230,7 @@ def _answers(suffix: str) -> Kind:
     return Kind(f"answers (gt) as {suffix} has them", suffix)
 
 
-def _whole(data: bytes) -> bool:
-    """Whether float32 can't be meant: bits of whole numbers, not all of them 0."""
+def are_whole(data: bytes) -> bool:
+    """Whether float32 can't be meant: the bits of whole numbers of 32 bits below 2^27, not all of them 0."""
     found = np.frombuffer(data[: len(data) // 4 * 4], "<i4")
     return bool((np.abs(found.astype(np.int64)) < WHOLE).all() and (found > 0).any())

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ivfast.data.unfinished import interrupted
 from ivfast.data.wrong_gt import named_twice, not_integers, other_rows, outside
 from ivfast.method import COUNTED
 from ivfast.runtime.errors import UserError
@@ -28,7 +29,7 @@ def check_gt(gt: np.ndarray, path: Path, n_query: int, n_base: int) -> None:
     for start in range(0, len(gt), step):
         block = np.asarray(gt[start : start + step])
         _check_inside(block, gt, path, start, n_base)
-        _check_once(block, path, start)
+        _check_once(block, gt, path, start)
         answered = answered or bool((block[:, :COUNTED] >= 0).any())
     if not answered:
         raise UserError(
@@ -54,9 +55,11 @@ def _check_inside(block: np.ndarray, gt: np.ndarray, path: Path, start: int, n_b
         )
 
 
-def _check_once(block: np.ndarray, path: Path, start: int) -> None:
+def _check_once(block: np.ndarray, gt: np.ndarray, path: Path, start: int) -> None:
     if twice := named_twice(block):
         row, value = twice
+        if value == 0 and (said := interrupted(gt)):
+            raise UserError(f"gt: {path}: {said}, expected each offset at most once in a row; write it anew")
         raise UserError(
             f"gt: {path} row {start + row} names {value} more than once, expected each offset at most once in a row; "
             "regenerate it, with -1 where answers run out"

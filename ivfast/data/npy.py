@@ -14,8 +14,10 @@ import numpy as np
 from ivfast.data.first_bytes import CONVERTED, OF_ANSWERS, UNTOLD, answers_line, quoted, recognise
 from ivfast.data.wrong_types import BFLOAT16, OBJECTS, RECORDS, refusal
 from ivfast.runtime.errors import RunError, UserError
+from ivfast.runtime.files import A_FOLDER, A_PIPE, what_is
 
 MAGIC = b"\x93NUMPY"
+NO_FILE = "(array)"
 LONGEST_HEADER = 10_000  # bytes; NumPy's own limit
 NUMERIC = re.compile(r"[<>|=](b1|[iu][1248]|f(2|4|8|12|16)|c(8|16|24|32)|V2)")  # V2: see BFLOAT16
 
@@ -95,6 +97,17 @@ def map_of(array: np.ndarray | None) -> Any:
     return owner if hasattr(owner, "filename") else None
 
 
+def path_of(array: np.ndarray | None) -> Path:
+    """The file that an array is a memory map of; (array) where there is none."""
+    return Path(getattr(map_of(array), "filename", None) or NO_FILE)
+
+
+def called(name: str, array: np.ndarray | None) -> str:
+    """What messages call an array: its name, and the file that it is a memory map of."""
+    path = path_of(array)
+    return name if path == Path(NO_FILE) else f"{name}: {path}"
+
+
 def check_whole(array: np.ndarray, name: str) -> None:
     """Look whether a memory map's file is as long as it was: reading beyond its end would end the process (SIGBUS).
 
@@ -167,8 +180,8 @@ def _check_size(header: Header, size: int) -> None:
 
 
 def missing(absent: dict[str, Path]) -> UserError:
-    """What to raise for files that are not there, by what messages call them."""
-    names, paths = ", ".join(absent), ", ".join(str(path) for path in absent.values())
+    """What to raise for files that are not there, or are none, by what messages call them."""
+    names = ", ".join(absent)
     folders = dict.fromkeys(path.parent for path in absent.values())
     if shut := next((path for path in absent.values() if _is_shut(path)), None):
         return UserError(
@@ -179,10 +192,25 @@ def missing(absent: dict[str, Path]) -> UserError:
     for path in absent.values():
         if same := _of_other_bytes(path):
             there += f"; {same} is there, whose letters are written in another way (Unicode NFC, NFD): copy that name"
-    return UserError(
-        f"{names}: {paths} {'is' if len(absent) == 1 else 'are'} missing{_but_a_folder(absent)}; {there}; "
-        f"{_from_others(absent)}put the file there, or correct the flag that names it"
-    )
+    return UserError(f"{names}: {_how(absent)}; {there}; {_from_others(absent)}{_do_with(absent)}")
+
+
+def _how(absent: dict[str, Path]) -> str:
+    """Which of them are missing, and which are no files."""
+    gone = [str(path) for path in absent.values() if not what_is(path)]
+    parts = [f"{', '.join(gone)} {'is' if len(gone) == 1 else 'are'} missing"] if gone else []
+    parts += [f"{path} is {what}, expected a file" for path in absent.values() if (what := what_is(path))]
+    return ", ".join(parts)
+
+
+def _do_with(absent: dict[str, Path]) -> str:
+    for path in absent.values():
+        if (what := what_is(path)) == A_PIPE:
+            copied = quoted(path.with_stem(f"{path.stem}_copy"))
+            return f"files are read more than once: write into one what comes out of it (cat {quoted(path)} > {copied})"
+        if what and what != A_FOLDER:
+            return "put the file there, or name another one"
+    return "put the file there, or correct the flag that names it"
 
 
 def _is_shut(path: Path) -> bool:
@@ -207,11 +235,6 @@ def _of_other_bytes(path: Path) -> Path | None:
             part = next((name for name in names if normalize("NFC", name) == normalize("NFC", part)), part)
         found /= part
     return found if found != path and os.path.isfile(found) else None
-
-
-def _but_a_folder(absent: dict[str, Path]) -> str:
-    folders = [str(path) for path in absent.values() if os.path.isdir(path)]
-    return f" ({', '.join(folders)}: a folder, expected a file)" if folders else ""
 
 
 def _what_to_do(path: Path, name: str) -> str:

@@ -5,11 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ivfast.runtime.files import save_array
+from ivfast.runtime.files import file_hash, save_array, save_text
 
 NAME = "synthetic_faces"
 DECAY = -0.35  # of an identity's standard deviations along rotated axes: (1 + i)^decay
 N_DIRECTIONS = 12  # of nuisance (pose, light), the same for all identities
+BY_IDENTITY = ".ivfast.by_identity"  # beside a gt whose answers are no nearest, and are not meant to be: its hash
 NUISANCE, NOISE = 0.55, 0.45  # joint lengths beside an identity of length 1
 
 
@@ -65,3 +66,17 @@ def save_set(folder: Path, name: str, learn: np.ndarray, base: np.ndarray, query
     save_array(folder / f"learn_{name}.npy", learn)
     for part, array in (("base", base), ("query", query), ("gt", gt)):
         save_array(folder / name / f"{part}.npy", array)
+
+
+def say_by_identity(gt_path: Path) -> None:
+    """Say beside the gt of generated faces that its answers go by identity, so that nobody is warned of it."""
+    save_text(gt_path.with_name(BY_IDENTITY), f"{file_hash(gt_path)}\n")
+
+
+def goes_by_identity(gt_path: Path) -> bool:
+    """Whether that was said of a gt, and of the bytes that it has now."""
+    said = gt_path.with_name(BY_IDENTITY)
+    try:
+        return said.is_file() and said.read_text(encoding="utf-8").strip() == file_hash(gt_path)
+    except (OSError, ValueError):
+        return False

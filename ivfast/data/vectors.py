@@ -10,7 +10,7 @@ import numpy as np
 
 from ivfast.data.ground_truth import check_gt
 from ivfast.data.middle import FAR, middle_of, sampled
-from ivfast.data.npy import check_whole, map_of, missing, open_array
+from ivfast.data.npy import called, check_whole, map_of, missing, open_array
 from ivfast.data.space import Space
 from ivfast.data.wrong_types import refusal
 from ivfast.runtime.errors import UserError
@@ -246,8 +246,9 @@ def float_rows(vectors: np.ndarray, name: str, dim: int | None = None) -> np.nda
     known = rows.dtype.name in (*FLOATS, *WHOLE)
     if not known or rows.ndim != 2 or 0 in rows.shape or dim not in (None, rows.shape[1]):
         raise UserError(
-            f"{name}: found {rows.dtype} of shape {rows.shape}, expected floats, (n, {dim or 'dim'}) with n above 0, "
-            "or 8- and 16-bit integers; convert them with .astype('float32'), or hand over vectors of that shape"
+            f"{called(name, rows)}: found {rows.dtype} of shape {rows.shape}, expected floats, (n, {dim or 'dim'}) "
+            "with n above 0, or 8- and 16-bit integers; convert them with .astype('float32'), or hand over vectors of "
+            "that shape"
         )
     return rows.astype(np.float32) if rows.dtype.name in WHOLE else rows
 

@@ -21,6 +21,7 @@ from ivfast.route.routers import ROUTERS, Router, centers_router
 from ivfast.route.tiles import LogitTiles
 from ivfast.runtime.devices import Gpu
 from ivfast.runtime.draws import generator, spread
+from ivfast.runtime.files import what_is
 from ivfast.runtime.progress import Progress, silent
 from ivfast.start.kmeans import measure_buckets
 from ivfast.start.neighbors import LearnSet, check_split, find_neighbors, split
@@ -37,8 +38,9 @@ def open_learn(
     """Learn, checked; None where it is not named or not there."""
     path = learn_path(data_path, learn_name) if learn_name else None
     if path is None or not path.is_file():
+        what = (path and what_is(path)) or "missing"
         progress.note(
-            f"learn {path or '(no --learn_name)'} is missing: fixed probing, with nearest and ratio assignment only"
+            f"learn {path or '(no --learn_name)'} is {what}: fixed probing, with nearest and ratio assignment only"
         )
         return None
     learn = without_far(scan(open_vectors(path, "learn", found.centers.shape[1]), found.metric, progress, cleaning))

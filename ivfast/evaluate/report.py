@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
 from rich.table import Table
 
 from ivfast.data.vectors import EvaluationSet
@@ -23,6 +25,7 @@ from ivfast.runtime.progress import Progress
 from ivfast.runtime.versions import versions
 
 SCHEMA = 1
+WIDEST = 1000  # columns of a terminal that cuts nothing
 SAME = 0.005  # a difference of less than 0.5 % of k-means' share is called none
 
 
@@ -50,7 +53,7 @@ def write(config: Config, data: EvaluationSet, results: list[Result], found: Fou
     save_json(folder / "evaluation.json", record)
     save_text(folder / "evaluation.csv", as_csv(results))
     names = ["evaluation.json", "evaluation.csv", *draw_picture(folder, data.name, results, progress)]
-    progress.table(table(results))
+    progress.table(fitting(results, progress.console))
     if any(r.predicted for r in results):
         progress.table(predictions(results))
     for line in (*warnings(results), *notes_on_recall(results, answered(data.gt))):
@@ -117,21 +120,33 @@ def as_csv(results: list[Result]) -> str:
     return text.getvalue()
 
 
-def table(results: list[Result]) -> Table:
-    """Scanned share at each level of recall, one row a result."""
-    title = f"share of base scanned for a {name_of_recall(results)} of; error: its standard error near 0.90"
-    shown = Table(title=title, title_justify="left")
+def table(results: list[Result], *, tight: bool = False, brief: bool = False) -> Table:
+    """Scanned share at each level of recall, one row a result.
+
+    tight: without lines between columns; brief: without the columns that evaluation.json alone has then
+    """
+    title = f"share of base scanned for a {name_of_recall(results)} of"
+    shown = Table(title=title if brief else f"{title}; error: its standard error near 0.90", title_justify="left")
+    if tight:
+        shown.box, shown.show_edge, shown.padding = SIMPLE_HEAD, False, (0, 1, 0, 0)
     for name in ("router", "rule", "percent", "probing"):
         shown.add_column(name)
-    for name in [f"{level:.2f}" for level in LEVELS] + ["error", "imbalance", "empty", "entries"]:
+    for name in [f"{level:.2f}" for level in LEVELS] + ([] if brief else ["error", "imbalance", "empty", "entries"]):
         shown.add_column(name, justify="right")
     for r in results:
         shares = (_percent(r.scanned_at[f"{level:.2f}"]) for level in LEVELS)
-        shown.add_row(
-            r.router, r.rule, f"{r.percent:g}", r.probing, *shares, error_near(r), f"{r.imbalance:.2f}", str(r.empty),
-            f"{r.entries:,}",
-        )  # fmt: skip
+        more = [] if brief else [error_near(r), f"{r.imbalance:.2f}", str(r.empty), f"{r.entries:,}"]
+        shown.add_row(r.router, r.rule, f"{r.percent:g}", r.probing, *shares, *more)
     return shown
+
+
+def fitting(results: list[Result], console: Console) -> Table:
+    """That table as a terminal has room for it, where it would else cut cells: an ordinary one has 80 columns."""
+    wide = console.options.update(max_width=WIDEST)
+    for shown in (table(results), table(results, tight=True)):
+        if console.measure(shown, options=wide).maximum <= console.width:
+            return shown
+    return table(results, tight=True, brief=True)
 
 
 def error_near(result: Result, level: float = 0.90) -> str:

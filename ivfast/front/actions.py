@@ -30,8 +30,8 @@ from ivfast.method import TIED
 from ivfast.route.certainty import doubt
 from ivfast.runtime.draws import spread
 from ivfast.runtime.errors import UserError
-from ivfast.runtime.files import as_name
-from ivfast.runtime.own_files import claim, refuse_among, refuse_in_the_way
+from ivfast.runtime.files import as_name, make_folder
+from ivfast.runtime.own_files import EVALUATED, TRAINED, claim, refuse_among, refuse_in_the_way, refuse_not_ours
 from ivfast.runtime.packages import told
 from ivfast.runtime.progress import Progress
 
@@ -43,7 +43,8 @@ def fit(options: argparse.Namespace, progress: Progress) -> None:
     """Train, index, evaluate, tell."""
     folder = folder_of(options)
     check_faiss_path(folder)  # before a training, not after it
-    refuse_in_the_way(folder, INDEX_FILES, ["converted"])
+    refuse_in_the_way(folder, (*TRAINED, *INDEX_FILES), ["converted"])
+    refuse_not_ours(folder, (*TRAINED, *EVALUATED, *INDEX_FILES))
     refuse_grown(folder, "--save_path")
     base = open_file(options.base, folder, options.column, progress)
     try_kind(options.kind, base.shape[1])
@@ -68,10 +69,12 @@ def index(options: argparse.Namespace, progress: Progress) -> None:
     folder = options.out or options.save_path
     check_faiss_path(folder)
     refuse_in_the_way(folder, INDEX_FILES, ["converted"])
+    if options.out:
+        refuse_not_ours(folder, (*TRAINED, *INDEX_FILES))
     refuse_grown(folder, "--out")
     model, base = load(options.save_path), open_file(options.base, folder, options.column, progress)
     try_kind(options.kind, base.shape[1])
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     copies = model.usual_copies if options.percents is None else options.percents
     made = model.index(base, copies, options.kind, lists_file(folder, base, copies), progress)
     made.save(folder)
@@ -94,7 +97,8 @@ def evaluate(options: argparse.Namespace, progress: Progress) -> None:
         progress.note(f"warning: {said}")
     reached = made.evaluate(query, gt, options.k, tuple(options.recall), ties=options.ties)
     progress.console.print(as_table(reached))
-    if reached and (said := doubt(options.k, max(one.error for one in reached), len(query))):
+    n_answered = int((np.asarray(gt)[:, : options.k] >= 0).any(axis=1).sum())
+    if reached and (said := doubt(options.k, max(one.error for one in reached), n_answered)):
         progress.say(said)
 
 
@@ -102,7 +106,10 @@ def _doubts(made: Index, query: np.ndarray, gt: np.ndarray, k: int) -> str:
     """What is wrong with a gt by up to 100 queries, "" where nothing is."""
     x = made.model.as_stored(query, "query")
     check_answers(gt, len(x), k, made.next_id)
-    looked_at = spread(len(x), JUDGED)
+    answered = np.flatnonzero(np.asarray(gt)[:, 0] >= 0)
+    if not len(answered):
+        return ""
+    looked_at = answered[spread(len(answered), JUDGED)]
     x, answers = x[looked_at], np.asarray(gt)[looked_at, :k].astype(np.int64)
     return doubt_answers(made.faiss_index, x, made.search(x, 2, nprobe=made.model.nlist)[0], answers)
 
@@ -158,10 +165,11 @@ def open_file(path: Path, folder: Path, column: str | None, progress: Progress, 
     folder: where that is kept, as converted/NAME.npy
     raises: UserError on a file that can't be read
     """
-    if path.suffix == ".npy" and os.path.isfile(path) and (rows := open_array(path, name)).dtype.name in FLOATS:
+    is_npy = path.suffix == ".npy" and column is None and os.path.isfile(path)
+    if is_npy and (rows := open_array(path, name)).dtype.name in FLOATS:
         return rows
     refuse_among(path, folder, name=name)
-    source = open_rows(path, column=column)
+    source = open_rows(path, column, name)
     written = folder / "converted" / f"{name}.npy"
     claim(written.parent, [written.name])
     write_npy(source, written, progress)

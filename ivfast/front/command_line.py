@@ -8,7 +8,15 @@ from typing import Any
 
 from ivfast import __version__
 from ivfast.front import actions
-from ivfast.runtime.command_line import Parser, boolean, epochs, refuse_unknown_flags, written_path
+from ivfast.runtime.command_line import (
+    Parser,
+    boolean,
+    epochs,
+    metric,
+    refuse_unknown_flags,
+    written_file,
+    written_path,
+)
 from ivfast.runtime.config import BACKENDS, METRICS
 from ivfast.runtime.devices import numbers_or_all
 from ivfast.runtime.errors import RunError, StopRequestedError, UserError, in_words, no_memory
@@ -46,8 +54,10 @@ def main(argv: list[str] | None = None) -> int:
     except (RunError, OSError) as failed:
         progress.say(f"error: {in_words(failed)}")
         return 1
-    except MemoryError as problem:
-        progress.say(f"error: {no_memory(problem)}")
+    except (MemoryError, RuntimeError) as problem:
+        if (said := no_memory(problem)) is None:
+            raise
+        progress.say(f"error: {said}")
         return 1
     except StopRequestedError as stop:
         again = "goes on where it stopped" if words[0] == "fit" else "begins anew"
@@ -96,7 +106,7 @@ def _add_fit(commands: Any) -> Parser:
         help="real queries to evaluate with (default: rows of BASE, set aside)",
     )
     flag("--nlist", type=int, metavar="BUCKETS", help="number of buckets (default: about 4 sqrt(n), 200 vectors each)")
-    flag("--metric", choices=METRICS, help="IP or L2 (default: IP where all rows are of unit norm)")
+    flag("--metric", type=metric, choices=METRICS, help="IP or L2 (default: IP where all rows are of unit norm)")
     flag(
         "--start",
         type=written_path,
@@ -152,7 +162,7 @@ def _add_evaluate(commands: Any) -> Parser:
 def _add_convert(commands: Any) -> Parser:
     parser = _command(commands, "convert", "Turn a file of vectors into one of another format.", actions.convert)
     parser.add_argument("source", type=written_path, metavar="SOURCE", help="file or folder to read")
-    parser.add_argument("target", type=written_path, metavar="TARGET", help="file to write; its suffix says the format")
+    parser.add_argument("target", type=written_file, metavar="TARGET", help="file to write; its suffix says the format")
     parser.add_argument("--column", metavar="NAME", help="column or tensor, where the source has several")
     return parser
 
@@ -162,7 +172,7 @@ def _add_report(commands: Any) -> Parser:
     parser = _command(commands, "report", text, actions.report)
     parser.add_argument("save_path", type=written_path, nargs="+", metavar="DIR", help="folders of finished runs")
     parser.add_argument(
-        "--out", type=written_path, metavar="FILE", help="of a comparison (default: DIR/comparison.html)"
+        "--out", type=written_file, metavar="FILE", help="of a comparison (default: DIR/comparison.html)"
     )
     return parser
 

@@ -13,7 +13,7 @@ import numpy as np
 from ivfast.commands import train_centers
 from ivfast.data.cleaning import Cleaning, scan
 from ivfast.data.far import check_unit, without_far
-from ivfast.data.npy import map_of
+from ivfast.data.npy import path_of
 from ivfast.data.twins import distinct_rows
 from ivfast.data.vectors import Points, Vectors, float_rows, measure_space
 from ivfast.front.aside import set_aside, write_run_files
@@ -24,11 +24,11 @@ from ivfast.index.load import load
 from ivfast.index.model import TO_CALLERS, TrainedModel
 from ivfast.network.backend import load_search
 from ivfast.runtime.checkpoint import checkpoints_in
-from ivfast.runtime.config import BACKENDS, Config, check
+from ivfast.runtime.config import BACKENDS, Config, check, check_metric_name
 from ivfast.runtime.devices import Gpu
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.files import no_temporary, save_array, user_path
-from ivfast.runtime.own_files import TRAINED, refuse_in_the_way
+from ivfast.runtime.own_files import EVALUATED, TRAINED, refuse_in_the_way, refuse_not_ours
 from ivfast.runtime.progress import Progress, silent
 from ivfast.start.descent import Means, check_descent
 from ivfast.start.neighbors import LIMITS
@@ -104,6 +104,7 @@ def _temporary() -> Path:
 
 def _fit(folder: Path, base: np.ndarray, query: np.ndarray | None, settings: Settings, shown: Progress) -> TrainedModel:
     refuse_in_the_way(folder, (*TRAINED, FIT_NAME), ("cache", "checkpoints", DATA_NAME))
+    refuse_not_ours(folder, (*TRAINED, *EVALUATED))
     start = None if settings.start is None else open_given(settings.start)
     if start:
         settings = as_started(start, settings)
@@ -155,7 +156,7 @@ def check_queries(query: np.ndarray, base: Points, *, normalize: bool) -> np.nda
 
     raises: UserError on another dim or type, NaN or infinity
     """
-    raw = Vectors("query", Path("(array)"), float_rows(query, "query", base.dim))
+    raw = Vectors("query", path_of(query), float_rows(query, "query", base.dim))
     return scan(raw, base.metric, silent(), Cleaning(normalize), TO_CALLERS).raw(slice(None))
 
 
@@ -168,15 +169,14 @@ def admit(rows: np.ndarray, settings: Settings, progress: Progress) -> Points:
         raise UserError(
             f"base: found {len(rows):,} vectors, expected {LEAST:,} or more: search so few with faiss.IndexFlat"
         )
-    if settings.metric not in (None, "IP", "L2"):
-        raise UserError(f"metric {settings.metric!r}: expected 'IP' or 'L2'; correct it")
+    if settings.metric is not None:
+        check_metric_name(settings.metric)
     metric = settings.metric or ("IP" if settings.normalize else choose_metric(rows))
     if settings.normalize and metric == "L2":
         raise UserError("normalize: it would change every distance under L2; leave it out, or use metric 'IP'")
     if settings.metric is None:
         progress.note(f"metric {metric}: {'all rows are of unit norm' if metric == 'IP' else 'norms of rows differ'}")
-    file = map_of(rows)
-    raw = Vectors("base", Path("(array)" if file is None or file.filename is None else file.filename), rows)
+    raw = Vectors("base", path_of(rows), rows)
     scanned = scan(raw, metric, progress, Cleaning(settings.normalize), TO_CALLERS)
     return Points(scanned, measure_space(without_far(scanned), metric))
 

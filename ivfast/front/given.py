@@ -9,7 +9,7 @@ from ivfast.data.centers import open_centers
 from ivfast.data.vectors import Points
 from ivfast.index.model import TrainedModel
 from ivfast.runtime.errors import UserError
-from ivfast.runtime.files import user_path
+from ivfast.runtime.files import user_path, what_is
 from ivfast.train.given import check_metric, check_start, trained_for
 
 Start = TrainedModel | Path | str | np.ndarray
@@ -41,7 +41,8 @@ def open_given(start: Start) -> Given:
         if path.is_dir():
             path /= "ivfast.npy"
             if not path.is_file():
-                raise UserError(f"start {path.parent}: no ivfast.npy, expected the folder of a finished fit or run")
+                what = f"ivfast.npy is {found}" if (found := what_is(path)) else "no ivfast.npy"
+                raise UserError(f"start {path.parent}: {what}, expected the folder of a finished fit or run")
         return Given(open_centers(path), trained_for(path), f"start {path}")
     rows = np.asarray(start)
     if rows.ndim != 2 or 0 in rows.shape or rows.dtype.kind != "f":

@@ -10,6 +10,7 @@ from ivfast.data.exact import flat_index
 from ivfast.data.vectors import float_rows
 from ivfast.front.fit import LEAST, fit
 from ivfast.index.model import TrainedModel
+from ivfast.runtime.config import LARGEST_INT
 from ivfast.runtime.draws import generator
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.progress import Progress, silent
@@ -51,10 +52,17 @@ class Kmeans:
         self.most, self.least = max_points_per_centroid, min_points_per_centroid
         if self.most is not None and self.most < 1:
             raise UserError(f"max_points_per_centroid {self.most}: expected 1 or more; correct it")
+        if not 0 <= seed <= LARGEST_INT:
+            raise UserError(f"seed {seed}: expected 0 to {LARGEST_INT}; correct it")
         self.more = _without_defaults(more)
         self.model: TrainedModel | None = None
         self.centroids: np.ndarray | None = None  # (k, d) float32, once trained
         self.index: faiss.Index = flat_index(d, "IP" if spherical else "L2")  # holds the centroids, once trained
+
+    def __repr__(self) -> str:
+        known = None if self.model is None else self.model.trained_on
+        trained = "not trained yet" if known is None else f"trained on {len(known):,} vectors"
+        return f"ivfast.Kmeans(dim {self.d}, nlist {self.k}, metric {'IP' if self.spherical else 'L2'}, {trained})"
 
     def train(self, x: np.ndarray) -> None:
         """Train the centers. x: (n, d) floats"""

@@ -12,7 +12,7 @@ from ivfast.index.calibration import Calibration
 from ivfast.index.entries import stored_ids
 from ivfast.index.fill import check_faiss_path, on_disk
 from ivfast.runtime.errors import UserError
-from ivfast.runtime.files import copy_beside, file_hash, save_tensors, write_beside
+from ivfast.runtime.files import copy_beside, file_hash, save_tensors, what_is, write_beside
 from ivfast.runtime.tensors import read_tensors
 
 SCHEMA = 1
@@ -67,7 +67,8 @@ def read_index(folder: Path) -> Parts:
     path, beside = folder / FAISS_NAME, folder / BESIDE_NAME
     for file in (path, beside):
         if not file.is_file():
-            raise UserError(f"{file} is missing: expected an index; make it with `ivfast index`, or name its folder")
+            what = what_is(file) or "missing"
+            raise UserError(f"{file} is {what}: expected an index; make it with `ivfast index`, or name its folder")
     try:
         index, (arrays, about) = _read_faiss(path), _read_beside(beside)
         if about["faiss_sha256"] != file_hash(path):

@@ -10,7 +10,7 @@ from faiss.contrib.ondisk import merge_ondisk
 
 from ivfast.data.vectors import Vectors, rows_per_block
 from ivfast.runtime.errors import RunError, UserError
-from ivfast.runtime.files import free_space, part_of, remove
+from ivfast.runtime.files import free_space, make_folder, part_of, remove
 from ivfast.runtime.progress import Progress
 
 TRAINED_ON = 100_000  # rows that codes are fitted to
@@ -88,7 +88,7 @@ def fill_on_disk(
     raises: RunError where the disk refuses, UserError where FAISS can't take the path
     """
     check_faiss_path(data)
-    data.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(data.parent)
     an_entry = index.code_size + 8
     n_bytes, free = 2 * len(rows) * an_entry, free_space(data.parent)  # shards, and what they are merged into
     if free is not None and free < n_bytes:  # FAISS writes by memory map, which ends the process where the disk is full

@@ -8,7 +8,7 @@ import faiss
 import numpy as np
 
 from ivfast.data.exact import others, without_self
-from ivfast.index.answers import check_answers
+from ivfast.index.answers import check_answers, last_answers
 from ivfast.index.calibration import Calibration
 from ivfast.index.files import Parts, ProbesUse, save_index
 from ivfast.index.fill import sizes_of
@@ -92,6 +92,13 @@ class SearchedIndex:
     def __len__(self) -> int:
         return self.n
 
+    def __repr__(self) -> str:
+        model = self.model
+        return (
+            f"ivfast.{type(self).__name__}({self.n:,} vectors, dim {model.dim}, nlist {model.nlist}, metric "
+            f"{model.metric}, copies {self.copies:g}, kind {self.kind})"
+        )
+
     @property
     def imbalance(self) -> float:
         """How unevenly the lists are filled: 1 even, nlist: all in one."""
@@ -146,7 +153,7 @@ class SearchedIndex:
     ) -> list[Reached]:  # fmt: skip
         """Search queries whose answers are known.
 
-        gt: (n, k or more) integers, ids of the exact nearest, nearest first
+        gt: (n, k or more) integers, ids of the exact nearest, nearest first, -1 where there are no more
         recalls: to ask for, one after the other; those that the index can't reach are left out
         without: (n,) the ids of the queries themselves where they are stored: they don't count as found
         ties: whether a vector found counts as right that is as near as the k-th answer
@@ -178,20 +185,22 @@ class SearchedIndex:
         scores, ids = self.search_chosen(ranked, threshold, x, k + (without is not None))
         if without is not None:
             scores, ids = scores[others(ids, without)].reshape(len(x), k), without_self(ids, without)
-        same = ids[:, :, None] == gt[:, None, :]
-        right = by_gt = same.any(axis=1)
-        if ties:
-            right = same.any(axis=2) | tied(self.faiss_index, x, ids, scores, gt[:, -1])
+        n_answers = (gt >= 0).sum(axis=1)
+        same = (ids[:, :, None] == gt[:, None, :]) & (gt >= 0)[:, None, :]
+        n_right = n_by_gt = same.any(axis=1).sum(axis=1)
+        if ties:  # no more of a query than gt has answers for it
+            near = tied(self.faiss_index, x, ids, scores, last_answers(gt))
+            n_right = np.minimum((same.any(axis=2) | near).sum(axis=1), n_answers)
         probed = ranked.gains > threshold
         return Reached(
             asked=asked,
             expected=Expected(*self.calibration.predicted(threshold, k)),
-            recall=float(right.mean()),
+            recall=float(n_right.sum() / n_answers.sum()),
             scanned=float(self.shares[ranked.buckets[probed]].sum() / len(x)),
             nprobe=float(probed.sum() / len(x)),
             k=k,
-            error=float(recall_error(right.sum(axis=1)[:, None], np.full(len(x), k))[0]),
-            without_ties=float(by_gt.mean()) if ties else None,
+            error=float(recall_error(n_right[:, None], n_answers)[0]),
+            without_ties=float(n_by_gt.sum() / n_answers.sum()) if ties else None,
         )
 
     def threshold(self, k: int, recall: float | None, scanned: float | None, nprobe: int | None) -> float:

@@ -13,7 +13,7 @@ from ivfast.index.growth import Index
 from ivfast.index.model import TrainedModel
 from ivfast.runtime.devices import Gpu
 from ivfast.runtime.errors import UserError
-from ivfast.runtime.files import user_path
+from ivfast.runtime.files import user_path, what_is
 from ivfast.store.dcnet_file import load_model
 
 
@@ -27,7 +27,8 @@ def load(save_path: Path | str, backend: str | None = None, gpu: Gpu = -1) -> Tr
     folder = user_path(save_path).absolute()  # a caller may change to another folder
     path = folder / "ivfast.npy"
     if not os.path.isfile(path):
-        raise UserError(f"{folder}: no ivfast.npy, expected the save_path of a finished run; train first")
+        what = f"ivfast.npy is {found}" if (found := what_is(path)) else "no ivfast.npy"
+        raise UserError(f"{folder}: {what}, expected the save_path of a finished run; train first")
     centers = open_centers(path)
     model = load_model(folder / "dcnet.safetensors", path)
     if model is None or not model.fits(centers):

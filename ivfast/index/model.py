@@ -10,6 +10,7 @@ import numpy as np
 
 from ivfast.data.cleaning import Advice, Cleaning, scan
 from ivfast.data.far import check_unit
+from ivfast.data.npy import called, path_of
 from ivfast.data.space import UNIT_TOLERANCE
 from ivfast.data.vectors import Points, Vectors, float_rows, open_vectors, unit_rows
 from ivfast.index.build import Wishes, build_index
@@ -26,7 +27,7 @@ from ivfast.route.routers import Router, centers_router
 from ivfast.route.tiles import LogitTiles
 from ivfast.runtime.devices import Gpu
 from ivfast.runtime.errors import UserError
-from ivfast.runtime.files import copy_beside, user_path
+from ivfast.runtime.files import copy_beside, make_folder, user_path
 from ivfast.runtime.progress import Progress, silent
 from ivfast.start.descent import Means
 from ivfast.start.extend import Part
@@ -125,7 +126,7 @@ class TrainedModel:
         raises: UserError where copies is none of the run's, or base is of another dim or type, holds NaN or infinity
         or, under IP, rows that are not of unit norm
         """
-        buckets = self.place_points(self.points(base), copies, np.empty(0, np.int64), silent()).buckets
+        buckets = self.place_points(self.points(base, "base"), copies, np.empty(0, np.int64), silent()).buckets
         rows, columns = np.nonzero(buckets >= 0)
         # contiguous, since FAISS takes pointers
         return Placed(np.ascontiguousarray(rows), buckets[rows, columns].astype(np.int64))
@@ -147,7 +148,7 @@ class TrainedModel:
         (2000, 3600)
         """
         file = None if lists_file is None else user_path(lists_file).absolute()
-        return self.index_points(self.points(base), copies, kind, file, progress or silent())
+        return self.index_points(self.points(base, "base"), copies, kind, file, progress or silent())
 
     def index_points(
         self, points: Points, copies: float | None, kind: str, lists_file: Path | None, progress: Progress
@@ -187,7 +188,7 @@ class TrainedModel:
     def save(self, folder: Path | str) -> None:
         """Write ivfast.npy and dcnet.safetensors into another folder, for `ivfast.load`."""
         target = user_path(folder)
-        target.mkdir(parents=True, exist_ok=True)
+        make_folder(target)
         for name in NAMES:
             source = self.folder / name
             if not source.is_file() and name != FIT_NAME:
@@ -217,11 +218,11 @@ class TrainedModel:
                 if not np.isfinite(vectors[row]).all()
                 else "is too large, its square does not fit float32"
             )
-            raise UserError(f"{name}: row {row} {what}; leave such rows out before")
+            raise UserError(f"{called(name, vectors)}: row {row} {what}; leave such rows out before")
         if self.metric == "IP" and len(off := np.flatnonzero(np.abs(squares - 1) > 2 * UNIT_TOLERANCE)):
             raise UserError(
-                f"{name}: row {off[0]} has norm {np.sqrt(squares[off[0]]):.4g}, expected unit norm under IP; "
-                f"{TO_CALLERS.normalize}"
+                f"{called(name, vectors)}: row {off[0]} has norm {np.sqrt(squares[off[0]]):.4g}, expected unit norm "
+                f"under IP; {TO_CALLERS.normalize}"
             )
         return rows
 
@@ -288,9 +289,9 @@ class TrainedModel:
     def _net(self) -> Router:
         return model_router(self._model, self._facts("net").k, self._backend, self._gpu)
 
-    def points(self, vectors: np.ndarray) -> Points:
+    def points(self, vectors: np.ndarray, name: str = "vectors") -> Points:
         """Check what a caller hands over as a run checks its base."""
-        raw = Vectors("vectors", Path("(array)"), float_rows(vectors, "vectors", self.dim))
+        raw = Vectors(name, path_of(vectors), float_rows(vectors, name, self.dim))
         return Points(scan(raw, self.metric, silent(), Cleaning(self._normalize), TO_CALLERS), self._model.space)
 
     def points_trained_on(self) -> Points:

@@ -150,7 +150,7 @@ class Placing(Protocol):
         """Where vectors go that come later."""
         ...
 
-    def points(self, vectors: np.ndarray) -> Points:
+    def points(self, vectors: np.ndarray, name: str = "vectors") -> Points:
         """Vectors checked as a run checks its base."""
         ...
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ivfast import __version__
-from ivfast.runtime.config import AMP_DTYPES, APEX_MODES, BACKENDS, DEFAULTS, METRICS, Config
+from ivfast.runtime.config import AMP_DTYPES, APEX_MODES, BACKENDS, DEFAULTS, METRICS, Config, metric_meant
 from ivfast.runtime.devices import as_gpu, number_or_all
 from ivfast.runtime.errors import UserError
+from ivfast.runtime.files import check_file_name
 
 
 class Parser(argparse.ArgumentParser):
@@ -34,6 +35,21 @@ def written_path(word: str) -> Path:
     if not word:
         raise argparse.ArgumentTypeError("it is empty, expected a path; the shell may not know a variable in it")
     return Path(word)
+
+
+def written_file(word: str) -> Path:
+    """A path of a file that will be written."""
+    check_file_name(word)
+    return written_path(word)
+
+
+def metric(word: str) -> str:
+    """One of METRICS; of what other tools call them, what to take instead."""
+    if word in METRICS:
+        return word
+    meant = metric_meant(word)
+    told = f"use --metric {meant.metric}{' --normalize True' * meant.normalize}" if meant else "correct it"
+    raise argparse.ArgumentTypeError(f"invalid choice: {word!r}, expected {' or '.join(METRICS)}; {told}")
 
 
 def epochs(word: str) -> int | str:
@@ -138,7 +154,7 @@ def _add_data(parser: Parser) -> None:
         "training set: DATA_PATH/LEARN_NAME.npy (documented size 10,000,000 x 256); must be specified when training",
         metavar="NAME",
     )
-    _flag(group, "metric", "IP: inner product of unit vectors; L2: Euclidean distance", choices=METRICS)
+    _flag(group, "metric", "IP: inner product of unit vectors; L2: Euclidean distance", type=metric, choices=METRICS)
     _flag(
         group,
         "normalize",

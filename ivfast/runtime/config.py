@@ -1,8 +1,9 @@
 """Every setting of a run and its default: the only home of defaults."""
 
+import re
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ivfast.method import LARGEST_SCALE, SMALLEST_SCALE
 from ivfast.runtime.devices import Gpu, check_gpu
@@ -15,8 +16,37 @@ AMP_DTYPES = ("float16", "bfloat16")
 LARGEST_INT = 2**31 - 1  # what FAISS counts and seeds with
 LARGEST_LR = 1000  # far above any use; from about 1e30 on float32 overflows
 LARGEST_EPOCHS = 99_999  # names of checkpoints have five digits
+MOST = dict.fromkeys(("epochs", "warmup", "start_epoch"), LARGEST_EPOCHS) | {"scale": LARGEST_SCALE}
 BACKENDS = ("jax", "torch")
 AUTO = -(2**31)  # what epochs holds for "auto", until learn is open (see ivfast.train.schedule.auto_epochs)
+
+
+METRIC_NAMES = {
+    ("IP", False): ("ip", "dot", "dotproduct", "inner", "innerproduct", "mip", "metricinnerproduct"),
+    ("IP", True): ("cosine", "cos", "cosinesimilarity", "cosinedistance", "angular"),
+    ("L2", False): ("l2", "euclidean", "euclid", "euclideandistance", "sqeuclidean", "squaredl2", "metricl2"),
+}  # what other tools call metrics, in small letters alone
+
+
+class Meant(NamedTuple):
+    """What to use for a metric of another tool."""
+
+    metric: str
+    normalize: bool
+
+
+def metric_meant(name: object) -> Meant | None:
+    """What another tool's name of a metric is here; None where it is not known."""
+    plain = re.sub("[^a-z0-9]", "", str(name).lower())
+    return next((Meant(*ours) for ours, names in METRIC_NAMES.items() if plain in names), None)
+
+
+def check_metric_name(name: object) -> None:
+    """raises: UserError where it is none of METRICS, with what to take instead"""
+    if name not in METRICS:
+        meant = metric_meant(name)
+        told = f"use metric={meant.metric!r}{', normalize=True' * meant.normalize}" if meant else "correct it"
+        raise UserError(f"metric {name!r}: expected {' or '.join(map(repr, METRICS))}; {told}")
 
 
 @dataclass(frozen=True)
@@ -111,6 +141,7 @@ def check(config: Config) -> None:
 
     raises: UserError naming the flag, what was found and what is expected
     """
+    check_metric_name(config.metric)
     _check_numbers(config)
     _check_names(config)
     if config.eval:
@@ -187,13 +218,14 @@ def _check_numbers(config: Config) -> None:
     for name, least in at_least.items():
         if getattr(config, name) < least and (name, getattr(config, name)) != ("epochs", AUTO):
             raise UserError(f"--{name} {getattr(config, name)}: expected {least} or more; correct it")
-        if getattr(config, name) > LARGEST_INT:
-            raise UserError(f"--{name} {getattr(config, name)}: expected at most {LARGEST_INT}; correct it")
+        if getattr(config, name) > (most := MOST.get(name, LARGEST_INT)):
+            raise UserError(f"--{name} {getattr(config, name)}: expected at most {most}; correct it")
     check_gpu(config.gpu)
-    if config.scale > LARGEST_SCALE or config.scale & (config.scale - 1):
-        raise UserError(f"--scale {config.scale}: expected a power of two from 1 to {LARGEST_SCALE}, such as 1024")
-    if config.epochs > LARGEST_EPOCHS:
-        raise UserError(f"--epochs {config.epochs}: expected at most {LARGEST_EPOCHS}; correct it")
+    if config.scale & (config.scale - 1):
+        raise UserError(
+            f"--scale {config.scale}: expected a power of two from {SMALLEST_SCALE} to {LARGEST_SCALE}, such as 1024; "
+            "correct it"
+        )
     if not 0 < config.lr <= LARGEST_LR:
         raise UserError(
             f"--lr {config.lr:g}: expected a number above 0, at most {LARGEST_LR}, such as 2e-3; correct it"

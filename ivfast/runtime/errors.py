@@ -1,6 +1,7 @@
 """What a user did wrong, in one line."""
 
 import errno
+import re
 
 ADVICE = {
     errno.EACCES: "give permission, or name another --save_path",
@@ -29,12 +30,25 @@ class RunError(Exception):
     """A run that cannot go on through no fault of its input: `main` prints it and exits 1."""
 
 
-def no_memory(problem: MemoryError) -> str:
-    """The line for an array that the machine has no room for."""
+LACKING = re.compile(
+    "RESOURCE_EXHAUSTED|out of memory|(can't|cannot|could not|unable to|failed to) allocate|bad_alloc|ALLOC_FAILED",
+    re.IGNORECASE,
+)  # what JAX and torch, CUDA and FAISS say, whose errors of many kinds are of one type
+SAID = 200  # letters of what they say, which may be pages
+
+
+def no_memory(problem: BaseException) -> str | None:
+    """The line for what a machine or an accelerator has no room for; None of any other problem.
+
+    Frameworks have errors of their own for it, which are told by their words: none is imported to ask for its types.
+    """
     said = " ".join(str(problem).split())
+    if not isinstance(problem, MemoryError) and not (isinstance(problem, RuntimeError) and LACKING.search(said)):
+        return None
+    said = said if len(said) <= SAID else f"{said[:SAID]}.."
     return (
-        f"not enough memory{f': {said}' if said else ''}; use a smaller --param_list, --batch_size or --nlist, fewer "
-        "vectors, or a machine with more memory"
+        f"not enough memory{f': {said}' if said else ''}; use a smaller --batch_size, --valid_batch_size, --param_list "
+        "or --nlist, fewer vectors, or a machine with more memory"
     )
 
 

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +22,14 @@ from ivfast.runtime.errors import RunError, UserError
 PART = ".ivfast-part."  # what every name begins with that part_of gives, and no name of a user
 WRITTEN = (".", "cache", "checkpoints", "converted", "data")  # folders of a save_path that anything is written into
 LONGEST = 100  # bytes of a name that becomes a part of another one: file systems take 255, some of them 143
+A_FOLDER, A_PIPE = "a folder", "a pipe"
+KINDS = (
+    (stat.S_ISDIR, A_FOLDER),
+    (stat.S_ISFIFO, A_PIPE),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)  # what lies where a file is expected
 NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EBADF)  # what fsync isn't offered by
 
 
@@ -78,6 +87,42 @@ def check_letters(text: str, name: str) -> None:
         raise UserError(f"{name}: {text!r} holds a zero or half a character, which no file's name can; correct it")
 
 
+def check_file_name(path: Path | str) -> None:
+    """raises: UserError where a text ends in a slash, which a path would lose, and with it that a folder is meant"""
+    if isinstance(path, str) and path.endswith(("/", os.sep)):
+        raise UserError(
+            f"{path} ends in a slash, as folders do, expected a file; leave the slash out, or name a file in it"
+        )
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder, and those above it.
+
+    raises: UserError where a file is in the way, RunError where the system refuses
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise UserError(f"{path} is or lies below a file, expected a folder; name another") from None
+    except OSError as problem:
+        said = problem.strerror or problem
+        raise RunError(f"{path}: no folder can be made there ({said}); give permission, or name another") from None
+
+
+def what_is(path: Path) -> str:
+    """What lies at a path that is no file, with its article; "" of a file, and where nothing lies.
+
+    Nothing is opened, since a pipe would wait for whoever writes into it.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except PermissionError:  # whatever it is
+        return ""
+    except (OSError, ValueError):
+        return f"a link to {os.readlink(path)}, which is not there" if os.path.islink(path) else ""
+    return next((what for is_one, what in KINDS if is_one(mode)), "")
+
+
 def as_name(text: str) -> str:
     """A text as a part of a file's name: where it is too long, or holds what names can't, a hash tells it from others.
 
@@ -116,11 +161,11 @@ def write_beside(path: Path, write: Callable[[Path], None], n_bytes: int | None 
     path: the file to replace; its folder is made where it is absent
     write: called with the temporary path, which has the suffix of `path`
     n_bytes: about what it writes, for the message; None: not known
-    raises: UserError where `path` is a folder, a pipe or a device; RunError where the disk refuses, whatever else
-    `write` raises; `path` then holds what it held before
+    raises: UserError where `path` is no file, but a folder, a pipe or a device; RunError where the disk refuses,
+    whatever else `write` raises; `path` then holds what it held before
     """
-    if os.path.exists(path) and not os.path.isfile(path):
-        raise UserError(f"{path} is a folder, a pipe or a device, expected a file or nothing; name another file")
+    if os.path.exists(path) and (what := what_is(path)):
+        raise UserError(f"{path} is {what}, expected a file or nothing; name another file")
     beside = part_of(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

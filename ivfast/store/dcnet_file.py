@@ -14,7 +14,7 @@ from ivfast.route.routers import ROUTERS, Router, centers_router, net_router
 from ivfast.runtime.config import METRICS
 from ivfast.runtime.devices import Gpu
 from ivfast.runtime.errors import UserError
-from ivfast.runtime.files import file_hash, save_tensors
+from ivfast.runtime.files import file_hash, save_tensors, what_is
 from ivfast.runtime.tensors import read_tensors
 from ivfast.store.records import Facts, Predicted, Storing
 from ivfast.store.rules import RULES
@@ -84,6 +84,8 @@ def load_model(path: Path, centers_path: Path) -> Model | None:
 
     raises: UserError where the file cannot be read
     """
+    if what := what_is(path):
+        raise UserError(f"{path} is {what}, expected a file or nothing; put the file there, or move it")
     if not path.is_file():
         return None
     try:

@@ -17,7 +17,7 @@ from ivfast.data.formats.hdf5 import VECTORS
 from ivfast.data.formats.rows import Rows, load_package
 from ivfast.data.vectors import rows_per_block
 from ivfast.runtime.errors import RunError, UserError
-from ivfast.runtime.files import free_space, user_path, write_beside
+from ivfast.runtime.files import check_file_name, free_space, user_path, write_beside
 from ivfast.runtime.own_files import refuse_among
 from ivfast.runtime.progress import Progress, silent
 
@@ -60,6 +60,7 @@ def convert(
     returns: what was read
     raises: UserError where either cannot be right, RunError where the disk refuses
     """
+    check_file_name(target)
     source, target = user_path(source), user_path(target)
     target_of(target)  # before a large source is opened
     rows = open_rows(source, column, "source")

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from safetensors import SafetensorError
 
+from ivfast.data.first_bytes import are_whole
 from ivfast.data.formats.rows import NUMBERS, READ_AS, Rows, damaged, pick
 from ivfast.data.npy import open_array
 from ivfast.data.wrong_types import refusal
@@ -26,6 +27,7 @@ TENSOR_TYPES = {
     "F32": "float32",
     "F64": "float64",
 }
+LOOKED_AT = 1 << 16  # bytes at the start, for numbers that are no floats
 PROBLEMS = (SafetensorError, OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)
 Open = Callable[[Path, str, str | None], Rows]  # path, name, column -> Rows
 
@@ -56,13 +58,19 @@ class Flat(NamedTuple):
                     raise UserError(f"{self.name}: {self.path} ends in row {first + len(data) // stride}; copy it anew")
                 rows = np.frombuffer(data, np.uint8).reshape(n, stride)
                 if self.row_head:
-                    self._check_lengths(rows[:, : self.row_head].view("<i4")[:, 0], first)
+                    self._check_lengths(rows, first)
                 yield rows[:, self.row_head :].view(self.type)
 
-    def _check_lengths(self, lengths: np.ndarray, first: int) -> None:
+    def _check_lengths(self, rows: np.ndarray, first: int) -> None:
+        lengths = rows[:, : self.row_head].view("<i4")[:, 0]
         wrong = lengths != self.dim
         if wrong.any():
             row = int(np.argmax(wrong))
+            if not rows[row:].any():
+                raise UserError(
+                    f"{self.name}: {self.path} holds nothing but zeros from row {first + row} on, as a file whose "
+                    "writing was interrupted; copy it anew"
+                )
             raise UserError(
                 f"{self.name}: {self.path} row {first + row} says {lengths[row]} columns, expected {self.dim} as in "
                 "row 0; it is damaged or of another format than its name says"
@@ -118,13 +126,39 @@ def as_rows(flat: Flat, dtype: str) -> Rows:
 
 
 def open_vecs(path: Path, name: str, _: str | None, *, type: str) -> Rows:
-    """.fvecs or .bvecs, by the type of its numbers; raises UserError as flat_vecs does."""
-    return as_rows(flat_vecs(path, name, type), np.dtype(type).name)
+    """.fvecs or .bvecs, by the type of its numbers; raises UserError as flat_vecs does, or on rows that are none."""
+    return as_rows(_told_apart(flat_vecs(path, name, type)), np.dtype(type).name)
 
 
 def open_bin(path: Path, name: str, _: str | None, *, type: str) -> Rows:
-    """.fbin, .u8bin or .i8bin, by the type of its numbers; raises UserError as flat_bin does."""
-    return as_rows(flat_bin(path, name, type), np.dtype(type).name)
+    """.fbin, .u8bin or .i8bin, by the type of its numbers; raises UserError as flat_bin does, or on no floats."""
+    return as_rows(_told_apart(flat_bin(path, name, type)), np.dtype(type).name)
+
+
+def _told_apart(flat: Flat) -> Flat:
+    """Look at the first rows, since the size of a file may fit another format by chance, or fits it always.
+
+    raises: UserError on a second row of another length, or where floats can't be meant
+    """
+    next(flat._replace(n=min(flat.n, 2)).read(2))
+    if flat.type != "<f4":
+        return flat
+    stride = flat.row_head + 4 * flat.dim
+    with damaged(flat.name, flat.path, OSError), flat.path.open("rb") as file:
+        file.seek(flat.start)
+        data = np.frombuffer(file.read(max(1, LOOKED_AT // stride) * stride), np.uint8)
+    data = data[: len(data) // stride * stride]  # where it was cut short meanwhile
+    where = f"{flat.name}: {flat.path} is no readable {flat.path.suffix} file"
+    if flat.row_head and stride % (of_bytes := ROW_HEAD + flat.dim) == 0:
+        heads = np.ascontiguousarray(data.reshape(-1, of_bytes)[:, :ROW_HEAD]).view("<i4")
+        if (heads == flat.dim).all():
+            raise UserError(f"{where}: its rows are bytes, as .bvecs has them; rename it")
+    if are_whole(data.reshape(-1, stride)[:, flat.row_head :].tobytes()):
+        raise UserError(
+            f"{where}: it holds whole numbers of 32 bits, as .ivecs and .ibin have them, which would all be nearly 0; "
+            "name the vectors' file, and rename it where it is gt"
+        )
+    return flat
 
 
 def open_npy(path: Path, name: str, _: str | None) -> Rows:

@@ -188,7 +188,10 @@ def _of_gt(gt: dict[str, Any], beside: dict[str, Any], *, of_all: bool) -> list[
     else:
         found.append(("fine", "gt: each query has 10 answers that count."))
     nearer, asked = beside["nearer_than_first_answer"], beside["answered"]
-    if nearer > asked / 2:
+    if nearer > asked / 2 and gt.get("by_identity"):
+        found.append(("fine", f"gt: for {nearer} of {asked} queries another row is nearer than the first answer: "
+                              "answers go by identity here, as they were made."))  # fmt: skip
+    elif nearer > asked / 2:
         found.append(("warn", f"gt: for {nearer} of {asked} queries another row is nearer than the first answer: legal "
                               "where answers go by identity, else gt is stale or of another metric."))  # fmt: skip
     elif nearer:

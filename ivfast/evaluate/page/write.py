@@ -1,10 +1,10 @@
 """Write data.json and report.html at the end of an evaluation: they are for looks, so they never end a run."""
 
-from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 from ivfast.data.criticism import criticise
+from ivfast.data.synthetic import goes_by_identity
 from ivfast.data.vectors import EvaluationSet
 from ivfast.evaluate.picture import at_no_cost
 from ivfast.runtime.files import save_json
@@ -13,15 +13,20 @@ from ivfast.runtime.progress import Progress
 
 def write_data_page(folder: Path, data: EvaluationSet, progress: Progress) -> None:
     """Both files; without matplotlib data.json alone."""
-    save = partial(save_json, folder / "data.json")
+
+    def save() -> None:
+        record = criticise(data.base, data.query, data.gt)
+        record["gt"]["by_identity"] = goes_by_identity(data.gt_path)
+        save_json(folder / "data.json", record)
+
     if find_spec("matplotlib") is None:  # a line about the picture has said so
-        at_no_cost(folder / "data.json", progress, lambda: save(criticise(data.base, data.query, data.gt)))
+        at_no_cost(folder / "data.json", progress, save)
         return
 
     def write() -> None:
         from ivfast.evaluate.page.pages import write_page  # here, since matplotlib takes a second to import
 
-        save(criticise(data.base, data.query, data.gt))
+        save()
         progress.note(f"written: {write_page(folder)}")
 
     at_no_cost(folder / "report.html", progress, write)
