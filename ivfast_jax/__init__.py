@@ -29,7 +29,8 @@ class Backend:
     so on the devices of its own process, which hold all of them.
     """
 
-    def __init__(self, setup: Setup, layout: Layout, precision: str) -> None:
+    def __init__(self, setup: Setup, device: Layout, precision: str) -> None:
+        layout = device  # of one or of many
         self.setup, self.layout, self.own = setup, layout, layout.of_process()
         self.policy = make_policy(precision)._replace(growth_interval=setup.growth_interval)
         self.network = DCNet(setup.param_list, setup.metric, self.policy)
@@ -112,11 +113,6 @@ class Backend:
         with jax.set_mesh(self.layout.mesh):
             return self._chunk(state, **self._on_devices(chunk, goal))
 
-    def compiled(self, state: TrainState, chunk: Chunk, goal: Goal) -> str:
-        """The text of what train_chunk runs: what devices tell one another stands in it."""
-        with jax.set_mesh(self.layout.mesh):
-            return self._chunk.lower(state, **self._on_devices(chunk, goal)).compile().as_text() or ""
-
     def own_rows(self, n: int) -> tuple[int, int]:
         """Of n rows of a batch those that this process must read: from the first, up to the second."""
         return self.layout.own_rows(n + self._lacking(n))
@@ -147,22 +143,27 @@ class Backend:
     def from_state_dict(self, arrays: dict[str, np.ndarray]) -> TrainState:
         """The inverse of state_dict; raises KeyError on absent or unknown names."""
         names = ("params", "first", "second", "use", "scale", "blocks")
-        groups: dict[str, dict[str, Array]] = {name: {} for name in names}
+        groups: dict[str, dict[str, Any]] = {name: {} for name in names}
         for name, value in arrays.items():
             if name != "step":
                 group, _, key = name.partition("/")
-                groups[group][key] = self._put(value, self.layout.place(group, key))
-        loss_scale = LossScale(*(groups["scale"].pop(name) for name in LossScale._fields))
+                groups[group][key] = value
+        scale = {name: groups["scale"].pop(name) for name in LossScale._fields}
         if groups["scale"]:
             raise KeyError(f"unknown: {', '.join(groups['scale'])}")
         check_names(groups, self.setup)
+        groups["scale"], everywhere = scale, self.layout.everywhere()
+        placed = {
+            group: {name: self._put(value, self.layout.place(group, name)) for name, value in named.items()}
+            for group, named in groups.items()
+        }
         return TrainState(
-            groups["params"],
-            Moments(groups["first"], groups["second"]),
-            groups["use"],
-            self._put(np.array(arrays["step"], dtype=np.int32), self.layout.everywhere()),
-            loss_scale,
-            groups["blocks"].get("lists"),
+            placed["params"],
+            Moments(placed["first"], placed["second"]),
+            placed["use"],
+            self._put(np.array(arrays["step"], dtype=np.int32), everywhere),
+            LossScale(**placed["scale"]),
+            placed["blocks"].get("lists"),
         )
 
     def _constants(self, layout: Layout) -> Constants:
@@ -254,7 +255,10 @@ def find_nearest(
 
 
 def find_devices(gpu: Gpu) -> list[Any]:
-    """The devices of --gpu. raises: UserError where one is not there"""
+    """The devices of --gpu.
+
+    raises: UserError where one is not there, or the framework trains on fewer
+    """
     if on_cpu(gpu):
         return _cpus()
     devices = _gpus()

@@ -22,7 +22,7 @@ class Moments(NamedTuple):
 
 
 def init_moments(params: dict[str, Any]) -> Moments:
-    """Zeros on the host. params: arrays"""
+    """Zeros."""
     return Moments(*({name: np.zeros_like(value) for name, value in params.items()} for _ in range(2)))
 
 

@@ -55,7 +55,7 @@ def batch_loss(
 
         loss = meet(x, x') + weight (search_cost(x, x') + search_cost(x', x)) / 2
 
-    x, x_pair: (batch, dim), on several devices (devices, rows, dim); valid: (batch,) bool likewise
+    x, x_pair: (batch, dim), or in parts (parts, rows, dim); valid: (batch,) bool likewise
     seen: in blocks, where batch is (blocks, pairs)
     """
     z = forward(network, params, jnp.concatenate([x, x_pair], axis=-2), constants, goal.k, seen)

@@ -98,7 +98,7 @@ class Backend:
         return self._chunk(state, x, x_pair, self._put(chunk.valid), goal, constants=self.constants, cells=cells)
 
     def own_rows(self, n: int) -> tuple[int, int]:
-        """Of n rows of a batch those that this process must read: all, since it is alone."""
+        """Of n rows of a batch those that this process must read: from the first, up to the second."""
         return 0, n
 
     def use(self, state: TrainState) -> dict[str, np.ndarray]:
@@ -201,9 +201,9 @@ def find_nearest(
 
 
 def find_devices(gpu: Gpu) -> list[Any]:
-    """The device of --gpu.
+    """The devices of --gpu.
 
-    raises: UserError where it is not there, or more than one is named: the reference trains on one
+    raises: UserError where one is not there, or the framework trains on fewer
     """
     if on_cpu(gpu):
         return [torch.device("cpu")]

@@ -61,9 +61,9 @@ def seen_of(m: Tensor, seen: Seen | None) -> Tensor:
 
 
 def over_rows(values: Tensor, seen: Seen | None) -> Tensor:
-    """Sums over all rows by bucket. (n, nlist) or (blocks, rows, seen) -> (nlist,)"""
+    """Sums over all rows by bucket. (n, nlist), (parts, rows, nlist) or (blocks, rows, seen) -> (nlist,)"""
     if seen is None:
-        return values.sum(dim=0)
+        return values.reshape(-1, values.shape[-1]).sum(dim=0)
     return _add_up(values.sum(dim=1), seen.buckets, seen.nlist)
 
 

@@ -38,10 +38,12 @@ class Losses(NamedTuple):
 def forward(
     network: DCNet, params: dict[str, Tensor], x: Tensor, constants: Constants, k: Tensor, seen: Seen | None = None
 ) -> dict[str, Tensor]:
-    """Logits at sharpness k, by router. x: (n, dim) policy.stat; returns (n, nlist) each. seen: as DCNet"""
-    both: Any = functional_call(network, params, (x, constants, seen))
+    """Logits at sharpness k, by router. x: (..., n, dim) policy.stat; returns (..., n, nlist) each. seen: as DCNet"""
+    rows = x.reshape(-1, x.shape[-1]) if seen is None else x
+    both: Any = functional_call(network, params, (rows, constants, seen))
     z_centers, z_net = net_logits(both[0], both[1], k)
-    return {"centers": z_centers} if z_net is None else {"centers": z_centers, "net": z_net}
+    found = {"centers": z_centers} if z_net is None else {"centers": z_centers, "net": z_net}
+    return {router: z.reshape(*x.shape[:-1], -1) for router, z in found.items()}
 
 
 def batch_loss(
@@ -52,7 +54,8 @@ def batch_loss(
 
         loss = meet(x, x') + weight (search_cost(x, x') + search_cost(x', x)) / 2
 
-    x, x_pair: (batch, dim); valid: (batch,) bool; seen: in blocks, where batch is (blocks, pairs)
+    x, x_pair: (batch, dim), or in parts (parts, rows, dim); valid: (batch,) bool likewise
+    seen: in blocks, where batch is (blocks, pairs)
     """
     z = forward(network, params, torch.concatenate([x, x_pair], dim=-2), constants, goal.k, seen)
     sums, totals = {}, {}

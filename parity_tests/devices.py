@@ -92,9 +92,12 @@ def collectives(problem: Problem, mesh: tuple[int, int]) -> list[tuple[str, int]
     """What the compiled chunk sends between devices: names of operations, with bytes of their results."""
     backend = backend_on(problem, mesh, "float32")
     state = backend.init_state(starting_weights(problem.setup.param_list, 1), np.full(WIDE, 1 / WIDE))
+    given = backend._on_devices(problem.chunks(1)[0], GOAL)
+    with jax.set_mesh(backend.layout.mesh):
+        text = backend._chunk.lower(state, **given).compile().as_text() or ""
     return [
         (operation, sum(map(size_of, re.findall(r"(\w+)\[([\d,]*)\]", shapes))))
-        for shapes, operation in COLLECTIVE.findall(backend.compiled(state, problem.chunks(1)[0], GOAL))
+        for shapes, operation in COLLECTIVE.findall(text)
     ]
 
 

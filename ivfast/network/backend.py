@@ -237,7 +237,7 @@ def check_device(name: str, gpu: Gpu) -> None:
 
     raises: UserError where the backend's framework is not installed or the device is not there
     """
-    import_backend(name).find_devices(gpu)
+    import_backend(name).find_device(gpu)
 
 
 def load_search(

@@ -42,7 +42,7 @@ def check_gpu(gpu: Gpu) -> None:
         return
     numbers = [gpu] if isinstance(gpu, int) else list(gpu)
     if not numbers or min(numbers) < CPU:
-        raise UserError(f"--gpu {' '.join(map(str, numbers))}: expected -1, or GPUs counted from 0; correct it")
+        raise UserError(f"--gpu {' '.join(map(str, numbers))}: expected -1 or more; correct it")
     as_gpu([*numbers])
 
 
