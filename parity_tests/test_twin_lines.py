@@ -6,7 +6,7 @@ from parity_tests.twin_lines import common, shares, spelled_alike
 
 pytestmark = pytest.mark.parity
 
-# Reached: 0.51 and 0.72; before JAX placed arrays on several devices, which the reference does not: 0.56 and 0.80. Without
+# Reached: 0.51 and 0.72. Before JAX placed arrays on several devices, as the reference does not: 0.56 and 0.80. Without
 # `__init__.py`, where they are placed, still 0.51 and 0.77. flax.py and mlx.py of safetensors: 0.79.
 RAW, AFTER = 0.50, 0.71
 

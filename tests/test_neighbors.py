@@ -112,6 +112,13 @@ def test_too_few_different_vectors_are_refused():
         find_neighbors(points_of(rows), 10, 1, silent())
 
 
+@pytest.mark.parametrize("n_different", [2, 3, 4])
+def test_too_few_different_vectors_to_hold_one_out_are_refused(n_different: int) -> None:
+    rows = np.eye(8, dtype=np.float32)[np.arange(300) % n_different]
+    with pytest.raises(UserError, match=f"only {n_different} different vectors among 300, too few to hold any out"):
+        find_neighbors(points_of(rows), 1, 1, silent())
+
+
 def test_blocks_of_queries_are_put_together_in_order():
     rows = draw("L2", 6000, dim=3)  # 5,000 training rows: two blocks of 4,096
     found = find_neighbors(points_of(rows), 2, 1, silent())

@@ -114,6 +114,11 @@ def find_neighbors(
             f"learn: {learn.vectors.path} has only {d:,} different vectors among {n:,}, of which {len(train)} train, "
             f"too few for --ftopk {ftopk}; use more vectors or a smaller --ftopk"
         )
+    if not len(held_out):
+        raise UserError(
+            f"learn: {learn.vectors.path} has only {d:,} different vectors among {n:,}, too few to hold any out, which "
+            "takes 5 or more; use other vectors"
+        )
     progress.note(
         f"learn: {n - d:,} of {n:,} rows are twins of others; the {d:,} that differ train or are held out, each once"
     )
