@@ -35,6 +35,11 @@ def written_path(word: str) -> Path:
     return Path(word)
 
 
+def file_or_url(word: str) -> str:
+    """A path or a URL, as it stands: two slashes are one in a path."""
+    return word if "://" in word else str(written_path(word))
+
+
 def epochs(word: str) -> int | str:
     """A number or auto."""
     if word == "auto":

@@ -1,0 +1,159 @@
+"""The same work for many files: one after another in this process, or as tasks of Ray, on this host or a cluster."""
+
+import importlib
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple, Protocol
+
+from ivfast.runtime.errors import RunError, UserError, in_words, no_memory
+from ivfast.runtime.packages import broken, is_wish, reason
+from ivfast.runtime.quota import granted
+
+HERE, LOCAL = "none", "local"
+TRIES = 10  # of a task whose process or host is lost; hosts of a cluster may be taken away at any time
+AHEAD = 2  # tasks a core that are handed to Ray at once
+INSTALL = "pip install 'ivfast[ray]'"
+Work = Callable[[Any, Any], Any]  # what every task is given, one item -> its result
+
+
+class Failed(NamedTuple):
+    """What is told of an item whose work could not be done."""
+
+    text: str
+
+
+class Spread(Protocol):
+    """What does work for each of many items."""
+
+    def each(self, work: Work, given: Any, items: Sequence[Any], title: str) -> Iterator[tuple[int, Any]]:
+        """Do work for every item. An item that fails stops no other one.
+
+        work: a function of a module, of nothing but its arguments, so that a lost task can be done again
+        given: what all are given
+        yields: number of an item, and its result or Failed, as they are done
+        """
+        ...
+
+
+class Here:
+    """In this process, one after another."""
+
+    def each(self, work: Work, given: Any, items: Sequence[Any], title: str) -> Iterator[tuple[int, Any]]:
+        """See Spread."""
+        del title
+        for number, item in enumerate(items):
+            yield number, attempt(work, given, item)
+
+
+class OnRay:
+    """As tasks of Ray, one core each."""
+
+    def __init__(self, ray: Any) -> None:
+        self._ray = ray
+
+    def each(self, work: Work, given: Any, items: Sequence[Any], title: str) -> Iterator[tuple[int, Any]]:
+        """See Spread."""
+        ray = self._ray
+        task = ray.remote(max_retries=TRIES)(as_task)
+        shared, running, left = ray.put(given), {}, iter(enumerate(items))
+        try:
+            while True:
+                most = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
+                while len(running) < most and (item := next(left, None)) is not None:
+                    running[task.options(name=f"{title} {item[0]}").remote(work, shared, item[1])] = item[0]
+                if not running:
+                    return
+                for done in ray.wait(list(running), num_returns=1)[0]:
+                    yield running.pop(done), self._result(done)
+        finally:
+            for one in running:
+                ray.cancel(one, force=True)
+
+    def _result(self, done: Any) -> Any:
+        errors = self._ray.exceptions
+        try:
+            return self._ray.get(done)
+        except errors.RayTaskError:
+            raise  # a fault of ours
+        except errors.RayError as problem:
+            said = " ".join(str(problem).split())[:200]
+            return Failed(f"Ray lost its task {1 + TRIES} times ({said}); look at the memory of the hosts")
+
+
+def as_task(work: Work, given: Any, item: Any) -> Any:
+    """What a process of Ray does: with one thread, since each core has a task of its own."""
+    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NPROC"):
+        os.environ.setdefault(name, "1")
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    return attempt(work, given, item)
+
+
+def attempt(work: Work, given: Any, item: Any) -> Any:
+    """What work says of an item, or Failed where the item or the host is to blame."""
+    try:
+        return work(given, item)
+    except (UserError, RunError, OSError) as problem:
+        return Failed(in_words(problem))
+    except MemoryError as problem:
+        return Failed(no_memory(problem))
+
+
+@contextmanager
+def spread_over(address: str | None, cores: int | None = None, **options: Any) -> Iterator[Spread]:
+    """What does the work while a command runs.
+
+    address: of a cluster of Ray; `auto`: the one that this host belongs to; `local`: one of this host's cores, started
+    here and ended with the work; `none`: this process; None: RAY_ADDRESS where it is set, else local where Ray is
+    installed, else this process
+    cores: of a local one; None: all that may be used; options: for ray.init of a local one
+    raises: UserError where Ray is asked for and not installed, or there is no such cluster
+    """
+    if address == HERE or (address is None and importlib.util.find_spec("ray") is None):
+        yield Here()
+        return
+    ray = _ray()
+    address = address or os.environ.get("RAY_ADDRESS") or LOCAL
+    if address == LOCAL:
+        options = {"num_cpus": cores or granted(), "include_dashboard": False} | options
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
+    heard = _handlers()
+    try:
+        ray.init(address, logging_level="error", log_to_driver=False, **options)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as problem:
+        said = " ".join(str(problem).split())[:200]
+        raise UserError(
+            f"--ray {address}: no cluster can be reached or started ({said}); start one with `ray start --head`, or "
+            "name `local` or `none`"
+        ) from None
+    try:
+        _restore(heard)
+        yield OnRay(ray)
+    finally:
+        ray.shutdown()
+        _restore(heard)
+
+
+def _ray() -> Any:
+    try:
+        return importlib.import_module("ray")
+    except ModuleNotFoundError:
+        raise UserError(f"--ray: Ray is not installed: {INSTALL}, or leave the flag out") from None
+    except BaseException as problem:
+        if is_wish(problem):
+            raise
+        raise UserError(f"--ray: {broken('ray', reason(problem))}") from None
+
+
+def _handlers() -> dict[int, Any]:
+    """Who hears which signal: Ray puts its own in their place."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    return {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+
+def _restore(heard: dict[int, Any]) -> None:
+    for number, handler in heard.items():
+        signal.signal(number, handler)
