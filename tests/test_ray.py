@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -13,15 +14,20 @@ import numpy as np
 import psutil
 import pytest
 
+from ivfast.front.command_line import main
 from ivfast.runtime.progress import silent
 from ivfast.spread.maps import Failed, OnRay, Spread, spread_over
 from ivfast.spread.queries import exact_answers
 from ivfast.spread.store import Wishes, store_files
+from tests.many_files import CUTS, base_of, same
 from tests.test_index import make_rows
-from tests.test_spread import base_of, brute, same
+from tests.test_spread import brute
 
 ray: Any = pytest.importorskip("ray")
-pytestmark = [pytest.mark.whole_run, pytest.mark.xdist_group("spread")]
+pytestmark = [
+    pytest.mark.whole_run, pytest.mark.xdist_group("spread"),
+    pytest.mark.filterwarnings("ignore:lance is not fork-safe"),  # other tests have loaded it before Ray starts
+]  # fmt: skip
 STORE = 100 << 20  # bytes of the object store
 BOTH = ("faiss", "parquet")
 
@@ -101,7 +107,7 @@ def test_a_damaged_file_stops_no_other(two: Spread, tmp_path: Path, files_of: An
         store_files(fit_of("L2"), tmp_path / "out", wishes, two, silent())
     assert len(list((tmp_path / "out" / "parts").glob("ranks-*"))) >= 7
     Path(words[3]).write_bytes(whole)
-    assert store_files(fit_of("L2"), tmp_path / "out", wishes, two, silent()).ranked == 1
+    assert store_files(fit_of("L2"), tmp_path / "out", wishes, two, silent()).ranked == CUTS[4] - CUTS[3]
     assert same(tmp_path / "out", one_of("L2")[0])
 
 
@@ -127,12 +133,53 @@ def test_a_fault_of_ours_is_raised(two: OnRay):
         list(two.each(is_wrong, "given", ["item"], "failing"))
 
 
+def test_without_ray_its_flag_ends_in_one_line(
+    fit_of: Any, files_of: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    words = ["index", str(fit_of("L2")), *files_of("L2"), "--out", str(tmp_path / "out"), "--ray"]
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert main([*words, "local"]) == 2
+    assert "--ray: Ray is not installed: pip install 'ivfast[ray]', or leave the flag out" in capsys.readouterr().err
+
+
+def test_what_lies_in_one_process_is_no_base_for_others(
+    two: Spread, fit_of: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    del two  # it is running: nothing is asked of it
+    words = ["index", str(fit_of("L2")), "memory://bucket/*.npy", "--out", str(tmp_path / "out"), "--ray", "local"]
+    assert main(words) == 2
+    assert "memory://bucket/*.npy lies in the memory of this process" in capsys.readouterr().err
+
+
 @pytest.fixture
 def cluster(two: Spread) -> Iterator[Any]:
-    """A head of one core; Ray is used by one cluster at a time."""
+    """A head of one core. Ray takes one cluster at a time."""
     from ray.cluster_utils import Cluster
 
+    del two
     ray.shutdown()
     found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": STORE})
     yield found
+    ray.shutdown()
     found.shutdown()
+
+
+def test_a_host_that_is_lost_costs_nothing(cluster: Any, tmp_path: Path, fit_of: Any, files_of: Any, one_of: Any):
+    """Last in this file: it ends the cluster of the others."""
+    host, lost = cluster.add_node(num_cpus=1, object_store_memory=STORE), []
+
+    def lose() -> None:
+        while not list(tmp_path.glob("parts/ranks-*")):  # its tasks are under way
+            time.sleep(0.01)
+        cluster.remove_node(host, allow_graceful=False)
+        lost.append(host)
+
+    thread = threading.Thread(target=lose)
+    with spread_over(cluster.address) as over:
+        assert ray.cluster_resources()["CPU"] == 2
+        thread.start()
+        store_files(fit_of("IP"), tmp_path, Wishes(files_of("IP"), 0.8, formats=BOTH), over, silent())
+        thread.join()
+        assert ray.cluster_resources()["CPU"] == 1
+    assert lost
+    assert same(tmp_path, one_of("IP")[0])

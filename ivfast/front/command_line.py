@@ -120,21 +120,24 @@ def _add_index(commands: Any) -> Parser:
     parser = _command(commands, "index", text, actions.index)
     flag = parser.add_argument
     flag("save_path", type=written_path, metavar="DIR", help="folder of the fit")
-    flag("base", type=file_or_url, nargs="+", metavar="BASE", help="vectors to store; several files, folders of shards, "
-         "Lance datasets or URLs are one base, in their order")  # fmt: skip
+    flag("base", type=file_or_url, nargs="+", metavar="BASE", help="vectors to store; several files, folders of "
+         "shards, Lance datasets or URLs are one base, in their order")  # fmt: skip
     flag("--out", type=written_path, metavar="DIR", help="folder of the index (default: that of the fit)")
     flag("--column", metavar="NAME", help="column or tensor, where the file has several")
     flag("--percents", type=float, metavar="RATIO", help="copies stored a vector (default 0.8, or the most of the fit)")
     flag("--kind", default="Flat", help="codes of the index: Flat, SQ8, PQ32, PQ32x4fs, RaBitQ (default Flat)")
-    flag("--write", nargs="+", choices=FORMATS, default=["faiss"], help="what many files become: an index, or tables of "
-         "id, bucket and vector (default faiss)")  # fmt: skip
+    flag("--write", nargs="+", choices=FORMATS, default=["faiss"], help="what many files become: an index, or tables "
+         "of id, bucket and vector (default faiss)")  # fmt: skip
     _add_ray(parser)
     return parser
 
 
 def _add_ray(parser: Parser) -> None:
-    parser.add_argument("--ray", metavar="ADDRESS", help="cluster of Ray that many files are done on: HOST:PORT, auto, "
-                        "local (this host's cores) or none (default: RAY_ADDRESS, else local where Ray is installed)")  # fmt: skip
+    text = (
+        "cluster of Ray that many files are done on: HOST:PORT, auto, local (this host's cores) or none (default: "
+        "RAY_ADDRESS, else local where Ray is installed)"
+    )
+    parser.add_argument("--ray", metavar="ADDRESS", help=text)
 
 
 def _add_evaluate(commands: Any) -> Parser:
@@ -149,7 +152,7 @@ def _add_evaluate(commands: Any) -> Parser:
         "--make_gt",
         type=written_path,
         metavar="FILE",
-        help="find the exact nearest in BASE, and write them here (.npy)",
+        help="write the exact nearest in BASE here (.npy)",
     )
     flag("--column", metavar="NAME", help="column or tensor of BASE, where a file has several")
     _add_ray(parser)

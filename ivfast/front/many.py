@@ -15,7 +15,7 @@ from ivfast.runtime.files import save_array, user_path
 from ivfast.runtime.own_files import claim, refuse_in_the_way
 from ivfast.runtime.progress import Progress
 from ivfast.spread.given import PARTS
-from ivfast.spread.maps import spread_over
+from ivfast.spread.maps import spread_over, uses_ray
 from ivfast.spread.queries import exact_answers
 from ivfast.spread.store import STORED_NAME, Wishes, store_files
 from ivfast.spread.tables import LANCE, PARQUET
@@ -44,6 +44,7 @@ def index_files(options: argparse.Namespace, progress: Progress) -> None:
     for folder in [PARTS] + [PARQUET] * ("parquet" in options.write):
         claim(out / folder, [])
     wishes = Wishes(options.base, options.percents, options.kind, options.column, tuple(options.write))
+    _refuse_memory(options.base, options.ray)
     with spread_over(options.ray) as over:
         stored = store_files(fit, out, wishes, over, progress)
     done = f"{stored.ranked:,} ranked and {stored.listed:,} put into lists now"
@@ -56,6 +57,7 @@ def make_gt(made: Index, query: np.ndarray, options: argparse.Namespace, progres
         raise UserError("--base is missing: expected the files that the index was made of, for --make_gt; name them")
     if options.make_gt.suffix != ".npy":
         raise UserError(f"--make_gt {options.make_gt}: expected a name that ends in .npy; correct it")
+    _refuse_memory(options.base, options.ray)
     with spread_over(options.ray) as over:
         words: Sequence[str] = options.base
         found = exact_answers(options.save_path.absolute(), words, options.column, query, options.k, over, progress)
@@ -67,6 +69,13 @@ def make_gt(made: Index, query: np.ndarray, options: argparse.Namespace, progres
     save_array(options.make_gt, found.ids)
     progress.say(f"written: {options.make_gt}, {len(found.ids):,} queries with their {options.k} nearest")
     return found.ids
+
+
+def _refuse_memory(words: Sequence[str], address: str | None) -> None:
+    """raises: UserError where tasks of Ray, which have processes of their own, would look for what lies in this one"""
+    inside = next((word for word in words if word.startswith("memory://")), None)
+    if inside is not None and uses_ray(address):
+        raise UserError(f"base: {inside} lies in the memory of this process, which tasks of Ray can't see; --ray none")
 
 
 def one_path(options: argparse.Namespace) -> Path:

@@ -67,5 +67,5 @@ def piece_rows(dim: int, copies: float, n_bytes: int = PIECE_BYTES) -> int:
 
 
 def leave(path: Path, write: Callable[[Path], None]) -> None:
-    """Write a file beside and rename it. Two hosts may do it at once, where one was thought lost: both write the same."""
+    """Write a file beside and rename it. Two hosts may do so at once, where one was thought lost."""
     write_beside(path, write, what=f".{uuid.uuid4().hex[:8]}")

@@ -54,7 +54,7 @@ def empty_path(given: Given) -> Path:
 
 def store(given: Given, item: Bordered) -> Listed:
     """Write the lists of a file piece by piece."""
-    file, pieces = item.file, given.pieces(item.file)
+    pieces = given.pieces(item.file)
     paths = [_shard_path(given, item, piece) for piece in range(len(pieces))]
     stored = list(_stored(given, item))
     sizes = np.zeros(given.model.nlist, dtype=np.int64)

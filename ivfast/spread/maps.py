@@ -1,6 +1,7 @@
 """The same work for many files: one after another in this process, or as tasks of Ray, on this host or a cluster."""
 
 import importlib
+import importlib.util
 import os
 import signal
 import threading
@@ -111,7 +112,7 @@ def spread_over(address: str | None, cores: int | None = None, **options: Any) -
     cores: of a local one; None: all that may be used; options: for ray.init of a local one
     raises: UserError where Ray is asked for and not installed, or there is no such cluster
     """
-    if address == HERE or (address is None and importlib.util.find_spec("ray") is None):
+    if not uses_ray(address):
         yield Here()
         return
     ray = _ray()
@@ -134,6 +135,18 @@ def spread_over(address: str | None, cores: int | None = None, **options: Any) -
     finally:
         ray.shutdown()
         _restore(heard)
+
+
+def uses_ray(address: str | None) -> bool:
+    """Whether `spread_over` takes Ray for an address: where nothing is said, if it is installed."""
+    return address != HERE and (address is not None or _is_installed("ray"))
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return importlib.util.find_spec(package) is not None
+    except ValueError:  # None in sys.modules
+        return False
 
 
 def _ray() -> Any:

@@ -1,4 +1,4 @@
-"""One stage after another over all files: what failed is told and noted while the rest goes on, and borders are merged."""
+"""One stage after another over all files: what fails is told while the rest goes on, and results are merged."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any

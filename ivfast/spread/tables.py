@@ -1,4 +1,4 @@
-"""What is stored as tables: (id, bucket, vector) in the order of buckets and ids, a Parquet file or Lance fragment a range."""
+"""Tables of id, bucket and vector, in the order of buckets: Parquet files or a Lance dataset, range by range."""
 
 import json
 from collections.abc import Iterator
