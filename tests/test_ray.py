@@ -1,7 +1,11 @@
 """The same over Ray: bytes are those of one process, whichever process or host is lost on the way."""
 
 import os
+import re
+import shlex
 import shutil
+import socket
+import subprocess
 import sys
 import threading
 import time
@@ -13,21 +17,20 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import yaml
 
-from ivfast.front.command_line import main
+from ivfast.front.command_line import main, parse
 from ivfast.runtime.progress import silent
 from ivfast.spread.maps import Failed, OnRay, Spread, spread_over
 from ivfast.spread.queries import exact_answers
 from ivfast.spread.store import Wishes, store_files
 from tests.many_files import CUTS, base_of, same
+from tests.runs import ROOT
 from tests.test_index import make_rows
 from tests.test_spread import brute
 
 ray: Any = pytest.importorskip("ray")
-pytestmark = [
-    pytest.mark.whole_run, pytest.mark.xdist_group("spread"),
-    pytest.mark.filterwarnings("ignore:lance is not fork-safe"),  # other tests have loaded it before Ray starts
-]  # fmt: skip
+pytestmark = [pytest.mark.whole_run, pytest.mark.xdist_group("spread")]
 STORE = 100 << 20  # bytes of the object store
 BOTH = ("faiss", "parquet")
 
@@ -151,6 +154,94 @@ def test_what_lies_in_one_process_is_no_base_for_others(
     assert "memory://bucket/*.npy lies in the memory of this process" in capsys.readouterr().err
 
 
+PAGE = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+FIRST, BY_HAND, SLURM = re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL)
+(MANIFEST,) = re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)
+
+
+@pytest.fixture
+def laptop(tmp_path: Path, files_of: Any) -> Path:
+    """A folder with the files of the page, whose commands are this checkout's."""
+    (tmp_path / "parts").mkdir()
+    for path in files_of("L2")[:3]:
+        shutil.copy2(path, tmp_path / "parts")
+    np.save(tmp_path / "sample.npy", make_rows(2000, 1, "L2"))
+    np.save(tmp_path / "query.npy", make_rows(50, 9, "L2"))
+    command = tmp_path / "ivfast"
+    command.write_text(f'#!/bin/bash\nexec {sys.executable} -m ivfast "$@"\n')
+    command.chmod(0o755)
+    return tmp_path
+
+
+def run(laptop: Path, script: str) -> str:
+    """What a script says. One core is enough for it."""
+    more = {"PATH": f"{laptop}:{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        ["/bin/bash", "-ec", script], cwd=laptop, env=os.environ | more, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stderr
+
+
+def test_commands_of_the_page_do_what_it_says(laptop: Path):
+    said = run(laptop, FIRST.replace("fit sample.npy", "fit sample.npy --epochs 1"))
+    assert f"{CUTS[3]:,} vectors, {CUTS[3] + round(0.8 * CUTS[3]):,} entries" in said
+    assert "50 queries with their 10 nearest" in said
+    np.testing.assert_array_equal(
+        np.load(laptop / "gt.npy"), brute(make_rows(50, 9, "L2"), base_of("L2")[: CUTS[3]], 10, "L2")[1]
+    )
+
+
+def test_hosts_are_joined_by_hand_as_the_page_says(laptop: Path, fit_of: Any):
+    """Two hosts on loopback, which are ended by their process: `ray stop` ends all others too."""
+    head, other, index, stop = (line.partition("#")[0].strip() for line in BY_HAND.splitlines())
+    assert stop == "ray stop"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    (laptop / "fit").symlink_to(fit_of("L2"))
+    small = f" --block --num-cpus 1 --object-store-memory {STORE} --include-dashboard False --disable-usage-stats"
+    hosts = []
+    try:
+        for line in (f"{head} --node-ip-address 127.0.0.1", other):
+            words = (line.replace("6379", port).replace("HEAD", "127.0.0.1") + small).split()
+            command = [Path(sys.executable).with_name("ray"), *words[1:]]
+            with (laptop / "ray.log").open("ab") as log:
+                hosts.append(
+                    subprocess.Popen(command, stdout=log, stderr=log, env=os.environ | {"PYTHONPATH": str(ROOT)})
+                )
+            deadline = time.monotonic() + 60
+            while not is_open(int(port)) and time.monotonic() < deadline:
+                time.sleep(0.1)
+        said = run(laptop, index.replace("HEAD:6379", f"127.0.0.1:{port}"))
+        assert f"{CUTS[3]:,} vectors" in said
+    finally:
+        for host in reversed(hosts):
+            host.terminate()
+            host.wait(timeout=60)
+
+
+def is_open(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_script_and_manifest_of_the_page_are_well_formed():
+    subprocess.run(["/bin/bash", "-n"], input=SLURM.encode(), check=True)
+    job = yaml.safe_load(MANIFEST)
+    assert (job["apiVersion"], job["kind"]) == ("ray.io/v1", "RayJob")
+    pods = job["spec"]["rayClusterSpec"]
+    assert pods["headGroupSpec"]["template"] == pods["workerGroupSpecs"][0]["template"]
+    in_manifest = shlex.split(shlex.split(job["spec"]["entrypoint"])[2])
+    in_script = SLURM.partition(" -- ")[2].replace("\\\n", " ").split()
+    for words in (in_manifest, in_script):
+        options = parse(words[1:])
+        assert (options.ray, len(options.base)) == ("auto", 1)
+    from ray.scripts.symmetric_run import symmetric_run  # the script's command is there
+
+    assert {"address", "min_nodes"} <= {option.name for option in symmetric_run.params}
+
+
 @pytest.fixture
 def cluster(two: Spread) -> Iterator[Any]:
     """A head of one core. Ray takes one cluster at a time."""
@@ -164,6 +255,7 @@ def cluster(two: Spread) -> Iterator[Any]:
     found.shutdown()
 
 
+@pytest.mark.filterwarnings("ignore:.*fork")  # as Ray's own tool starts a host
 def test_a_host_that_is_lost_costs_nothing(cluster: Any, tmp_path: Path, fit_of: Any, files_of: Any, one_of: Any):
     """Last in this file: it ends the cluster of the others."""
     host, lost = cluster.add_node(num_cpus=1, object_store_memory=STORE), []

@@ -1,1 +1,1 @@
-"""A base that lies in many files: stored, searched and counted file by file, on one host or many."""
+"""A base of many files: stored, searched and counted file by file, on one host or many."""

@@ -5,6 +5,7 @@ import importlib.util
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
@@ -122,7 +123,9 @@ def spread_over(address: str | None, cores: int | None = None, **options: Any) -
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
     heard = _handlers()
     try:
-        ray.init(address, logging_level="error", log_to_driver=False, **options)
+        with warnings.catch_warnings():  # JAX and Lance warn of any fork; Ray's run other programs at once
+            warnings.filterwarnings("ignore", ".*fork")
+            ray.init(address, logging_level="error", log_to_driver=False, **options)
     except (ConnectionError, RuntimeError, ValueError, OSError) as problem:
         said = " ".join(str(problem).split())[:200]
         raise UserError(
