@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--nlist", type=int, help="buckets (default: as ivfast fit takes)")
     parser.add_argument("--epochs", help="of training (default: as ivfast fit takes)")
     options = parser.parse_args(argv)
-    more = {} if options.epochs is None else {"epochs": int(options.epochs)}
+    more: dict[str, Any] = {} if options.epochs is None else {"epochs": int(options.epochs)}
     for name, metric in (word.split(":") for word in options.sets):
         learn = np.load(options.data_path / f"learn_{name}.npy").astype(np.float32)
         data = options.data_path / name

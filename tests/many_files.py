@@ -1,5 +1,6 @@
 """A base of many files for several tests: a model, files, and what one process makes of one file."""
 
+import shutil
 from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
@@ -73,6 +74,11 @@ def one_of(
         return folder / "out", store_files(fit_of(metric), folder / "out", wishes, Here(), silent())
 
     return of
+
+
+def copied(path: str, folder: Path) -> str:
+    """A copy, to be damaged."""
+    return str(shutil.copy2(path, folder))
 
 
 def content(out: Path) -> dict[str, bytes]:

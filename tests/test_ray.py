@@ -24,7 +24,7 @@ from ivfast.runtime.progress import silent
 from ivfast.spread.maps import Failed, OnRay, Spread, spread_over
 from ivfast.spread.queries import exact_answers
 from ivfast.spread.store import Wishes, store_files
-from tests.many_files import CUTS, base_of, same
+from tests.many_files import CUTS, base_of, copied, same
 from tests.runs import ROOT
 from tests.test_index import make_rows
 from tests.test_spread import brute
@@ -102,7 +102,7 @@ def test_exact_answers_are_those_of_brute_force(two: Spread, fit_of: Any, files_
 
 
 def test_a_damaged_file_stops_no_other(two: Spread, tmp_path: Path, files_of: Any, fit_of: Any, one_of: Any):
-    words = [shutil.copy2(path, tmp_path) for path in files_of("L2")]
+    words = [copied(path, tmp_path) for path in files_of("L2")]
     whole = Path(words[3]).read_bytes()
     Path(words[3]).write_bytes(whole[:-4])
     wishes = Wishes([f"file://{word}" for word in words], 0.8, formats=BOTH)

@@ -66,13 +66,13 @@ def fit(options: argparse.Namespace, progress: Progress) -> None:
 
 def index(options: argparse.Namespace, progress: Progress) -> None:
     """Store another base, or the same in another way."""
-    if is_spread(options):
-        index_files(options, progress)
-        return
     folder = options.out or options.save_path
     check_faiss_path(folder)
     refuse_in_the_way(folder, INDEX_FILES, ["converted"])
     refuse_grown(folder, "--out")
+    if is_spread(options):
+        index_files(options, progress)
+        return
     model, base = load(options.save_path), open_file(one_path(options), folder, options.column, progress)
     try_kind(options.kind, base.shape[1])
     folder.mkdir(parents=True, exist_ok=True)

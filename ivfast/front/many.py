@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ivfast.index.files import FAISS_NAME, LISTS_NAME
-from ivfast.index.fill import check_faiss_path, try_kind
+from ivfast.index.fill import try_kind
 from ivfast.index.growth import Index
 from ivfast.index.load import load
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.files import save_array, user_path
+from ivfast.runtime.lock import locked
 from ivfast.runtime.own_files import claim, refuse_in_the_way
 from ivfast.runtime.progress import Progress
 from ivfast.spread.given import PARTS
@@ -38,14 +38,13 @@ def index_files(options: argparse.Namespace, progress: Progress) -> None:
         raise UserError(f"--kind {options.kind}: packed codes can't lie on disk, expected another kind for many files")
     if options.kind != "Flat" and set(options.write) != {"faiss"}:
         raise UserError(f"--kind {options.kind}: Parquet and Lance hold vectors as they are; leave --kind out")
-    check_faiss_path(out)
     try_kind(options.kind, load(fit).dim)
-    refuse_in_the_way(out, [FAISS_NAME, LISTS_NAME, STORED_NAME], [PARTS, PARQUET, LANCE])
+    refuse_in_the_way(out, [STORED_NAME], [PARTS, PARQUET, LANCE])
     for folder in [PARTS] + [PARQUET] * ("parquet" in options.write):
         claim(out / folder, [])
     wishes = Wishes(options.base, options.percents, options.kind, options.column, tuple(options.write))
     _refuse_memory(options.base, options.ray)
-    with spread_over(options.ray) as over:
+    with locked(out, progress), spread_over(options.ray) as over:
         stored = store_files(fit, out, wishes, over, progress)
     done = f"{stored.ranked:,} ranked and {stored.listed:,} put into lists now"
     progress.say(f"written: {out}, {stored.n:,} vectors, {stored.entries:,} entries ({done})")

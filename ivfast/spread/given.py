@@ -30,7 +30,7 @@ class Given(NamedTuple):
     piece: int  # rows that are ranked and stored at once, a multiple of BLOCK
 
     @property
-    def index(self) -> Index:
+    def asking(self) -> Index:
         """The index that tells who asks, read once in a process."""
         return _index_of(self.fit, self.digest)
 

@@ -10,6 +10,7 @@ from faiss.contrib.ondisk import merge_ondisk
 
 from ivfast.data.vectors import rows_per_block
 from ivfast.index.entries import stored_ids, vectors_of
+from ivfast.index.files import FAISS_NAME
 from ivfast.index.fill import TRAINED_ON, add_entries, check_faiss_path, empty_index, on_disk
 from ivfast.index.growth import Index
 from ivfast.runtime.draws import spread
@@ -114,10 +115,16 @@ def _store(
 
 
 def _write(index: Any, path: Path) -> None:
+    """Without centers: a thousand files with them would be read by whoever merges these."""
+    quantizer: Any = faiss.downcast_index(index.quantizer)
+    centers = quantizer.reconstruct_n(0, index.nlist)
+    quantizer.reset()
     try:
         faiss.write_index(index, str(path))
     except RuntimeError as problem:  # all that FAISS says of a disk
         raise OSError(str(problem).strip().splitlines()[-1][:200]) from None
+    finally:
+        quantizer.add(centers)
 
 
 def _shard_path(given: Given, item: Bordered, piece: int) -> Path:
@@ -140,6 +147,7 @@ def merge(given: Given, shards: list[str], data: Path) -> faiss.IndexIVF:
     beside = part_of(data, ".merged")
     try:
         merge_ondisk(index, shards, str(beside))
+        remove(data.with_name(FAISS_NAME))  # of an earlier index, which would find other lists in the place of its own
         beside.replace(data)
         lists: Any = on_disk(index)
         lists.filename = str(data)

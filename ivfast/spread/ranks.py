@@ -52,7 +52,7 @@ def _rank(given: Given, file: Numbered, paths: list[Path], begin: int) -> None:
     """Rank the pieces from one on."""
     pieces, found, number = given.pieces(file), [], begin
     for start, rows in rows_of(given, file, pieces[begin].start):
-        found.append(rank_block(given.index, given.looks, rows, file.first + start, given.copies))
+        found.append(rank_block(given.asking, given.looks, rows, file.first + start, given.copies))
         if start + len(rows) == pieces[number].stop:
             buckets, keys = (np.concatenate(parts) for parts in zip(*found, strict=True))
             if not paths[number].is_file():

@@ -18,18 +18,18 @@ from ivfast.index.place import RANKS
 from ivfast.route.search import imbalance
 from ivfast.runtime.draws import generator, spread
 from ivfast.runtime.errors import UserError
-from ivfast.runtime.files import file_hash, remove, save_json, save_tensors
+from ivfast.runtime.files import PART, file_hash, remove, save_json, save_tensors
 from ivfast.runtime.progress import Progress
 from ivfast.runtime.tensors import read_tensors
 from ivfast.spread.asking import NO_LOOKS, Looks, find_looks, holds
 from ivfast.spread.border import Border
 from ivfast.spread.given import PARTS, Given, piece_rows
-from ivfast.spread.lists import Bordered, Listed, buckets_of, empty_path, make_empty, merge, store
+from ivfast.spread.lists import Bordered, buckets_of, empty_path, make_empty, merge, store
 from ivfast.spread.maps import Spread
 from ivfast.spread.ranks import rank
 from ivfast.spread.sources import Numbered, digest_of, find_sources
 from ivfast.spread.stages import Stages, find_border, find_nearest, number_files
-from ivfast.spread.tables import commit_lance, ranges, write_lance, write_parquet
+from ivfast.spread.tables import PARQUET, commit_lance, ranges, write_lance, write_parquet
 from ivfast.store.place import BINS
 
 STORED_NAME = "stored.json"
@@ -89,6 +89,7 @@ def store_files(fit: Path, out: Path, wishes: Wishes, over: Spread, progress: Pr
         histogram += found.histogram
         ranked += found.computed
     stages.check(len(sources))
+    stages.given = given._replace(looks=NO_LOOKS)  # no later task needs them
     n = sum(file.n for file in files)
     if n < 2:
         raise UserError("base: found 1 row, expected 2 or more, so that one is near another; add some")
@@ -96,12 +97,13 @@ def store_files(fit: Path, out: Path, wishes: Wishes, over: Spread, progress: Pr
     lists = _fill(stages, index, files, border, n)
     _write_tables(stages, lists, wishes.formats, whole)
     if "faiss" in wishes.formats:
-        _make_index(stages, index, files, lists, n).save(out)
+        fresh = np.flatnonzero(~holds(given.looks, lists.vectors))
+        _make_index(stages, index, files, lists, fresh, n).save(out)
     facts = {"digest": whole, "n": n, "entries": int(lists.sizes.sum()), "copies": given.copies, "kind": given.kind}
     named = [{"file": str(file.source), "first_id": file.first, "rows": file.n} for file in files]
     save_json(out / STORED_NAME, facts | {"formats": list(wishes.formats), "files": named})
-    for path in (out / PARTS).glob("lists-*"):
-        remove(path)
+    for path in [*(out / PARTS).glob("lists-*"), *(out / PARTS).glob(f"{PART}*"), *(out / PARQUET).glob(f"{PART}*")]:
+        remove(path)  # also what processes that were lost left half written
     return Stored(n, int(lists.sizes.sum()), ranked, lists.computed)
 
 
@@ -145,11 +147,17 @@ def _fill(stages: Stages, index: Index, files: Sequence[Numbered], border: Borde
     draw = generator(given.model.seed, 0, "sample", ASIDE_PART).choice(n, min(n, 2 * n_aside(n)), replace=False)
     asked = np.sort(draw)
     items = _bordered(files, border, asked)
-    found: list[Listed] = stages.all(store, items, names, "filling lists")
-    shards = [shard for one in found for shard in one.shards]
-    sizes = np.sum([one.sizes for one in found], axis=0)
-    vectors = np.concatenate([one.vectors for one in found])
-    return Lists(shards, sizes, border, asked, vectors, sum(one.computed for one in found))
+    shards: dict[int, list[str]] = {}
+    sizes, computed = np.zeros(given.model.nlist, dtype=np.int64), 0
+    vectors = np.empty((len(asked), given.model.dim), dtype=np.float32)
+    for number, one in stages.each(store, items, names, "filling lists"):
+        shards[number], computed = one.shards, computed + one.computed
+        sizes += one.sizes
+        vectors[np.searchsorted(asked, items[number].wanted)] = one.vectors
+    stages.check(len(files))
+    return Lists(
+        [path for number in sorted(shards) for path in shards[number]], sizes, border, asked, vectors, computed
+    )
 
 
 def _bordered(files: Sequence[Numbered], border: Border, ids: np.ndarray) -> list[Bordered]:
@@ -170,10 +178,11 @@ def _write_tables(stages: Stages, lists: Lists, formats: Sequence[str], whole: s
         commit_lance(stages.given, stages.all(write_lance, parts, names, "writing Lance"))
 
 
-def _make_index(stages: Stages, asking: Index, files: Sequence[Numbered], lists: Lists, n: int) -> Index:
-    """One searchable index of all lists, measured on vectors that the asking index does not hold."""
+def _make_index(
+    stages: Stages, asking: Index, files: Sequence[Numbered], lists: Lists, rows: np.ndarray, n: int
+) -> Index:
+    """One searchable index of all lists. rows: of those drawn the ones to measure it on, which do not ask"""
     given, model = stages.given, stages.given.model
-    rows = np.flatnonzero(~holds(given.looks, lists.vectors))
     if not len(rows):
         stages.progress.note("warning: the index of the fit holds all of base: its recall will come out too high")
         rows = np.arange(len(lists.asked))
