@@ -85,6 +85,8 @@ def index(options: argparse.Namespace, progress: Progress) -> None:
 def evaluate(options: argparse.Namespace, progress: Progress) -> None:
     """Search an index with queries whose answers are known, or found by a full search."""
     made, query = load_index(options.save_path), open_query(options.query, options.save_path, progress)
+    if options.base and not options.make_gt:
+        raise UserError("--base is given without --make_gt, which alone looks into it; add that, or leave it out")
     if options.gt and options.make_gt:
         raise UserError("--gt and --make_gt are both given: leave out the one whose answers are not meant")
     if made.kind != "Flat" and not (options.gt or options.make_gt):

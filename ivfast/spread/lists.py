@@ -54,20 +54,39 @@ def empty_path(given: Given) -> Path:
 
 
 def store(given: Given, item: Bordered) -> Listed:
-    """Write the lists of a file piece by piece."""
+    """Write the lists of a file piece by piece, those that lack."""
     pieces = given.pieces(item.file)
     paths = [_shard_path(given, item, piece) for piece in range(len(pieces))]
-    stored = list(_stored(given, item))
+    lacking = {piece for piece, path in enumerate(paths) if not path.is_file()}
     sizes = np.zeros(given.model.nlist, dtype=np.int64)
-    for buckets in stored:
+    vectors = np.empty((len(item.wanted), given.model.dim), dtype=np.float32)
+    blocks = rows_of(given, item.file) if lacking or len(item.wanted) else None
+    index = faiss.read_index(str(empty_path(given))) if lacking else None
+    for piece, (rows, buckets) in enumerate(zip(pieces, _stored(given, item), strict=True)):
         sizes += np.bincount(buckets[buckets >= 0], minlength=len(sizes))
-    lacking = [piece for piece, path in enumerate(paths) if not path.is_file()]
-    found: dict[int, np.ndarray] = {}
-    if lacking or len(item.wanted):
-        _store(given, item, stored, paths, found)
-    vectors = np.array([found[number] for number in item.wanted.tolist()], dtype=np.float32)
+        if blocks is None:
+            continue
+        for start, x in blocks:
+            ids = np.arange(item.file.first + start, item.file.first + start + len(x))
+            vectors[np.isin(item.wanted, ids)] = x[np.isin(ids, item.wanted)]
+            if piece in lacking:
+                _add(index, x, ids, buckets[start - rows.start : start - rows.start + len(x)])
+            if start + len(x) == rows.stop:
+                break
+        if piece in lacking:
+            leave(paths[piece], lambda beside: _write(index, beside))
+            index.reset()
     n = sum(pieces[piece].stop - pieces[piece].start for piece in lacking)
-    return Listed([str(path) for path in paths], sizes, vectors.reshape(-1, given.model.dim), n)
+    return Listed([str(path) for path in paths], sizes, vectors, n)
+
+
+def _add(index: Any, x: np.ndarray, ids: np.ndarray, buckets: np.ndarray) -> None:
+    """Add vectors with their copies to lists. buckets: (n, width), -1 where none"""
+    row, column = np.nonzero(buckets >= 0)
+    step = rows_per_block(index.d)
+    for start in range(0, len(row), step):
+        few = slice(start, start + step)
+        add_entries(index, x[row[few]], ids[row[few]], buckets[row[few], column[few]])
 
 
 def _stored(given: Given, item: Bordered) -> Iterator[np.ndarray]:
@@ -87,31 +106,6 @@ def buckets_of(given: Given, item: Bordered) -> np.ndarray:
         here = rows[(rows >= piece.start) & (rows < piece.stop)]
         found.append(buckets[here - piece.start])
     return np.concatenate(found)
-
-
-def _store(
-    given: Given, item: Bordered, stored: list[np.ndarray], paths: list[Path], found: dict[int, np.ndarray]
-) -> None:
-    """Read a file once, write the lists of pieces that lack, and keep the vectors that are wanted in `found`."""
-    index: Any = faiss.read_index(str(empty_path(given)))
-    pieces, number = given.pieces(item.file), 0
-    for start, rows in rows_of(given, item.file):
-        ids = np.arange(item.file.first + start, item.file.first + start + len(rows))
-        for at in np.flatnonzero(np.isin(ids, item.wanted)):
-            found[int(ids[at])] = rows[at].copy()
-        piece = pieces[number]
-        if not paths[number].is_file():
-            buckets = stored[number][start - piece.start : start - piece.start + len(rows)]
-            row, column = np.nonzero(buckets >= 0)
-            step = rows_per_block(index.d)
-            for entry in range(0, len(row), step):
-                few = slice(entry, entry + step)
-                add_entries(index, rows[row[few]], ids[row[few]], buckets[row[few], column[few]])
-        if start + len(rows) == piece.stop:
-            if not paths[number].is_file():
-                leave(paths[number], lambda beside: _write(index, beside))
-            index.reset()
-            number += 1
 
 
 def _write(index: Any, path: Path) -> None:

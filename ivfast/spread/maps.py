@@ -16,7 +16,7 @@ from ivfast.runtime.quota import granted
 
 HERE, LOCAL = "none", "local"
 TRIES = 10  # of a task whose process or host is lost; hosts of a cluster may be taken away at any time
-AHEAD = 2  # tasks a core that are handed to Ray at once
+AHEAD, LEAST = 2, 32  # tasks a core that Ray has at once, and in all: a cluster grows by those that wait
 INSTALL = "pip install 'ivfast[ray]'"
 Work = Callable[[Any, Any], Any]  # what every task is given, one item -> its result
 
@@ -63,7 +63,7 @@ class OnRay:
         shared, running, left = ray.put(given), {}, iter(enumerate(items))
         try:
             while True:
-                most = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
+                most = max(LEAST, AHEAD * int(ray.cluster_resources().get("CPU", 0)))
                 while len(running) < most and (item := next(left, None)) is not None:
                     running[task.options(name=f"{title} {item[0]}").remote(work, shared, item[1])] = item[0]
                 if not running:

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from ivfast.runtime.errors import UserError
+from ivfast.runtime.errors import RunError, UserError
 from ivfast.runtime.tensors import read_tensors
 from ivfast.spread.asking import rank_block
 from ivfast.spread.border import count_lower, count_ties, count_upper
@@ -73,9 +74,13 @@ def rank_path(given: Given, file: Numbered, piece: int) -> Path:
 
 
 def read_ranks(path: Path, *names: str) -> list[np.ndarray]:
-    """Some of the arrays of a piece."""
-    arrays, _ = read_tensors(path)
-    return [arrays[name] for name in names]
+    """Some of the arrays of a piece; raises RunError where something has damaged them."""
+    try:
+        arrays, _ = read_tensors(path)
+        return [arrays[name] for name in names]
+    except (SafetensorError, ValueError, LookupError) as problem:
+        said = " ".join(str(problem).split())[:200]
+        raise RunError(f"{path} is damaged ({said}); remove it, and give the same command again") from None
 
 
 def ranks_of(given: Given, file: Numbered) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -91,6 +96,10 @@ def rows_of(given: Given, file: Numbered, begin: int = 0) -> Iterator[tuple[int,
     raises: UserError where a row can't be stored, or the file holds other than its header says
     """
     model = given.model
+    if stamp_of(file.source) != file.stamp:
+        raise RunError(
+            f"base: {file.source} was changed while it was stored; leave it alone, and give the same command"
+        )
     with opened(file.source, given.column) as rows:
         if (rows.n, rows.dim) != (file.n, model.dim):
             raise UserError(

@@ -10,7 +10,7 @@ import numpy as np
 from ivfast.data.exact import without_self
 from ivfast.index.build import by_codes, n_aside
 from ivfast.index.calibration import MOST_K, Answers, calibrate, calibrate_codes
-from ivfast.index.files import BESIDE_NAME, LISTS_NAME
+from ivfast.index.files import BESIDE_NAME, FAISS_NAME, LISTS_NAME
 from ivfast.index.fill import sizes_of
 from ivfast.index.growth import Index
 from ivfast.index.load import load_index
@@ -29,11 +29,12 @@ from ivfast.spread.maps import Spread
 from ivfast.spread.ranks import rank
 from ivfast.spread.sources import Numbered, digest_of, find_sources
 from ivfast.spread.stages import Stages, find_border, find_nearest, number_files
-from ivfast.spread.tables import PARQUET, commit_lance, ranges, write_lance, write_parquet
+from ivfast.spread.tables import LANCE, PARQUET, commit_lance, ranges, write_lance, write_parquet
 from ivfast.store.place import BINS
 
 STORED_NAME = "stored.json"
-FORMATS = ("faiss", "parquet", "lance")
+WRITTEN = {"faiss": (FAISS_NAME, BESIDE_NAME, LISTS_NAME), "parquet": (PARQUET,), "lance": (LANCE,)}
+FORMATS = tuple(WRITTEN)
 ASIDE_PART = 3  # of the draws from "sample"
 
 
@@ -123,7 +124,8 @@ def _stored_before(out: Path, whole: str, formats: Sequence[str]) -> Stored | No
     """What an earlier run stored of the same files in the same way; None where it did not end."""
     try:
         told = json.loads((out / STORED_NAME).read_text(encoding="utf-8"))
-        if told["digest"] == whole and set(formats) <= set(told["formats"]):
+        there = all((out / name).exists() for one in formats for name in WRITTEN[one])
+        if there and told["digest"] == whole and set(formats) <= set(told["formats"]):
             return Stored(told["n"], told["entries"])
     except (OSError, ValueError, LookupError, TypeError):
         pass
@@ -173,7 +175,10 @@ def _write_tables(stages: Stages, lists: Lists, formats: Sequence[str], whole: s
     parts = ranges(lists.sizes, stages.given.model.dim, lists.shards, whole)
     names = [part.name for part in parts]
     if "parquet" in formats:
-        stages.all(write_parquet, parts, names, "writing Parquet")
+        written = stages.all(write_parquet, parts, names, "writing Parquet")
+        for path in (Path(stages.given.out) / PARQUET).glob("buckets-*.parquet"):
+            if path.name not in written:
+                remove(path)  # of an earlier base
     if "lance" in formats:
         commit_lance(stages.given, stages.all(write_lance, parts, names, "writing Lance"))
 
