@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -20,7 +21,9 @@ import pytest
 import yaml
 
 from ivfast.front.command_line import main, parse
+from ivfast.runtime.errors import StopRequestedError
 from ivfast.runtime.progress import silent
+from ivfast.runtime.signals import handled
 from ivfast.spread.maps import Failed, OnRay, Spread, spread_over
 from ivfast.spread.queries import exact_answers
 from ivfast.spread.store import Wishes, store_files
@@ -134,6 +137,19 @@ def test_what_kills_every_process_ends_in_a_line(two: OnRay, monkeypatch: pytest
 def test_a_fault_of_ours_is_raised(two: OnRay):
     with pytest.raises(ZeroDivisionError, match="given item"):
         list(two.each(is_wrong, "given", ["item"], "failing"))
+
+
+def sleeps(given: Any, item: float) -> None:
+    del given
+    time.sleep(item)
+
+
+def test_a_signal_ends_the_work_at_once(two: OnRay):
+    started = time.monotonic()
+    with handled(), pytest.raises(StopRequestedError):
+        threading.Timer(2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        list(two.each(sleeps, None, [60.0], "sleeping"))
+    assert time.monotonic() - started < 30
 
 
 def test_without_ray_its_flag_ends_in_one_line(

@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
-from ivfast.runtime.errors import RunError, UserError, in_words, no_memory
+from ivfast.runtime.errors import RunError, StopRequestedError, UserError, in_words, no_memory
 from ivfast.runtime.packages import broken, is_wish, reason
 from ivfast.runtime.quota import granted
 
 HERE, LOCAL = "none", "local"
 TRIES = 10  # of a task whose process or host is lost; hosts of a cluster may be taken away at any time
 AHEAD, LEAST = 2, 32  # tasks a core that Ray has at once, and in all: a cluster grows by those that wait
+HEARD = 0.5  # seconds in which a signal is heard: Ray hears none while it waits
 INSTALL = "pip install 'ivfast[ray]'"
 Work = Callable[[Any, Any], Any]  # what every task is given, one item -> its result
 
@@ -68,7 +69,9 @@ class OnRay:
                     running[task.options(name=f"{title} {item[0]}").remote(work, shared, item[1])] = item[0]
                 if not running:
                     return
-                for done in ray.wait(list(running), num_returns=1)[0]:
+                with _stopped():
+                    ready = ray.wait(list(running), num_returns=1, timeout=HEARD)[0]
+                for done in ready:
                     yield running.pop(done), self._result(done)
         finally:
             for one in running:
@@ -77,12 +80,24 @@ class OnRay:
     def _result(self, done: Any) -> Any:
         errors = self._ray.exceptions
         try:
-            return self._ray.get(done)
+            with _stopped():
+                return self._ray.get(done)
         except errors.RayTaskError:
             raise  # a fault of ours
         except errors.RayError as problem:
             said = " ".join(str(problem).split())[:200]
             return Failed(f"Ray lost its task {1 + TRIES} times ({said}); look at the memory of the hosts")
+
+
+@contextmanager
+def _stopped() -> Iterator[None]:
+    """What a signal's handler raises while Ray waits comes out of it as the cause of another error."""
+    try:
+        yield
+    except SystemError as problem:
+        if isinstance(problem.__cause__, StopRequestedError | KeyboardInterrupt):
+            raise problem.__cause__ from None
+        raise
 
 
 def as_task(work: Work, given: Any, item: Any) -> Any:
