@@ -146,8 +146,8 @@ def sleeps(given: Any, item: float) -> None:
 
 def test_a_signal_ends_the_work_at_once(two: OnRay):
     started = time.monotonic()
+    threading.Timer(2, os.kill, (os.getpid(), signal.SIGTERM)).start()
     with handled(), pytest.raises(StopRequestedError):
-        threading.Timer(2, os.kill, (os.getpid(), signal.SIGTERM)).start()
         list(two.each(sleeps, None, [60.0], "sleeping"))
     assert time.monotonic() - started < 30
 
@@ -159,6 +159,20 @@ def test_without_ray_its_flag_ends_in_one_line(
     monkeypatch.setitem(sys.modules, "ray", None)
     assert main([*words, "local"]) == 2
     assert "--ray: Ray is not installed: pip install 'ivfast[ray]', or leave the flag out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("address", "told"), [("127.0.0.1:1", "Connection refused"), ("here:there", "invalid literal")]
+)
+def test_an_address_where_nobody_listens_ends_in_one_line(
+    address: str, told: str, fit_of: Any, files_of: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    words = ["index", str(fit_of("L2")), *files_of("L2"), "--out", str(tmp_path / "out"), "--ray", address]
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert f"--ray {address}: no cluster can be reached or started (" in said
+    assert told in said
+    assert said.count("\n") == 1
 
 
 def test_what_lies_in_one_process_is_no_base_for_others(

@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 import os
 import signal
+import socket
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ from ivfast.runtime.quota import granted
 HERE, LOCAL = "none", "local"
 TRIES = 10  # of a task whose process or host is lost; hosts of a cluster may be taken away at any time
 AHEAD, LEAST = 2, 32  # tasks a core that Ray has at once, and in all: a cluster grows by those that wait
+CONNECT = 10.0  # seconds until a host must answer
 HEARD = 0.5  # seconds in which a signal is heard: Ray hears none while it waits
 INSTALL = "pip install 'ivfast[ray]'"
 Work = Callable[[Any, Any], Any]  # what every task is given, one item -> its result
@@ -138,6 +140,7 @@ def spread_over(address: str | None, cores: int | None = None, **options: Any) -
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
     heard = _handlers()
     try:
+        _look_for(address)
         with warnings.catch_warnings():  # JAX and Lance warn of any fork; Ray's run other programs at once
             warnings.filterwarnings("ignore", ".*fork")
             ray.init(address, logging_level="error", log_to_driver=False, **options)
@@ -165,6 +168,13 @@ def _is_installed(package: str) -> bool:
         return importlib.util.find_spec(package) is not None
     except ValueError:  # None in sys.modules
         return False
+
+
+def _look_for(address: str) -> None:
+    """raises: OSError or ValueError where nobody listens at HOST:PORT, which Ray would try for minutes"""
+    host, colon, port = address.rpartition(":")
+    if colon and "//" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT).close()
 
 
 def _ray() -> Any:
