@@ -58,13 +58,8 @@ def make_gt(made: Index, query: np.ndarray, options: argparse.Namespace, progres
         raise UserError(f"--make_gt {options.make_gt}: expected a name that ends in .npy; correct it")
     _refuse_memory(options.base, options.ray)
     with spread_over(options.ray) as over:
-        words: Sequence[str] = options.base
-        found = exact_answers(options.save_path.absolute(), words, options.column, query, options.k, over, progress)
-    if found.n != len(made):
-        raise UserError(
-            f"--base: its files hold {found.n:,} vectors, the index {len(made):,}; name those that it was made of, in "
-            "their order"
-        )
+        fit = options.save_path.absolute()
+        found = exact_answers(fit, options.base, options.column, query, options.k, over, progress, len(made))
     save_array(options.make_gt, found.ids)
     progress.say(f"written: {options.make_gt}, {len(found.ids):,} queries with their {options.k} nearest")
     return found.ids

@@ -61,7 +61,7 @@ def store(given: Given, item: Bordered) -> Listed:
     sizes = np.zeros(given.model.nlist, dtype=np.int64)
     vectors = np.empty((len(item.wanted), given.model.dim), dtype=np.float32)
     blocks = rows_of(given, item.file) if lacking or len(item.wanted) else None
-    index = faiss.read_index(str(empty_path(given))) if lacking else None
+    index: Any = faiss.read_index(str(empty_path(given))) if lacking else None
     for piece, (rows, buckets) in enumerate(zip(pieces, _stored(given, item), strict=True)):
         sizes += np.bincount(buckets[buckets >= 0], minlength=len(sizes))
         if blocks is None:

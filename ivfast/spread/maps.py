@@ -20,6 +20,8 @@ TRIES = 10  # of a task whose process or host is lost; hosts of a cluster may be
 AHEAD, LEAST = 2, 32  # tasks a core that Ray has at once, and in all: a cluster grows by those that wait
 CONNECT = 10.0  # seconds until a host must answer
 HEARD = 0.5  # seconds in which a signal is heard: Ray hears none while it waits
+LACKING = "failed to import on the worker"  # what Ray says of a function whose module a host lacks
+NOT_THERE = "a host of the cluster can't import ivfast; install the same version with the same packages on all of them"
 INSTALL = "pip install 'ivfast[ray]'"
 Work = Callable[[Any, Any], Any]  # what every task is given, one item -> its result
 
@@ -84,7 +86,9 @@ class OnRay:
         try:
             with _stopped():
                 return self._ray.get(done)
-        except errors.RayTaskError:
+        except errors.RayTaskError as problem:
+            if LACKING in str(problem):
+                raise RunError(NOT_THERE) from None
             raise  # a fault of ours
         except errors.RayError as problem:
             said = " ".join(str(problem).split())[:200]
@@ -126,7 +130,7 @@ def spread_over(address: str | None, cores: int | None = None, **options: Any) -
 
     address: of a cluster of Ray; `auto`: the one that this host belongs to; `local`: one of this host's cores, started
     here and ended with the work; `none`: this process; None: RAY_ADDRESS where it is set, else local where Ray is
-    installed, else this process
+    installed, else this process. A program that is connected to Ray stays so
     cores: of a local one; None: all that may be used; options: for ray.init of a local one
     raises: UserError where Ray is asked for and not installed, or there is no such cluster
     """
@@ -134,6 +138,9 @@ def spread_over(address: str | None, cores: int | None = None, **options: Any) -
         yield Here()
         return
     ray = _ray()
+    if ray.is_initialized() and address in (None, LOCAL, "auto"):  # by the caller's program, which ends it
+        yield OnRay(ray)
+        return
     address = address or os.environ.get("RAY_ADDRESS") or LOCAL
     if address == LOCAL:
         options = {"num_cpus": cores or granted(), "include_dashboard": False} | options

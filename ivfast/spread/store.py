@@ -23,7 +23,7 @@ from ivfast.runtime.progress import Progress
 from ivfast.runtime.tensors import read_tensors
 from ivfast.spread.asking import NO_LOOKS, Looks, find_looks, holds
 from ivfast.spread.border import Border
-from ivfast.spread.given import PARTS, Given, piece_rows
+from ivfast.spread.given import PARTS, RULES, Given, piece_rows
 from ivfast.spread.lists import Bordered, buckets_of, empty_path, make_empty, merge, store
 from ivfast.spread.maps import Spread
 from ivfast.spread.ranks import rank
@@ -80,7 +80,7 @@ def store_files(fit: Path, out: Path, wishes: Wishes, over: Spread, progress: Pr
     given = given_of(fit, out, wishes, index)
     stages = Stages(over, given, progress)
     files = number_files(stages, sources)
-    whole = digest_of(given.digest, given.copies, given.kind, [file.stamp for file in files])
+    whole = digest_of(RULES, given.digest, given.copies, given.kind, [file.stamp for file in files])
     if not stages.failed and (before := _stored_before(out, whole, wishes.formats)):
         return before
     (out / PARTS).mkdir(parents=True, exist_ok=True)
