@@ -1,5 +1,6 @@
 """The same over Ray: bytes are those of one process, whichever process or host is lost on the way."""
 
+import importlib
 import os
 import re
 import shlex
@@ -21,7 +22,7 @@ import pytest
 import yaml
 
 from ivfast.front.command_line import main, parse
-from ivfast.runtime.errors import StopRequestedError
+from ivfast.runtime.errors import RunError, StopRequestedError
 from ivfast.runtime.progress import silent
 from ivfast.runtime.signals import handled
 from ivfast.spread.maps import Failed, OnRay, Spread, spread_over
@@ -132,6 +133,15 @@ def test_what_kills_every_process_ends_in_a_line(two: OnRay, monkeypatch: pytest
     assert number == 0
     assert isinstance(found, Failed)
     assert found.text.startswith("Ray lost its task 2 times")
+
+
+def test_a_host_that_lacks_a_module_is_told_in_one_line(two: OnRay, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """This process has one that those of Ray, started before, do not find."""
+    (tmp_path / "only_here.py").write_text("def work(given, item):\n    return item\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    work = importlib.import_module("only_here").work
+    with pytest.raises(RunError, match=r"^a host of the cluster can't import"):
+        list(two.each(work, None, [1], "lacking"))
 
 
 def test_a_fault_of_ours_is_raised(two: OnRay):

@@ -20,7 +20,7 @@ TRIES = 10  # of a task whose process or host is lost; hosts of a cluster may be
 AHEAD, LEAST = 2, 32  # tasks a core that Ray has at once, and in all: a cluster grows by those that wait
 CONNECT = 10.0  # seconds until a host must answer
 HEARD = 0.5  # seconds in which a signal is heard: Ray hears none while it waits
-LACKING = "failed to import on the worker"  # what Ray says of a function whose module a host lacks
+LACKING = "failed to import on the worker", "No module named"  # what Ray says of a task that a host can't read
 NOT_THERE = "a host of the cluster can't import ivfast; install the same version with the same packages on all of them"
 INSTALL = "pip install 'ivfast[ray]'"
 Work = Callable[[Any, Any], Any]  # what every task is given, one item -> its result
@@ -86,11 +86,11 @@ class OnRay:
         try:
             with _stopped():
                 return self._ray.get(done)
-        except errors.RayTaskError as problem:
-            if LACKING in str(problem):
-                raise RunError(NOT_THERE) from None
-            raise  # a fault of ours
         except errors.RayError as problem:
+            if any(words in str(problem) for words in LACKING):
+                raise RunError(NOT_THERE) from None
+            if isinstance(problem, errors.RayTaskError):
+                raise  # a fault of ours
             said = " ".join(str(problem).split())[:200]
             return Failed(f"Ray lost its task {1 + TRIES} times ({said}); look at the memory of the hosts")
 
