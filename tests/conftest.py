@@ -17,6 +17,7 @@ from ivfast.route.routers import Router
 from ivfast.route.tiles import LogitTiles
 from ivfast.runtime.progress import Progress, silent
 from ivfast.start import descent, descent_process
+from tests.many_files import files_of, fit_of, one_of  # noqa: F401
 
 
 @pytest.fixture

@@ -1,8 +1,12 @@
 """Several processes train one run: over loopback they do what one does, are lost, stopped and started again."""
 
+import os
+import re
+import shlex
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +14,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 
 from ivfast.network.hosts import check_hosts, is_among_several
 from ivfast.runtime.command_line import parse
 from ivfast.runtime.errors import LOST, UserError
 from run_dcnet import main
-from tests.runs import command, flags, make_data, run
+from tests.runs import ROOT, command, flags, make_data, run
 
 pytestmark = pytest.mark.xdist_group("hosts")
 
@@ -183,3 +188,56 @@ def test_slurm_and_kubernetes_are_seen(tmp_path: Path, monkeypatch: pytest.Monke
     assert not is_among_several(parse(flags(tmp_path, tmp_path, "--backend", "torch"))[0])
     monkeypatch.setenv("SLURM_NTASKS", "1")
     assert not is_among_several(config)
+
+
+PAGE = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8").partition("## Training on several hosts")[2]
+BY_HAND, SLURM = re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL)
+KUBERNETES = re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)[0]
+
+
+@whole_run
+def test_the_command_by_hand_is_executed(data: Path, tmp_path: Path, started: list[subprocess.Popen[str]]) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    words = shlex.split(BY_HAND.replace("\\\n", " "))
+    places = {"out": str(tmp_path / "out"), "data": str(data), "HOST:29400": address}
+    for i in "01":
+        command = [sys.executable, str(ROOT / "run_dcnet.py"), *(places.get(word, word) for word in words[1:-1]), i]
+        started.append(
+            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path)
+        )
+    texts = said(started)
+    assert [process.returncode for process in started] == [0, 0], texts
+    assert (tmp_path / "out" / "ivfast.npy").is_file()
+
+
+@whole_run
+def test_under_slurm_processes_find_one_another(
+    data: Path, alone: Path, tmp_path: Path, started: list[subprocess.Popen[str]]
+) -> None:
+    """By the variables of a step of two tasks, which JAX reads."""
+    subprocess.run(["/bin/bash", "-n"], input=SLURM.encode(), check=True)
+    step = {"JOB_ID": str(os.getpid()), "STEP_NODELIST": "localhost", "NTASKS": "2", "STEP_NUM_NODES": "1"}
+    for i in "01":
+        more = {f"SLURM_{name}": value for name, value in (step | {"PROCID": i, "LOCALID": i}).items()}
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        started.append(subprocess.Popen(command(data, tmp_path), env=os.environ | more, **pipes))
+    texts = said(started)
+    assert [process.returncode for process in started] == [0, 0], texts
+    assert "process 1 of 2 trains beside process 0" in texts[1]
+    np.testing.assert_allclose(centers_of(tmp_path), centers_of(alone), rtol=0, atol=SAME)
+
+
+def test_what_schedulers_are_told_are_flags() -> None:
+    srun = shlex.split(SLURM[SLURM.index("srun") :].replace("\\\n", " "))
+    assert srun[:2] == ["srun", "run_dcnet"]
+    check_hosts(parse(srun[2:])[0])
+    service, job = yaml.safe_load_all(KUBERNETES)
+    pod = job["spec"]["template"]["spec"]
+    assert pod["subdomain"] == service["metadata"]["name"] == service["spec"]["selector"]["job-name"]
+    words = [word.replace("$(JOB_COMPLETION_INDEX)", "1") for word in pod["containers"][0]["args"]]
+    config = parse(words)[0]
+    check_hosts(config)
+    assert config.num_processes == job["spec"]["completions"] == job["spec"]["parallelism"]
+    assert config.coordinator == f"{job['metadata']['name']}-0.{pod['subdomain']}:29400"

@@ -13,8 +13,9 @@ BELOW["start"] = BELOW["route"] = BELOW["data"] | {"data", "network"}
 BELOW["store"] = {"method", "runtime", "data", "network", "start", "route"}
 BELOW["choose"] = BELOW["index"] = BELOW["store"] | {"store"}
 BELOW["train"] = BELOW["evaluate"] = BELOW["choose"] | {"choose"}
+BELOW["spread"] = BELOW["store"] | {"store", "index"}
 BELOW["commands"] = BELOW["train"] | {"train", "evaluate", "index"}
-BELOW["front"] = BELOW["commands"] | {"commands"}
+BELOW["front"] = BELOW["commands"] | {"commands", "spread"}
 BELOW["demo"] = BELOW["__main__"] = BELOW["front"] | {"front"}
 WATCHED = {"faiss", "rich", "matplotlib"}
 OF_A_BACKEND = {"ivfast.method", "ivfast.network.backend", "ivfast.runtime.devices", "ivfast.runtime.errors"}

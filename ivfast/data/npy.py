@@ -80,6 +80,18 @@ def open_array(path: Path, name: str, *, bfloat16: bool = False) -> np.ndarray:
         raise UserError(f"{name}: {path} cannot be mapped ({problem}); save it anew with np.save") from None
 
 
+def promised_shape(path: Path) -> tuple[int, ...]:
+    """The shape that a .npy file's header says, whether or not its numbers are all there.
+
+    raises: ValueError or OSError where there is no such header
+    """
+    with path.open("rb") as file:
+        try:
+            return _read_header(file, os.fstat(file.fileno()).st_size).shape
+        except _WrongTypeError as wrong:
+            raise ValueError(f"holds {wrong}") from None
+
+
 def _map(path: Path) -> np.ndarray:
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False, max_header_size=LONGEST_HEADER)

@@ -17,6 +17,7 @@ from ivfast.data.intake import JUDGED
 from ivfast.data.npy import open_array
 from ivfast.data.vectors import FLOATS
 from ivfast.front.fit import fit as fit_model
+from ivfast.front.many import index_files, is_spread, make_gt, one_path
 from ivfast.front.sentences import tell
 from ivfast.front.trial import try_index
 from ivfast.index.answers import check_answers, doubt_answers
@@ -72,7 +73,10 @@ def index(options: argparse.Namespace, progress: Progress) -> None:
     if options.out:
         refuse_not_ours(folder, (*TRAINED, *INDEX_FILES))
     refuse_grown(folder, "--out")
-    model, base = load(options.save_path), open_file(options.base, folder, options.column, progress)
+    if is_spread(options):
+        index_files(options, progress)
+        return
+    model, base = load(options.save_path), open_file(one_path(options), folder, options.column, progress)
     try_kind(options.kind, base.shape[1])
     make_folder(folder)
     copies = model.usual_copies if options.percents is None else options.percents
@@ -84,7 +88,11 @@ def index(options: argparse.Namespace, progress: Progress) -> None:
 def evaluate(options: argparse.Namespace, progress: Progress) -> None:
     """Search an index with queries whose answers are known, or found by a full search."""
     made, query = load_index(options.save_path), open_query(options.query, options.save_path, progress)
-    if made.kind != "Flat" and not options.gt:
+    if options.base and not options.make_gt:
+        raise UserError("--base is given without --make_gt, which alone looks into it; add that, or leave it out")
+    if options.gt and options.make_gt:
+        raise UserError("--gt and --make_gt are both given: leave out the one whose answers are not meant")
+    if made.kind != "Flat" and not (options.gt or options.make_gt):
         raise UserError(
             f"--gt is missing: an index of kind {made.kind} can't tell exact answers; name a file of them; in "
             "Python np.save('gt.npy', faiss.knn(query, base, 10, metric=faiss.METRIC_INNER_PRODUCT)[1]) makes under IP"
@@ -92,7 +100,10 @@ def evaluate(options: argparse.Namespace, progress: Progress) -> None:
     if not 1 <= options.k <= made.calibration.most_k:
         raise UserError(f"--k {options.k}: expected 1 to {made.calibration.most_k}, of which recall is known")
     everything = made.model.nlist
-    gt = open_gt(options.gt) if options.gt else made.search(query, options.k, nprobe=everything)[0]
+    if options.make_gt:
+        gt = make_gt(made, query, options, progress)
+    else:
+        gt = open_gt(options.gt) if options.gt else made.search(query, options.k, nprobe=everything)[0]
     if options.gt and made.kind == "Flat" and (said := _doubts(made, query, gt, options.k)):
         progress.note(f"warning: {said}")
     reached = made.evaluate(query, gt, options.k, tuple(options.recall), ties=options.ties)

@@ -12,6 +12,7 @@ from ivfast.runtime.command_line import (
     Parser,
     boolean,
     epochs,
+    file_or_url,
     metric,
     refuse_unknown_flags,
     written_file,
@@ -25,6 +26,7 @@ from ivfast.runtime.own_process import prepare_jax
 from ivfast.runtime.progress import Progress
 from ivfast.runtime.quota import within_quota
 from ivfast.runtime.signals import UNHEARD, handled
+from ivfast.spread.store import FORMATS
 
 Action = Callable[[argparse.Namespace, Progress], None]
 
@@ -132,17 +134,28 @@ def _add_fit(commands: Any) -> Parser:
 
 
 def _add_index(commands: Any) -> Parser:
-    parser = _command(
-        commands, "index", "Store a file of vectors under centers that `ivfast fit` trained.", actions.index
-    )
+    text = "Store vectors of one file or many under centers that `ivfast fit` trained."
+    parser = _command(commands, "index", text, actions.index)
     flag = parser.add_argument
     flag("save_path", type=written_path, metavar="DIR", help="folder of the fit")
-    flag("base", type=written_path, metavar="BASE", help="vectors to store")
+    flag("base", type=file_or_url, nargs="+", metavar="BASE", help="vectors to store; several files, folders of "
+         "shards, Lance datasets or URLs are one base, in their order")  # fmt: skip
     flag("--out", type=written_path, metavar="DIR", help="folder of the index (default: that of the fit)")
     flag("--column", metavar="NAME", help="column or tensor, where the file has several")
     flag("--percents", type=float, metavar="RATIO", help="copies stored a vector (default 0.8, or the most of the fit)")
     flag("--kind", default="Flat", help="codes of the index: Flat, SQ8, PQ32, PQ32x4fs, RaBitQ (default Flat)")
+    flag("--write", nargs="+", choices=FORMATS, default=["faiss"], help="what many files become: an index, or tables "
+         "of id, bucket and vector (default faiss)")  # fmt: skip
+    _add_ray(parser)
     return parser
+
+
+def _add_ray(parser: Parser) -> None:
+    text = (
+        "cluster of Ray that many files are done on: HOST:PORT, auto, local (this host's cores) or none (default: "
+        "RAY_ADDRESS, else local where Ray is installed)"
+    )
+    parser.add_argument("--ray", metavar="ADDRESS", help=text)
 
 
 def _add_evaluate(commands: Any) -> Parser:
@@ -152,6 +165,15 @@ def _add_evaluate(commands: Any) -> Parser:
     flag("save_path", type=written_path, metavar="DIR", help="folder of the index")
     flag("--query", type=written_path, required=True, metavar="FILE", help="queries")
     flag("--gt", type=written_path, metavar="FILE", help="ids of their exact nearest (default: found by a full search)")
+    flag("--base", type=file_or_url, nargs="+", metavar="BASE", help="files that the index was made of, for --make_gt")
+    flag(
+        "--make_gt",
+        type=written_path,
+        metavar="FILE",
+        help="write the exact nearest in BASE here (.npy)",
+    )
+    flag("--column", metavar="NAME", help="column or tensor of BASE, where a file has several")
+    _add_ray(parser)
     flag("--k", type=int, default=10, help="nearest that count (default 10)")
     flag("--recall", type=float, nargs="+", default=[0.8, 0.9, 0.95, 0.99], help="what to ask for")
     flag("--ties", type=boolean, default=False, metavar="True|False", help="count vectors as right that are as near as "

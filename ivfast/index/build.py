@@ -68,7 +68,7 @@ def build_index(model: Placing, base: Points, wishes: Wishes, progress: Progress
     with progress.stage("calibrating"):
         calibration = calibrate(prober, answers, stored.buckets[answers.nearest], sizes, n)
         if wishes.kind != "Flat":
-            search = _by_codes(index, answers, aside, wishes.copies)
+            search = by_codes(index, answers, aside, wishes.copies)
             calibration = calibrate_codes(prober, answers, calibration.width, sizes / n, search)
     built = n, imbalance(sizes)
     return Index(
@@ -103,7 +103,7 @@ def exact_answers(base: Points, rows: np.ndarray, progress: Progress, most_k: in
     return Answers(x, without_self(near, rows))
 
 
-def _by_codes(
+def by_codes(
     index: faiss.IndexIVF, answers: Answers, aside: np.ndarray, copies: float
 ) -> Callable[[Candidates, float, int, slice], np.ndarray]:
     """What a search by codes finds, the vector itself left out."""

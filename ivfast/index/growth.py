@@ -108,8 +108,8 @@ def _askers(index: SearchedIndex, rows: np.ndarray, weights: np.ndarray) -> tupl
     everyone = np.sort(np.concatenate(worth, axis=1), axis=1)
     reach = sign * everyone[:, np.minimum(RANKS, everyone.shape[1]) - 1].astype(np.float32)
     parts = [
-        _places(worth[0], sign * index.reach[np.maximum(ids, 0)]),
-        _places(worth[1], sign * reach[mates]),
+        places(worth[0], sign * index.reach[np.maximum(ids, 0)]),
+        places(worth[1], sign * reach[mates]),
     ]
     (row, column), (new, mate) = (np.nonzero(place < len(weights)) for place in parts)
     once, number = np.unique(pairs[row, column], return_inverse=True)
@@ -124,7 +124,7 @@ def _askers(index: SearchedIndex, rows: np.ndarray, weights: np.ndarray) -> tupl
     return Askers(x, reverse), reach
 
 
-def _places(distances: np.ndarray, reach: np.ndarray) -> np.ndarray:
+def places(distances: np.ndarray, reach: np.ndarray) -> np.ndarray:
     """At which place, 0 the nearest, one would stand among those whose reach is known: midway between known ranks.
 
     distances: (n, m), smaller is nearer, inf: none; reach: (n, m, 8) likewise; returns (n, m) int64, above all: 2^30

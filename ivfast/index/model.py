@@ -67,7 +67,7 @@ class TrainedModel:
         self._model, self._chosen, self._gpu = model, backend, gpu
         self.trained_on: Vectors | None = None  # base as it was checked, of a model that `ivfast.fit` returned
         self._normalize: bool = model.about["settings"]["normalize"]
-        self._seed: int = model.about["settings"]["seed"]
+        self.seed: int = model.about["settings"]["seed"]
 
     @cached_property
     def _backend(self) -> str:
@@ -159,7 +159,7 @@ class TrainedModel:
         fitted, aside, test = self._fitted, None, None
         if fitted is not None and fitted.base_digest == points.vectors.digest:
             aside, test = fitted.aside, fitted.test
-        return build_index(self, points, Wishes(copies, kind, lists_file, aside, test, self._seed), progress)
+        return build_index(self, points, Wishes(copies, kind, lists_file, aside, test, self.seed), progress)
 
     def evaluate(
         self,
@@ -201,8 +201,8 @@ class TrainedModel:
         facts, model = self._facts("centers"), self._model
         return Prober(self.centers, model.space, model.delta_floor, facts.k, facts.probing_t)
 
-    def as_stored(self, vectors: np.ndarray, name: str) -> np.ndarray:
-        """Check rows quickly, and make them float32 as the index stores them. (n, dim)
+    def as_stored(self, vectors: np.ndarray, name: str, first: int = 0) -> np.ndarray:
+        """Check rows quickly, and make them float32 as the index stores them. (n, dim), rows from `first` on
 
         raises: UserError on another shape or type, NaN, infinity, or rows that IP can't take
         """
@@ -218,11 +218,11 @@ class TrainedModel:
                 if not np.isfinite(vectors[row]).all()
                 else "is too large, its square does not fit float32"
             )
-            raise UserError(f"{called(name, vectors)}: row {row} {what}; leave such rows out before")
+            raise UserError(f"{called(name, vectors)}: row {first + row} {what}; leave such rows out before")
         if self.metric == "IP" and len(off := np.flatnonzero(np.abs(squares - 1) > 2 * UNIT_TOLERANCE)):
             raise UserError(
-                f"{called(name, vectors)}: row {off[0]} has norm {np.sqrt(squares[off[0]]):.4g}, expected unit norm "
-                f"under IP; {TO_CALLERS.normalize}"
+                f"{called(name, vectors)}: row {first + off[0]} has norm {np.sqrt(squares[off[0]]):.4g}, expected unit "
+                f"norm under IP; {TO_CALLERS.normalize}"
             )
         return rows
 
@@ -231,21 +231,22 @@ class TrainedModel:
         means = Means(search=load_search(self._backend, self._gpu))
         # an accelerator's exact search of all of them is as fast
         part = self._part_of(points) if means.exact(len(points)) is None else None
-        return self._placer(copies).place_all(points, copies, aside, means, progress, part)
+        return self.placer(copies).place_all(points, copies, aside, means, progress, part)
 
     def place_new(self, rows: np.ndarray, copies: float, askers: Askers, use: ProbesUse) -> np.ndarray:
         """Where vectors go that come later. rows: (n, dim) float32, as stored; returns (n, width) int32, -1: none"""
         points, who = (Points(Vectors(name, Path("(array)"), x), self._model.space) for name, x in (
             ("vectors", rows), ("askers", askers.x)
         ))  # fmt: skip
-        return self._placer(copies).place_new(points, copies, who, askers.reverse, use)
+        return self.placer(copies).place_new(points, copies, who, askers.reverse, use)
 
     @property
     def asking(self) -> np.ndarray:
         """How often the r-th nearest of a vector is asked for beside it, (k,) float32."""
         return self._model.asking
 
-    def _placer(self, copies: float) -> Placer:
+    def placer(self, copies: float) -> Placer:
+        """What places vectors; raises UserError where copies is none of the run's."""
         facts = self._facts("centers")
         if facts.storing(copies) is None:
             known = ", ".join(f"{number:g}" for number in self.copies)

@@ -1,5 +1,6 @@
 """Where a base goes, and where a vector goes that comes later: the rule of the trained centers in both cases."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -15,7 +16,7 @@ from ivfast.runtime.progress import Progress
 from ivfast.start.descent import Means
 from ivfast.start.extend import Part, nearest_by_part
 from ivfast.start.neighbors import nearest_of_all
-from ivfast.store.demand import Demand, find_probes
+from ivfast.store.demand import Demand, Probes, find_probes
 from ivfast.store.place import make_plans, place
 from ivfast.store.records import Facts, storing_ts
 from ivfast.store.reverse import ReverseNeighbors, nearest_with_twins, reverse_of
@@ -90,6 +91,20 @@ class Placer(NamedTuple):
         tiles = make_tiles(self.router, points, temperatures=storing_ts(self.facts), width=self.width)
         plans = make_plans([ROUTERS["centers"].default_rule], self.facts.terms([copies], demand))
         return place(tiles, plans, self.width)[0].buckets
+
+    def rank_new(
+        self, points: Points, copies: float, demand_of: Callable[[Probes], Demand]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The buckets of vectors that come later, and their keys: a budget over more than these chooses among them.
+
+        demand_of: who asks for them, told by where they look themselves
+        returns: (n, width) int32, -1 where none, and (n, width) float32, see Rule
+        """
+        tiles = make_tiles(self.router, points, temperatures=storing_ts(self.facts), width=self.width)
+        demand = demand_of(find_probes(tiles, self.facts.nprobe))
+        (plan,) = make_plans([ROUTERS["centers"].default_rule], self.facts.terms([copies], demand))
+        buckets, keys = zip(*(plan.rule.rank(tile, self.width) for tile in tiles.tiles()), strict=True)
+        return np.concatenate(buckets), np.concatenate(keys)
 
 
 def _rows_near(nearest: np.ndarray, twins: Distinct | None, start: int) -> np.ndarray:

@@ -52,6 +52,11 @@ def metric(word: str) -> str:
     raise argparse.ArgumentTypeError(f"invalid choice: {word!r}, expected {' or '.join(METRICS)}; {told}")
 
 
+def file_or_url(word: str) -> str:
+    """A path or a URL, as it stands: two slashes are one in a path."""
+    return word if "://" in word else str(written_path(word))
+
+
 def epochs(word: str) -> int | str:
     """A number or auto."""
     if word == "auto":

@@ -155,18 +155,19 @@ def free_space(folder: Path) -> int | None:
     return usage.free if usage.total else None  # of nothing nothing is free: FUSE, and some quotas
 
 
-def write_beside(path: Path, write: Callable[[Path], None], n_bytes: int | None = None) -> None:
+def write_beside(path: Path, write: Callable[[Path], None], n_bytes: int | None = None, what: str = "") -> None:
     """Let `write` fill a file beside `path`, make it durable, then rename it to `path`.
 
     path: the file to replace; its folder is made where it is absent
     write: called with the temporary path, which has the suffix of `path`
     n_bytes: about what it writes, for the message; None: not known
+    what: tells those apart who may write the same file at the same time, on several hosts
     raises: UserError where `path` is no file, but a folder, a pipe or a device; RunError where the disk refuses,
     whatever else `write` raises; `path` then holds what it held before
     """
-    if os.path.exists(path) and (what := what_is(path)):
-        raise UserError(f"{path} is {what}, expected a file or nothing; name another file")
-    beside = part_of(path)
+    if os.path.exists(path) and (found := what_is(path)):
+        raise UserError(f"{path} is {found}, expected a file or nothing; name another file")
+    beside = part_of(path, what)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write(beside)

@@ -13,6 +13,7 @@ from ivfast.store.rules import RULES
 from ivfast.store.rules.rule import Rule, Terms
 
 THREADED = 65_536  # vectors from which on threads rank them
+BINS = 1 << 16  # of a histogram of keys
 RANKED_BYTES = 1 << 30  # what rules ranked is kept for the second pass up to this size, else ranked again
 
 
@@ -103,13 +104,11 @@ class _Ranks:
 class _Ledger:
     """One plan's histogram of keys, the border of its budget, and its entries."""
 
-    BINS = 1 << 16
-
     def __init__(self, copies: float, nlist: int, width: int, wanted: np.ndarray | None, counts: np.ndarray) -> None:
         self.wanted, self.counts = wanted, counts
         self.n = int(counts.sum())
         self.budget = round(copies * self.n)
-        self.histogram = np.zeros(self.BINS, dtype=np.int64)
+        self.histogram = np.zeros(BINS, dtype=np.int64)
         self.sizes = np.zeros(nlist, dtype=np.int64)
         self.buckets = np.full((len(counts if wanted is None else wanted), width), -1, dtype=np.int32)
         self.border: int | None = None
@@ -119,14 +118,14 @@ class _Ledger:
         """First pass."""
         if self.budget:
             offered = (buckets[:, 1:] >= 0) & self.counts[start : start + len(buckets), None]
-            self.histogram += np.bincount(_bins(keys[:, 1:])[offered], minlength=self.BINS)
+            self.histogram += np.bincount(key_bins(keys[:, 1:])[offered], minlength=BINS)
 
     def take(self, start: int, buckets: np.ndarray, keys: np.ndarray) -> None:
         """Second pass: primaries and all copies above the border; those in its bin wait."""
         taken = np.zeros(buckets.shape, dtype=bool)
         taken[:, 0] = True
         if self.budget:
-            bins = _bins(keys[:, 1:])
+            bins = key_bins(keys[:, 1:])
             border = self._border()
             taken[:, 1:] = bins > border
             row, column = np.nonzero((bins == border) & (buckets[:, 1:] >= 0))
@@ -136,9 +135,7 @@ class _Ledger:
     def _border(self) -> int:
         """The lowest bin of which copies are stored; below all bins where the budget pays for every one offered."""
         if self.border is None:
-            above = np.cumsum(self.histogram[::-1])[::-1]  # keys in this bin or a higher one
-            reached = np.flatnonzero(above >= self.budget)
-            self.border = int(reached[-1]) if len(reached) else -1
+            self.border = border_of(self.histogram, self.budget)
         return self.border
 
     def _store(self, vectors: np.ndarray, buckets: np.ndarray) -> None:
@@ -176,9 +173,20 @@ class _Ledger:
         self.buckets[vectors, free[np.arange(len(vectors)), nth]] = buckets
 
 
-def _bins(keys: np.ndarray) -> np.ndarray:
+def border_of(histogram: np.ndarray, budget: int) -> int:
+    """The lowest bin of which anything is taken; -1 where the budget pays for all that is counted."""
+    above = np.cumsum(histogram[::-1])[::-1]  # in this bin or a higher one
+    reached = np.flatnonzero(above >= budget)
+    return int(reached[-1]) if len(reached) else -1
+
+
+def key_bins(keys: np.ndarray) -> np.ndarray:
     """The upper 16 bits of float32 keys, in the order of the keys."""
+    return ordered_keys(keys) >> 16
+
+
+def ordered_keys(keys: np.ndarray) -> np.ndarray:
+    """Whole numbers below 2^32 in the order of float32 keys, one for each key, int64."""
     assert keys.dtype == np.float32, keys.dtype  # what a Rule promises
     bits = (keys + np.float32(0)).view(np.uint32)  # + 0: -0.0 and 0.0 are one key
-    ordered = np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31))
-    return (ordered >> 16).astype(np.int64)
+    return np.where(bits >> 31, ~bits, bits | np.uint32(1 << 31)).astype(np.int64)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -40,21 +40,35 @@ def _mapped(pq: Any, path: Path) -> Any:
         return pq.ParquetFile(path)
 
 
-def open_lance(path: Path, name: str, column: str | None) -> Rows:
+class Fragment(NamedTuple):
+    """A part of a Lance dataset."""
+
+    number: int
+    version: int  # of the dataset
+
+
+def open_lance(
+    path: Path, name: str, column: str | None, fragment: Fragment | None = None, uri: str | None = None
+) -> Rows:
     """One column of lists of equally many numbers, of the newest version of a Lance dataset.
 
+    fragment: the part that is read; None: all of it
+    uri: where it lies, if not at the path
     raises: UserError where it is damaged, or none or several columns could be meant
     """
-    lance = load_package("lance", name, path)
+    lance, uri = load_package("lance", name, path), uri or str(path)
     with damaged(name, path, *PROBLEMS):
-        dataset = lance.dataset(str(path))
-        schema, n, version = dataset.schema, dataset.count_rows(), dataset.version
+        dataset = lance.dataset(uri, version=fragment and fragment.version)
+        schema, version = dataset.schema, dataset.version
+        n = dataset.get_fragment(fragment.number).count_rows() if fragment else dataset.count_rows()
 
     def batches(chosen: str, rows_at_once: int) -> Iterator[Any]:
         # of the version that was counted, since others may write meanwhile
-        scanner = lance.dataset(str(path), version=version).scanner(
-            columns=[chosen], batch_size=rows_at_once, io_buffer_size=AHEAD, batch_readahead=2, fragment_readahead=1
-        )
+        read = lance.dataset(uri, version=version)
+        scanner = read.scanner(
+            columns=[chosen], batch_size=rows_at_once, io_buffer_size=AHEAD, batch_readahead=2, fragment_readahead=1,
+            fragments=[read.get_fragment(fragment.number)] if fragment else None,
+        )  # fmt: skip
         yield from scanner.to_batches()
 
     return _open_table(path, name, column, schema, n, batches)
