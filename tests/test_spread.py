@@ -1,6 +1,7 @@
 """A base of many files: the same bytes however it is cut, and nothing lost where a file is damaged."""
 
 import json
+import shutil
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -230,7 +231,9 @@ def test_every_format_and_place_gives_the_same_lists(tmp_path: Path, fit_of: Any
 
 def test_a_lance_dataset_holds_what_parquet_holds(tmp_path: Path, fit_of: Any, files_of: Any, one_of: Any):
     wishes = Wishes(files_of("IP"), 0.8, formats=("lance",))
-    for _ in range(2):  # again over what is there
+    for lost in (False, True, False):  # again over what is there, and once where it is not
+        if lost:
+            shutil.rmtree(tmp_path / "vectors.lance")
         store_files(fit_of("IP"), tmp_path, wishes, Here(), silent())
         (tmp_path / STORED_NAME).unlink()
     found = lance.dataset(str(tmp_path / "vectors.lance")).to_table()
