@@ -113,7 +113,7 @@ def draw_facts(rng: np.random.Generator) -> dict[str, Any]:
 
 
 def write_data(rng: np.random.Generator, facts: dict[str, Any], folder: Path) -> int:
-    """Learn and an evaluation set. Returns the rows of base."""
+    """Learn and an evaluation set. Returns the rows of base that a run does not drop."""
     learn = draw_rows(rng, facts, facts["n_learn"])
     base = learn if facts["same"] else draw_rows(rng, facts, facts["n_base"])
     query = draw_rows(rng, facts | {"far": 0.0, "bad": ""}, facts["n_query"])
@@ -125,7 +125,8 @@ def write_data(rng: np.random.Generator, facts: dict[str, Any], folder: Path) ->
     np.save(folder / "learn.npy", learn)
     for name, rows in (("base", base), ("query", query), ("gt", gt)):
         np.save(folder / "set" / f"{name}.npy", rows)
-    return len(base)
+    kept = np.isfinite(base.astype(np.float64)).all(axis=1)
+    return int((kept & base.any(axis=1) if facts["metric"] == "IP" else kept).sum())
 
 
 def draw_flags(rng: np.random.Generator, facts: dict[str, Any]) -> list[str]:

@@ -1,6 +1,6 @@
 """What Ray costs beside one process, and how many vectors a core stores a second.
 
-    python -m benchmarks.spread_rate                          # 2 million vectors, half an hour
+    python -m benchmarks.spread_rate                          # 2 million vectors, twenty minutes
     python -m benchmarks.spread_rate --rows 200000 --epochs 1
 
 Makes vectors in clumps, trains on a sample, and stores all of them from eight files: in this process with one thread,
@@ -73,7 +73,9 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=2_000_000, help="vectors to store (default 2000000)")
     parser.add_argument("--dim", type=int, default=64, help="of each (default 64)")
-    parser.add_argument("--sample", type=int, default=100_000, help="vectors to train on, that tell who asks")
+    parser.add_argument(
+        "--sample", type=int, default=20_000, help="vectors to train on, that tell who asks (default 20000)"
+    )
     parser.add_argument("--epochs", type=int, default=1, help="of training: it changes no rate (default 1)")
     parser.add_argument("--folder", type=Path, help="where all is kept (default: a temporary one)")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)

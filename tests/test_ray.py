@@ -82,6 +82,27 @@ def killer(titles: list[str]) -> Iterator[list[str]]:
         thread.join()
 
 
+ALONE = """
+import os, subprocess, sys
+from ivfast.spread.maps import spread_over
+JOIN = "import ray; ray.init(sys.argv[1], log_to_driver=False)"
+with spread_over("local", cores=1, object_store_memory=100 << 20):
+    import ray
+    address = ray.get_runtime_context().gcs_address
+    others = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    command = [sys.executable, "-c", f"import sys; {JOIN}", address]
+    done = subprocess.run(command, env=others, capture_output=True, text=True)
+    print(done.returncode != 0 and "AuthenticationError" in done.stderr)
+"""
+
+
+def test_a_cluster_of_our_own_takes_tasks_from_nobody_else():
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE], cwd=ROOT, capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.splitlines()[-1] == "True"
+
+
 def test_two_processes_store_what_one_stores(two: Spread, tmp_path: Path, fit_of: Any, files_of: Any, one_of: Any):
     stored = store_files(fit_of("L2"), tmp_path, Wishes(files_of("L2"), 0.8, formats=BOTH), two, silent())
     assert stored == one_of("L2")[1]

@@ -1,6 +1,7 @@
 """A base of many files: the same bytes however it is cut, and nothing lost where a file is damaged."""
 
 import json
+import shutil
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +21,7 @@ from ivfast.index.fill import sizes_of
 from ivfast.runtime.errors import RunError, UserError
 from ivfast.runtime.progress import silent
 from ivfast.spread import tables
+from ivfast.spread.asking import find_looks, rank_block
 from ivfast.spread.border import ALL, NONE, count_lower, count_ties, count_upper, key_within, share_ties, stored_buckets
 from ivfast.spread.maps import Here
 from ivfast.spread.queries import exact_answers
@@ -48,6 +50,20 @@ def test_eight_files_are_stored_as_one_to_the_byte(
     assert [(file["first_id"], file["rows"]) for file in told["files"]] == [
         (start, end - start) for start, end in pairwise(CUTS)
     ]
+
+
+@pytest.mark.parametrize("metric", ["L2", "IP"])
+def test_buckets_that_a_device_ranks_are_the_same_however_files_are_cut(
+    metric: str, fit_of: Any, monkeypatch: pytest.MonkeyPatch
+):
+    """As above 2,048 buckets: by the backend, whose products round by the place in a tile."""
+    monkeypatch.setattr("ivfast.route.routers.MANY_BUCKETS", 8)
+    index, rows = ivfast.load_index(fit_of(metric)), base_of(metric)[:3000]
+    looks = find_looks(index)
+    whole = rank_block(index, looks, rows, 500, 0.8)
+    parts = [rank_block(index, looks, rows[part], 500 + part.start, 0.8) for part in (slice(0, 701), slice(701, 3000))]
+    for one, other in zip(whole, zip(*parts, strict=True), strict=True):
+        np.testing.assert_array_equal(one, np.concatenate(other))
 
 
 @pytest.mark.parametrize("metric", ["L2", "IP"])
@@ -100,6 +116,15 @@ def test_exact_answers_over_files_are_those_of_brute_force(metric: str, fit_of: 
     np.testing.assert_allclose(found.distances, distances, rtol=1e-9, atol=1e-9)
     np.testing.assert_array_equal(found.ids, ids)
     np.testing.assert_array_equal(found.ids[0], np.arange(39, 49))
+
+
+def test_exact_answers_hold_far_from_zero_and_beside_far_rows(tmp_path: Path, fit_of: Any):
+    """Where float32 tells neighbours apart no more, all of a block is compared in float64."""
+    base, query = make_rows(3000, 5, "L2") + np.float32(1e4), make_rows(20, 9, "L2") + np.float32(1e4)
+    base[7] = 1e7
+    np.save(tmp_path / "base.npy", base)
+    found = exact_answers(fit_of("L2"), [str(tmp_path / "base.npy")], None, query, 10, Here(), silent())
+    np.testing.assert_array_equal(found.ids, brute(query, base, 10, "L2")[1])
 
 
 def test_ties_at_the_border_go_to_the_smaller_vector_then_to_the_smaller_bucket(rng: np.random.Generator):
@@ -206,7 +231,9 @@ def test_every_format_and_place_gives_the_same_lists(tmp_path: Path, fit_of: Any
 
 def test_a_lance_dataset_holds_what_parquet_holds(tmp_path: Path, fit_of: Any, files_of: Any, one_of: Any):
     wishes = Wishes(files_of("IP"), 0.8, formats=("lance",))
-    for _ in range(2):  # again over what is there
+    for lost in (False, True, False):  # again over what is there, and once where it is not
+        if lost:
+            shutil.rmtree(tmp_path / "vectors.lance")
         store_files(fit_of("IP"), tmp_path, wishes, Here(), silent())
         (tmp_path / STORED_NAME).unlink()
     found = lance.dataset(str(tmp_path / "vectors.lance")).to_table()

@@ -3,8 +3,10 @@
 import importlib
 import importlib.util
 import os
+import secrets
 import signal
 import socket
+import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -132,18 +134,21 @@ def spread_over(address: str | None, cores: int | None = None, **options: Any) -
 
     address: of a cluster of Ray; `auto`: the one that this host belongs to; `local`: one of this host's cores, started
     here and ended with the work; `none`: this process; None: RAY_ADDRESS where it is set, else local where Ray is
-    installed, else this process. A program that is connected to Ray stays so
+    installed, else this process. A program that is connected to Ray stays so. A local one takes tasks from nobody else,
+    unless Ray was loaded before: it listens on all networks of a host, and does what it is told
     cores: of a local one; None: all that may be used; options: for ray.init of a local one
     raises: UserError where Ray is asked for and not installed, or there is no such cluster
     """
     if not uses_ray(address):
         yield Here()
         return
+    address, given = address or os.environ.get("RAY_ADDRESS") or LOCAL, address
+    if address == LOCAL and "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:  # read as it loads
+        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     ray = _ray()
-    if ray.is_initialized() and address in (None, LOCAL, "auto"):  # by the caller's program, which ends it
+    if ray.is_initialized() and given in (None, LOCAL, "auto"):  # by the caller's program, which ends it
         yield OnRay(ray)
         return
-    address = address or os.environ.get("RAY_ADDRESS") or LOCAL
     if address == LOCAL:
         options = {"num_cpus": cores or granted(), "include_dashboard": False} | options
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody

@@ -66,16 +66,23 @@ def write_lance(given: Given, item: Range) -> str:
     """Write one fragment of the dataset, which nobody sees before `commit_lance`; returns what Lance says of it."""
     path = Path(given.out) / LANCE
     done = given.part("lance", ".json", item.digest, item.first, item.last)
-    if done.is_file():
-        return done.read_text(encoding="utf-8")
+    if done.is_file() and _there(path, text := done.read_text(encoding="utf-8")):
+        return text
     writing = load_package("lance.fragment", "base", path)
     pa, schema = load_package("pyarrow", "base", path), _schema(given.model.dim, path)
     batches = (batch for table in _tables(given, item, schema) for batch in table.to_batches())
     reader = pa.RecordBatchReader.from_batches(schema, batches)
-    found = writing.write_fragments(reader, str(path), schema=schema)
+    found = writing.write_fragments(reader, str(path), schema=schema, mode="overwrite")
     text = json.dumps([fragment.to_json() for fragment in found])
     save_text(done, text)
     return text
+
+
+def _there(path: Path, text: str) -> bool:
+    """Whether a dataset still has the files of fragments that were written before."""
+    return all(
+        (path / "data" / file["path"]).is_file() for one in json.loads(text) for file in json.loads(_text(one))["files"]
+    )
 
 
 def commit_lance(given: Given, found: list[str]) -> None:
