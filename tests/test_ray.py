@@ -217,7 +217,7 @@ def test_what_lies_in_one_process_is_no_base_for_others(
 
 PAGE = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
 FIRST, BY_HAND, SLURM = re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL)[:3]
-(MANIFEST,) = re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)
+MANIFEST = re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)[0]
 
 
 @pytest.fixture
