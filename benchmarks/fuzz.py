@@ -232,7 +232,9 @@ def try_fit(case: Case, folder: Path) -> tuple[Ended, list[str]]:
     words += ["--backend", "torch"] + (["--normalize", "True"] if "--normalize" in case.flags else [])
     ended = end(start(words))
     faults = faults_of_ending(*ended)
-    return ended, faults if ended.code else faults + faults_of_index(out, np.load(base))
+    return ended, faults if ended.code else faults + faults_of_index(
+        out, np.load(base), normalized="--normalize" in words
+    )
 
 
 def try_case(number: int, *, keep: bool = False) -> tuple[Case, Ended, list[str]]:

@@ -76,8 +76,11 @@ def _faults_of_result(result: dict[str, Any], nlist: int, n_base: int) -> list[s
     return faults
 
 
-def faults_of_index(folder: Path, base: np.ndarray) -> list[str]:
-    """What is wrong with an index that `ivfast fit` wrote. base: (n, dim), the rows that it stores"""
+def faults_of_index(folder: Path, base: np.ndarray, *, normalized: bool) -> list[str]:
+    """What is wrong with an index that `ivfast fit` wrote.
+
+    base: (n, dim), the rows that it stores; normalized: whether they are divided by their norms first
+    """
     faults = []
     plain: Any = faiss.read_index(str(folder / "index.faiss"))
     ids = [
@@ -93,7 +96,7 @@ def faults_of_index(folder: Path, base: np.ndarray) -> list[str]:
     wide = np.asarray(base, np.float64)
     x = wide[:20]
     if index.model.metric == "IP":
-        unit = wide / np.linalg.norm(wide, axis=1, keepdims=True)
+        unit = wide / np.linalg.norm(wide, axis=1, keepdims=True) if normalized else wide
         best, sign = np.sort(unit[:20] @ unit.T, axis=1)[:, ::-1][:, :k], -1
     else:
         best, sign = np.sort(np.square(x[:, None] - wide[None]).sum(axis=2), axis=1)[:, :k], 1

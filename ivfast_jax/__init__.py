@@ -262,12 +262,14 @@ def find_devices(gpu: Gpu) -> list[Any]:
     if on_cpu(gpu):
         return _cpus()
     devices = _gpus()
+    if any(device.process_index != jax.process_index() for device in devices):
+        return devices  # each process has named its own when it joined
     return [devices[number] for number in numbers_of(gpu, len(devices), "JAX")]
 
 
 def find_device(gpu: Gpu) -> Any:
     """The first device of --gpu, for what runs on one alone."""
-    return find_devices(gpu)[0]
+    return next(device for device in find_devices(gpu) if device.process_index == jax.process_index())
 
 
 def _cpus() -> list[Any]:

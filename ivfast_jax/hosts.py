@@ -55,38 +55,33 @@ def leave() -> None:
     jax.distributed.shutdown()
 
 
-def leave_at_once() -> None:
-    """At the end of this process, part without waiting for the others: they find the connection broken."""
-    atexit.register(_end)
+def leave_at_once(code: int) -> None:
+    """At the end of this process, part without waiting for the others: they find the connection broken.
+
+    code: with which it ends
+    """
+    atexit.register(_end, code)
 
 
-def _end() -> None:
+def _end(code: int) -> None:
     """Before JAX waits for them in vain, and ends this process with a trace."""
     sys.stdout.flush()
-    os._exit(1)
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def tell(value: Any) -> Any:
     """What process 0 says, in every process. All of them must call this in the same order.
 
     value: of process 0, anything that can be pickled
-    raises: RunError where another process is gone
     """
     text = pickle.dumps(value) if jax.process_index() == 0 else b""
-    try:
-        n_parts, rest = map(
-            int, multihost_utils.broadcast_one_to_all(np.array(divmod(len(text), PART), dtype=np.int32))
-        )
-        sizes = [PART] * n_parts + [rest]
-        parts = []
-        for i, size in enumerate(sizes):
-            own = np.frombuffer(text, dtype=np.uint8)[i * PART : i * PART + size] if text else np.empty(size, np.uint8)
-            parts.append(multihost_utils.broadcast_one_to_all(own).tobytes())
-        return pickle.loads(b"".join(parts))  # noqa: S301, it comes from a process of the same run
-    except (JaxRuntimeError, ValueError) as problem:
-        if is_broken(problem):
-            raise gone(problem) from None
-        raise
+    sizes = multihost_utils.broadcast_one_to_all(np.array(divmod(len(text), PART), dtype=np.int32))
+    parts = []
+    for i, size in enumerate([PART] * int(sizes[0]) + [int(sizes[1])]):
+        own = np.frombuffer(text, dtype=np.uint8)[i * PART : i * PART + size] if text else np.empty(size, np.uint8)
+        parts.append(multihost_utils.broadcast_one_to_all(own).tobytes())
+    return pickle.loads(b"".join(parts))  # noqa: S301, it comes from a process of the same run
 
 
 def any_says(value: bool) -> bool:

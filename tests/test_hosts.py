@@ -87,9 +87,13 @@ def centers_of(out: Path) -> np.ndarray:
 
 
 @whole_run
+@pytest.mark.parametrize("n_devices", [1, 2])
 def test_two_processes_train_what_one_does(
-    data: Path, alone: Path, tmp_path: Path, started: list[subprocess.Popen[str]]
-) -> None:
+    n_devices: int, data: Path, alone: Path, tmp_path: Path, started: list[subprocess.Popen[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Of one device each, and of two."""
+    monkeypatch.setenv("XLA_FLAGS", f"--xla_force_host_platform_device_count={n_devices}")
     first, second = processes = start(started, data, tmp_path)
     texts = said(processes)
     assert (first.returncode, second.returncode) == (0, 0), texts
@@ -139,6 +143,39 @@ def test_a_signal_to_any_process_stops_all_with_a_checkpoint(
     texts = said(again)
     assert [process.returncode for process in again] == [0] * n, texts
     np.testing.assert_allclose(centers_of(tmp_path), centers_of(alone), rtol=0, atol=SAME)
+
+
+BLIND = """
+import sys
+import ivfast.train.follow as follow
+from ivfast.commands import main
+from ivfast.runtime.errors import UserError
+
+def blind(path, name):
+    raise UserError("not there")
+
+follow.open_array = blind
+sys.exit(main())
+"""
+
+
+@whole_run
+def test_a_host_that_does_not_see_save_path_says_so_and_ends_the_others(
+    data: Path, tmp_path: Path, started: list[subprocess.Popen[str]]
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    for i, program in enumerate(([str(ROOT / "run_dcnet.py")], ["-c", BLIND])):
+        words = [*flags(data, tmp_path), "--coordinator", address, "--num_processes", "2", "--process_id", str(i)]
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": ROOT}
+        started.append(subprocess.Popen([sys.executable, *program, *words], **pipes))
+    texts = said(started)
+    assert [process.returncode for process in started] == [1, 2], texts
+    lines = [[line for line in text.splitlines() if line.startswith("error")] for text in texts]
+    assert [len(found) for found in lines] == [1, 1]
+    assert lines[0][0].startswith(f"error: {LOST}")
+    assert "is not to be seen from here; expected one folder that all hosts share" in lines[1][0]
 
 
 @whole_run

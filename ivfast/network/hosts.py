@@ -39,6 +39,7 @@ class Group:
         self._runtime = runtime  # a backend's hosts.py; None: the process is alone
         self.process, self.n = runtime.process() if runtime else (0, 1)
         self._astray = False  # whether this process left the steps while others are in them
+        self._ended = False  # whether process 0 has said its last
 
     @property
     def leads(self) -> bool:
@@ -47,10 +48,15 @@ class Group:
 
     def tell(self, value: Any = None) -> Any:
         """What process 0 says, in every process. Every process must ask. value: of process 0"""
-        return self._runtime.tell(value) if self._runtime else value
+        if self._runtime is None:
+            return value
+        with self.at_steps():
+            said = self._runtime.tell(value)
+        self._ended = isinstance(said, Ended)
+        return said
 
     def any_says(self, value: bool) -> bool:
-        """Whether it is so in any process. Every process must ask."""
+        """Whether it is so in any process. Every process must ask, in `at_steps`."""
         return self._runtime.any_says(value) if self._runtime else value
 
     @contextmanager
@@ -73,8 +79,8 @@ class Group:
         """Process 0 has no more to say, and all part. code: with which this process ends"""
         if self._runtime is None:
             return
-        if self._astray:  # the others can't hear
-            self._runtime.leave_at_once()
+        if self._astray or not (self.leads or self._ended):  # the others can't hear, or wait for this one
+            self._runtime.leave_at_once(code)
             return
         if self.leads:
             self.tell(Ended(code))
