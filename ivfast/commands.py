@@ -59,13 +59,16 @@ def main(argv: list[str] | None = None) -> int:
     try:
         config, given = parse(argv)
         if argv is None:
-            if is_among_several(config) and not is_watched():
+            if is_among_several(config, scheduled=True) and not is_watched():
                 return run_watched(progress.say)
             prepare_jax(config.gpu)
         with handled() as heard, within_quota():
             if not heard:
                 progress.say(UNHEARD)
-            (evaluate_centers if config.eval else _run_training)(config, progress, given)
+            if config.eval:
+                evaluate_centers(config, progress, given)
+            else:
+                _run_training(config, progress, given, scheduled=argv is None)
     except UserError as wrong:
         progress.note(f"error: {wrong}")
         return 2
@@ -114,6 +117,7 @@ def evaluate_centers(
     config = replace(config, eval=True)
     chosen = _chosen(config, given)
     check(config)
+    check_hosts(config)
     refuse_not_ours(config.save_path, EVALUATED)
     with _at_work(config, progress) as shown:
         _say_what_is_used(config, chosen, ("gpu",), shown)
@@ -122,12 +126,14 @@ def evaluate_centers(
         return _evaluate(clip(found.settings(config), chosen), found, shown)
 
 
-def _run_training(config: Config, progress: Progress | None, given: Iterable[str] | None) -> str:
-    """The backend that was used is returned."""
+def _run_training(
+    config: Config, progress: Progress | None, given: Iterable[str] | None, *, scheduled: bool = False
+) -> str:
+    """The backend that was used is returned. scheduled: see `joined`"""
     chosen = _chosen(config, given)
     check(config)
     check_hosts(config)
-    with joined(config) as group:
+    with joined(config, scheduled=scheduled) as group:
         if not group.leads:
             follow(config, group, progress or Progress())
             return config.backend

@@ -262,7 +262,7 @@ def find_devices(gpu: Gpu) -> list[Any]:
     if on_cpu(gpu):
         return _cpus()
     devices = _gpus()
-    if any(device.process_index != jax.process_index() for device in devices):
+    if jax.distributed.is_initialized():
         return devices  # each process has named its own when it joined
     return [devices[number] for number in numbers_of(gpu, len(devices), "JAX")]
 

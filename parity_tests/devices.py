@@ -17,13 +17,19 @@ import numpy as np
 from ivfast.network.backend import Chunk, starting_weights
 from ivfast_jax import Backend
 from ivfast_jax.layout import make_layout
-from parity_tests.cases import GOAL, Case, Problem, make_problem
+from parity_tests.cases import BATCH, GOAL, Case, Problem, make_problem
 from parity_tests.test_blocks import make_blocks
+
+
+def uneven(problem: Problem) -> Problem:
+    """With batches that no number of devices divides."""
+    return problem._replace(source=problem.source._replace(batch_size=BATCH - 3))
+
 
 MESHES = {"data 8": (8, 1), "model 8": (1, 8), "data 4 x model 2": (4, 2)}
 CASES = {
-    "IP-deep": lambda: make_problem(Case("IP", deep=True, drop=False)),
-    "L2-linear": lambda: make_problem(Case("L2", deep=False, drop=True)),
+    "IP-deep": lambda: uneven(make_problem(Case("IP", deep=True, drop=False))),
+    "L2-linear": lambda: uneven(make_problem(Case("L2", deep=False, drop=True))),
     "IP-deep-blocks": lambda: make_blocks(Case("IP", deep=True, drop=True)),
     "L2-linear-blocks": lambda: make_blocks(Case("L2", deep=False, drop=False)),
 }

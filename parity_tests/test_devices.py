@@ -15,7 +15,6 @@ from ivfast_jax.layout import parts_of_buckets
 from ivfast_torch import make_backend
 from parity_tests.cases import BATCH, DIM, HIDDEN, Case, make_problem
 from parity_tests.devices import CASES, EPOCHS, SEEN, WIDE
-from parity_tests.test_blocks import make_blocks
 
 pytestmark = pytest.mark.parity
 
@@ -80,11 +79,6 @@ def setup_of(nlist: int, *widths: int) -> Setup:
 )
 def test_buckets_are_split_where_one_device_could_not_hold_them(setup: Setup, parts: int) -> None:
     assert parts_of_buckets(8, setup) == parts
-
-
-def test_rows_that_lack_count_for_nothing() -> None:
-    """Steps of 61 pairs on one device and on none that divides them: see `devices.CASES`, whose batches are uneven."""
-    assert make_blocks(Case("IP", deep=True, drop=True)).source.batch_size % 8
 
 
 @pytest.mark.parametrize("gpu", [(0, 1), "all"])

@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from jax.errors import JaxRuntimeError
 
 from ivfast.network.hosts import check_hosts, is_among_several
 from ivfast.runtime.command_line import parse
 from ivfast.runtime.errors import LOST, UserError
+from ivfast_jax import hosts
 from run_dcnet import main
 from tests.runs import ROOT, command, flags, make_data, run
 
@@ -179,6 +181,44 @@ def test_a_host_that_does_not_see_save_path_says_so_and_ends_the_others(
 
 
 @whole_run
+def test_processes_of_different_flags_are_refused(
+    data: Path, tmp_path: Path, started: list[subprocess.Popen[str]]
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    for i in range(2):
+        more = ("--coordinator", address, "--num_processes", "2", "--process_id", str(i), "--seed", str(5 + i))
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        started.append(subprocess.Popen(command(data, tmp_path, *more), **pipes))
+    texts = said(started)
+    assert [process.returncode for process in started] == [2, 2], texts
+    for text in texts:
+        wrong = [line for line in text.splitlines() if line.startswith("error")]
+        assert len(wrong) == 1
+        assert "were given different flags" in wrong[0]
+
+
+@pytest.mark.parametrize(
+    ("said", "broken"),
+    [
+        ("UNKNOWN: Gloo all-reduce failed: Connection reset by peer", True),
+        ("UNAVAILABLE: Failed to send RPC to coordination service", True),
+        ("RESOURCE_EXHAUSTED: Out of memory allocating 17179869184 bytes", False),
+        ("INVALID_ARGUMENT: shapes", False),
+    ],
+)
+def test_what_ends_a_process_itself_is_no_loss_of_another(said: str, broken: bool) -> None:
+    assert hosts.is_broken(JaxRuntimeError(said)) == broken
+    assert not hosts.is_broken(OSError("Gloo"))
+
+
+def test_an_evaluation_is_no_work_for_several(tmp_path: Path) -> None:
+    more = ("--coordinator", "a:1", "--num_processes", "2", "--process_id", "1", "--eval", "True")
+    assert main(flags(tmp_path, tmp_path, *more, "--ai_center", "ivfast.npy")) == 2
+
+
+@whole_run
 def test_what_process_0_refuses_ends_all(data: Path, tmp_path: Path, started: list[subprocess.Popen[str]]) -> None:
     first, second = processes = start(started, data, tmp_path, "--nlist", "5000", "--param_list", "24", "5000")
     texts = said(processes)
@@ -214,17 +254,18 @@ def test_flags_that_name_no_processes_are_refused(more: tuple[str, ...], wrong: 
         check_hosts(parse(flags(tmp_path, tmp_path, *more))[0])
 
 
-def test_slurm_and_kubernetes_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As JAX sees them: a step of several tasks, an indexed job of several pods."""
+def test_slurm_is_seen_where_it_is_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As JAX sees it, a step of several tasks. From Python it is not asked: each task may train its own."""
     config = parse(flags(tmp_path, tmp_path))[0]
-    assert not is_among_several(config)
+    assert not is_among_several(config, scheduled=True)
     slurm = {"JOB_ID": "7", "STEP_NODELIST": "node[1-2]", "NTASKS": "2", "PROCID": "1", "LOCALID": "0"}
     for name, value in slurm.items():
         monkeypatch.setenv(f"SLURM_{name}", value)
-    assert is_among_several(config)
-    assert not is_among_several(parse(flags(tmp_path, tmp_path, "--backend", "torch"))[0])
+    assert is_among_several(config, scheduled=True)
+    assert not is_among_several(config, scheduled=False)
+    assert not is_among_several(parse(flags(tmp_path, tmp_path, "--backend", "torch"))[0], scheduled=True)
     monkeypatch.setenv("SLURM_NTASKS", "1")
-    assert not is_among_several(config)
+    assert not is_among_several(config, scheduled=True)
 
 
 PAGE = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8").partition("## Training on several hosts")[2]
@@ -268,8 +309,8 @@ def test_under_slurm_processes_find_one_another(
 
 def test_what_schedulers_are_told_are_flags() -> None:
     srun = shlex.split(SLURM[SLURM.index("srun") :].replace("\\\n", " "))
-    assert srun[:2] == ["srun", "run_dcnet"]
-    check_hosts(parse(srun[2:])[0])
+    assert (srun[0], srun[2]) == ("srun", "run_dcnet")
+    check_hosts(parse(srun[3:])[0])
     service, job = yaml.safe_load_all(KUBERNETES)
     pod = job["spec"]["template"]["spec"]
     assert pod["subdomain"] == service["metadata"]["name"] == service["spec"]["selector"]["job-name"]

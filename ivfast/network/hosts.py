@@ -47,7 +47,11 @@ class Group:
         return self.process == 0
 
     def tell(self, value: Any = None) -> Any:
-        """What process 0 says, in every process. Every process must ask. value: of process 0"""
+        """What process 0 says, in every process. Every process must ask.
+
+        value: of process 0, anything that can be pickled
+        raises: RunError where another process is gone
+        """
         if self._runtime is None:
             return value
         with self.at_steps():
@@ -56,7 +60,7 @@ class Group:
         return said
 
     def any_says(self, value: bool) -> bool:
-        """Whether it is so in any process. Every process must ask, in `at_steps`."""
+        """Whether it is so in any process. Every process must ask, in `at_steps`, which says what is raised."""
         return self._runtime.any_says(value) if self._runtime else value
 
     @contextmanager
@@ -82,27 +86,41 @@ class Group:
         if self._astray or not (self.leads or self._ended):  # the others can't hear, or wait for this one
             self._runtime.leave_at_once(code)
             return
-        if self.leads:
-            self.tell(Ended(code))
+        try:
+            if self.leads:
+                self.tell(Ended(code))
+        except RunError:
+            self._runtime.leave_at_once(code or 1)
+            if code == 0:
+                raise
+            return  # what went wrong here is told, not that another is gone, too
         self._runtime.leave()
 
 
 @contextmanager
-def joined(config: Config) -> Iterator[Group]:
-    """The processes that the flags name or a scheduler has started; at the end all part.
+def joined(config: Config, *, scheduled: bool = False) -> Iterator[Group]:
+    """The processes that the flags name, or that a scheduler has started; at the end all part.
 
-    raises: UserError where they don't come together
+    scheduled: whether a scheduler is asked where no flag names any
+    raises: UserError where they don't come together or were given different flags; RunError where one is gone
     """
-    if not is_among_several(config):
+    if not is_among_several(config, scheduled=scheduled):
         yield Group()
         return
-    named, runtime = config.coordinator is not None, import_backend("jax").hosts
-    numbers = None if on_cpu(config.gpu) or isinstance(config.gpu, str) else config.gpu
-    numbers = (numbers,) if isinstance(numbers, int) and named else numbers
+    runtime = import_backend("jax").hosts
+    numbers: list[int] = []  # none: JAX leaves all that it sees
+    if not on_cpu(config.gpu) and not isinstance(config.gpu, str):
+        numbers = [config.gpu] if isinstance(config.gpu, int) else list(config.gpu)
     runtime.join(config.coordinator, config.num_processes, config.process_id, numbers)
     group = Group(runtime)
     code = 1
     try:
+        alike = {name: value for name, value in config.as_dict().items() if name not in ("gpu", "process_id")}
+        if not runtime.all_say_the_same(repr(sorted(alike.items()))):
+            raise UserError(
+                "the processes of this run were given different flags, expected the same but for --process_id and "
+                "--gpu; start all of them with the same command"
+            )
         yield group
         code = 0
     except UserError:
@@ -115,13 +133,13 @@ def joined(config: Config) -> Iterator[Group]:
         group.end(code)
 
 
-def is_among_several(config: Config) -> bool:
-    """Whether flags or a scheduler say that this process is one of several that train."""
+def is_among_several(config: Config, *, scheduled: bool) -> bool:
+    """Whether flags, or a scheduler where it is asked, say that this process is one of several that train."""
     trains_here = config.backend == "jax" and not config.eval and not config.dry_run
-    return config.coordinator is not None or (trains_here and scheduled())
+    return config.coordinator is not None or (scheduled and trains_here and _has_started_several())
 
 
-def scheduled() -> bool:
+def _has_started_several() -> bool:
     """Whether Slurm or Kubernetes has started this process as one of several, so that JAX can find the others."""
     if all(name in os.environ for name in SLURM):
         return os.environ["SLURM_NTASKS"] != "1"

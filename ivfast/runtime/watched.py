@@ -71,7 +71,10 @@ def run_watched(say: Callable[[str], None]) -> int:
             sys.stderr.flush()
     code = child.wait()
     os.close(write)
-    if code == -signal.SIGABRT:
+    if code == -signal.SIGABRT and trace:
         say(f"error: {APART if 'RegisterTask' in trace else LOST}")
         return 1
+    if code < 0:
+        sys.stderr.write(trace)
+        say(f"error: the process that trained was ended by signal {-code}")
     return code if code >= 0 else 128 - code

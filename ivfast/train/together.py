@@ -36,6 +36,7 @@ def train_steps(
 
     save_at: saves where that is due; called after each chunk but the last with the state, the steps done and whether
     all stop
+    returns: the next state, and sums over the steps
     raises: StopRequestedError where a signal has come to any process; TooManySkipsError
     """
     steps = chunk_steps(source.n_steps, source.batch_size, source.learn.points.dim)
@@ -48,15 +49,21 @@ def train_steps(
             return
         stop = pending()
         if group.n > 1:
-            stop = (done - epoch.step) // steps % ASKED == 1 and group.any_says(stop)
+            stop = (done - epoch.step) // steps % ASKED == 0 and group.any_says(stop)
         if save_at is not None:
             save_at(state, done, stop)
         if stop:
-            stop_if_pending()
-            raise StopRequestedError(signal.SIGTERM)  # it came to another process
+            _stop()
 
     with group.at_steps(StopRequestedError, TooManySkipsError):
+        if group.n > 1 and group.any_says(pending()):  # an epoch may be a single chunk
+            _stop()
         return run_chunks(
             backend, state, chunks, epoch.goal, log_interval, source.n_steps, epoch.step, f"epoch {epoch.number}",
             progress, after_chunk,
         )  # fmt: skip
+
+
+def _stop() -> None:
+    stop_if_pending()
+    raise StopRequestedError(signal.SIGTERM)  # it came to another process
