@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--far", type=float, default=50, help="GB/s that a device sends to other hosts")
     parser.add_argument("--host", type=int, default=8, help="devices of a host")
     parser.add_argument("--accelerator", type=float, default=396, help="TFLOP/s: 40 %% of an H100's in bfloat16")
-    parser.add_argument("--rows_a_second", type=float, default=3000, help="vectors that a core stores a second")
+    parser.add_argument("--rows_a_second", type=float, default=3100, help="vectors that a core stores a second")
     parser.add_argument("--price", type=float, default=0.04, help="of a core for an hour, in dollars")
     options = parser.parse_args()
     rows = []
