@@ -1,6 +1,8 @@
 """What `ivfast index` and `ivfast evaluate` do with a base of many files."""
 
 import argparse
+import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,13 +12,14 @@ from ivfast.index.fill import try_kind
 from ivfast.index.growth import Index
 from ivfast.index.load import load
 from ivfast.runtime.errors import UserError
-from ivfast.runtime.files import save_array, user_path
+from ivfast.runtime.files import PART, remove, save_array, user_path
 from ivfast.runtime.lock import locked
-from ivfast.runtime.own_files import claim, refuse_in_the_way
+from ivfast.runtime.own_files import MARK, claim, refuse_in_the_way
 from ivfast.runtime.progress import Progress
 from ivfast.spread.given import PARTS
 from ivfast.spread.maps import spread_over, uses_ray
 from ivfast.spread.queries import exact_answers
+from ivfast.spread.sources import find_sources
 from ivfast.spread.store import STORED_NAME, Wishes, store_files
 from ivfast.spread.tables import LANCE, PARQUET
 
@@ -40,11 +43,14 @@ def index_files(options: argparse.Namespace, progress: Progress) -> None:
         raise UserError(f"--kind {options.kind}: Parquet and Lance hold vectors as they are; leave --kind out")
     try_kind(options.kind, load(fit).dim)
     refuse_in_the_way(out, [STORED_NAME], [PARTS, PARQUET, LANCE])
+    _refuse_own_folders(options, out)
     for folder in [PARTS] + [PARQUET] * ("parquet" in options.write):
-        claim(out / folder, [])
+        claim(out / folder, os.listdir(out / folder) if (out / folder).is_dir() else [])
     wishes = Wishes(options.base, options.percents, options.kind, options.column, tuple(options.write))
     _refuse_memory(options.base, options.ray)
     with locked(out, progress), spread_over(options.ray) as over:
+        for path in out.glob(f"{PART}*"):  # of a merge that was killed
+            remove(path)
         stored = store_files(fit, out, wishes, over, progress)
     done = f"{stored.ranked:,} ranked and {stored.listed:,} put into lists now"
     progress.say(f"written: {out}, {stored.n:,} vectors, {stored.entries:,} entries ({done})")
@@ -56,13 +62,42 @@ def make_gt(made: Index, query: np.ndarray, options: argparse.Namespace, progres
         raise UserError("--base is missing: expected the files that the index was made of, for --make_gt; name them")
     if options.make_gt.suffix != ".npy":
         raise UserError(f"--make_gt {options.make_gt}: expected a name that ends in .npy; correct it")
+    given = [options.query, *(Path(word) for word in options.base if "://" not in word)]
+    if same := next((path for path in given if path and _is_same(path, options.make_gt)), None):
+        raise UserError(f"--make_gt {options.make_gt}: would be written over {same}, which it is made of; name another")
     _refuse_memory(options.base, options.ray)
+    fit = options.save_path.absolute()
+    _refuse_other_order(fit, options.base)
     with spread_over(options.ray) as over:
-        fit = options.save_path.absolute()
         found = exact_answers(fit, options.base, options.column, query, options.k, over, progress, len(made))
     save_array(options.make_gt, found.ids)
     progress.say(f"written: {options.make_gt}, {len(found.ids):,} queries with their {options.k} nearest")
     return found.ids
+
+
+def _refuse_own_folders(options: argparse.Namespace, out: Path) -> None:
+    """raises: UserError where files that are stored, or a user's own, lie where this command writes"""
+    folders = [(out / name).resolve() for name in (PARTS, PARQUET, LANCE)]
+    for word in options.base:
+        path = Path(word).resolve()
+        if "://" not in word and any(path.is_relative_to(folder) for folder in folders):
+            raise UserError(f"base: {word} lies in a folder that --out {out} writes into; name another --out")
+    if "lance" in options.write and (out / LANCE).exists() and not (out / PARTS / MARK).is_file():
+        raise UserError(f"{out / LANCE} was not written by ivfast, but would be written over; name another --out")
+
+
+def _refuse_other_order(folder: Path, words: Sequence[str]) -> None:
+    """raises: UserError where the files of an index of many are named in another order: ids count through them"""
+    if not (folder / STORED_NAME).is_file():
+        return
+    told = json.loads((folder / STORED_NAME).read_text(encoding="utf-8"))
+    stored, named = [file["file"] for file in told["files"]], [str(source) for source in find_sources(words)]
+    if stored != named and sorted(stored) == sorted(named):
+        raise UserError("--base: the files stand in another order than in the index, whose ids count through them")
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    return path.exists() and other.exists() and path.samefile(other)
 
 
 def _refuse_memory(words: Sequence[str], address: str | None) -> None:

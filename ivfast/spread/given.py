@@ -14,7 +14,7 @@ from ivfast.spread.asking import Looks
 from ivfast.spread.sources import BLOCK, Numbered, digest_of
 
 PARTS = "parts"  # folder of what tasks leave
-RULES = 1  # raised where tasks compute something else: what earlier versions left is done again
+RULES = 2  # raised where tasks compute something else: what earlier versions left is done again
 PIECE_BYTES = 1 << 30  # of lists that a task holds in memory at once
 
 
@@ -42,7 +42,9 @@ class Given(NamedTuple):
 
     def part(self, what: str, suffix: str, *facts: object) -> Path:
         """Where a task leaves what it computed of some facts: whoever finds it there need not compute it again."""
-        return Path(self.out) / PARTS / f"{what}-{digest_of(RULES, self.digest, self.copies, *facts)}{suffix}"
+        return (
+            Path(self.out) / PARTS / f"{what}-{digest_of(RULES, self.digest, self.copies, self.column, *facts)}{suffix}"
+        )
 
     def pieces(self, file: Numbered) -> list[slice]:
         """The rows of a file in pieces that end where blocks do."""

@@ -61,7 +61,7 @@ def store(given: Given, item: Bordered) -> Listed:
     sizes = np.zeros(given.model.nlist, dtype=np.int64)
     vectors = np.empty((len(item.wanted), given.model.dim), dtype=np.float32)
     blocks = rows_of(given, item.file) if lacking or len(item.wanted) else None
-    index: Any = faiss.read_index(str(empty_path(given))) if lacking else None
+    index: Any = read_lists(empty_path(given)) if lacking else None
     for piece, (rows, buckets) in enumerate(zip(pieces, _stored(given, item), strict=True)):
         sizes += np.bincount(buckets[buckets >= 0], minlength=len(sizes))
         if blocks is None:
@@ -121,6 +121,14 @@ def _write(index: Any, path: Path) -> None:
         quantizer.add(centers)
 
 
+def read_lists(path: Path, flags: int = 0) -> Any:
+    """A FAISS index that a task left. raises: RunError where something has damaged it"""
+    try:
+        return faiss.read_index(str(path), flags)
+    except RuntimeError:
+        raise RunError(f"{path} is damaged; remove it, and give the same command again") from None
+
+
 def _shard_path(given: Given, item: Bordered, piece: int) -> Path:
     rows, file = given.pieces(item.file)[piece], item.file
     facts = file.stamp, file.first, rows.start, rows.stop, item.key, item.ties, given.kind
@@ -137,7 +145,7 @@ def merge(given: Given, shards: list[str], data: Path) -> faiss.IndexIVF:
     n_bytes, free = sum(Path(shard).stat().st_size for shard in shards), free_space(data.parent)
     if free is not None and free < n_bytes:  # FAISS writes by memory map, which ends the process where the disk is full
         raise RunError(f"{data}: {n_bytes:,} bytes are needed, {free:,} are free; free some, or write elsewhere")
-    index: Any = faiss.read_index(str(empty_path(given)))
+    index: Any = read_lists(empty_path(given))
     beside = part_of(data, ".merged")
     try:
         merge_ondisk(index, shards, str(beside))

@@ -64,7 +64,15 @@ def _rank(given: Given, file: Numbered, paths: list[Path], begin: int) -> None:
 def keep_ranks(path: Path, buckets: np.ndarray, keys: np.ndarray) -> None:
     """Write what the first pass says of a piece."""
     arrays = {"buckets": buckets, "keys": keys, "histogram": count_upper(buckets, keys)}
-    leave(path, lambda beside: save_file({name: np.ascontiguousarray(value) for name, value in arrays.items()}, beside))
+    whole = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
+
+    def write(beside: Path) -> None:
+        try:
+            save_file(whole, beside)
+        except SafetensorError as problem:  # all it says of a full disk
+            raise OSError(str(problem)) from None
+
+    leave(path, write)
 
 
 def rank_path(given: Given, file: Numbered, piece: int) -> Path:

@@ -1,11 +1,13 @@
 """A base of many files, from the first one that is counted to a searchable index or a table."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from safetensors import SafetensorError
 
 from ivfast.data.exact import without_self
 from ivfast.index.build import by_codes, n_aside
@@ -17,8 +19,8 @@ from ivfast.index.load import load_index
 from ivfast.index.place import RANKS
 from ivfast.route.search import imbalance
 from ivfast.runtime.draws import generator, spread
-from ivfast.runtime.errors import UserError
-from ivfast.runtime.files import PART, file_hash, remove, save_json, save_tensors
+from ivfast.runtime.errors import RunError, UserError
+from ivfast.runtime.files import PART, file_hash, remove, save_json, save_tensors, save_text
 from ivfast.runtime.progress import Progress
 from ivfast.runtime.tensors import read_tensors
 from ivfast.spread.asking import NO_LOOKS, Looks, find_looks, holds
@@ -33,6 +35,8 @@ from ivfast.spread.tables import LANCE, PARQUET, commit_lance, ranges, write_lan
 from ivfast.store.place import BINS
 
 STORED_NAME = "stored.json"
+BASE_NAME = "base.txt"  # the digest of the base whose parts are there
+SHARD = re.compile(r"lists-[0-9a-f]+\.faiss")
 WRITTEN = {"faiss": (FAISS_NAME, BESIDE_NAME, LISTS_NAME), "parquet": (PARQUET,), "lance": (LANCE,)}
 FORMATS = tuple(WRITTEN)
 ASIDE_PART = 3  # of the draws from "sample"
@@ -77,13 +81,15 @@ def store_files(fit: Path, out: Path, wishes: Wishes, over: Spread, progress: Pr
     others were
     """
     sources, index = find_sources(wishes.words), load_index(fit)
+    _check_asking(fit, index)
     given = given_of(fit, out, wishes, index)
     stages = Stages(over, given, progress)
     files = number_files(stages, sources)
-    whole = digest_of(RULES, given.digest, given.copies, given.kind, [file.stamp for file in files])
+    facts = given.copies, given.kind, given.column, [file.stamp for file in files]
+    whole = digest_of(RULES, given.digest, *facts)
     if not stages.failed and (before := _stored_before(out, whole, wishes.formats)):
         return before
-    (out / PARTS).mkdir(parents=True, exist_ok=True)
+    _begin(out, whole, wishes.formats)
     stages.given = given = given._replace(looks=_looks(given, index, progress))
     histogram, ranked = np.zeros(BINS, dtype=np.int64), 0
     for _, found in stages.each(rank, files, [file.source for file in files], "ranking"):
@@ -103,9 +109,44 @@ def store_files(fit: Path, out: Path, wishes: Wishes, over: Spread, progress: Pr
     facts = {"digest": whole, "n": n, "entries": int(lists.sizes.sum()), "copies": given.copies, "kind": given.kind}
     named = [{"file": str(file.source), "first_id": file.first, "rows": file.n} for file in files]
     save_json(out / STORED_NAME, facts | {"formats": list(wishes.formats), "files": named})
-    for path in [*(out / PARTS).glob("lists-*"), *(out / PARTS).glob(f"{PART}*"), *(out / PARQUET).glob(f"{PART}*")]:
+    shards = [path for path in (out / PARTS).glob("lists-*.faiss") if SHARD.fullmatch(path.name)]
+    for path in [*shards, *(out / PARTS).glob(f"{PART}*"), *(out / PARQUET).glob(f"{PART}*")]:
         remove(path)  # also what processes that were lost left half written
     return Stored(n, int(lists.sizes.sum()), ranked, lists.computed)
+
+
+def _check_asking(fit: Path, index: Index) -> None:
+    """raises: UserError where the index of the fit can't say who asks"""
+    if not len(index.reach):
+        raise UserError(
+            f"{fit}: its index was made of many files, and takes no vectors that ask; name the folder of the fit"
+        )
+    if index.kind != "Flat":
+        raise UserError(
+            f"{fit}: its index holds {index.kind} codes, expected vectors as they are, since these say who asks; make "
+            "it again with --kind Flat"
+        )
+
+
+def _begin(out: Path, whole: str, formats: Sequence[str]) -> None:
+    """Let nothing of another base in this folder be taken for this one's.
+
+    raises: UserError where it would stay beside what is written now
+    """
+    (out / PARTS).mkdir(parents=True, exist_ok=True)
+    base = out / PARTS / BASE_NAME
+    before = base.read_text(encoding="utf-8") if base.is_file() else None
+    if before != whole:
+        other = [name for one in FORMATS if one not in formats for name in WRITTEN[one] if (out / name).exists()]
+        if before is not None and other:
+            raise UserError(
+                f"--out {out} holds {other[0]} of another base, which would stay beside this one; remove it, --write "
+                "the same format again, or name another folder"
+            )
+        for path in (out / PARTS).glob("parquet-*.txt"):  # they vouch for files of the other base
+            remove(path)
+    remove(out / STORED_NAME)
+    save_text(base, whole)
 
 
 def given_of(fit: Path, out: Path, wishes: Wishes, index: Index) -> Given:
@@ -138,7 +179,10 @@ def _looks(given: Given, index: Index, progress: Progress) -> Looks:
     if not path.is_file():
         with progress.stage("where stored vectors look"):
             save_tensors(path, find_looks(index)._asdict(), {})
-    return Looks(**read_tensors(path)[0])
+    try:
+        return Looks(**read_tensors(path)[0])
+    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError):
+        raise RunError(f"{path} is damaged; remove it, and give the same command again") from None
 
 
 def _fill(stages: Stages, index: Index, files: Sequence[Numbered], border: Border, n: int) -> Lists:

@@ -11,6 +11,7 @@ import numpy as np
 from ivfast.data.formats.rows import load_package
 from ivfast.runtime.files import save_text
 from ivfast.spread.given import Given, leave
+from ivfast.spread.lists import read_lists
 
 RANGE_BYTES = 256 << 20  # of vectors in one file of a table, about
 ROW_GROUP = 1 << 16  # rows
@@ -127,7 +128,7 @@ def _tables(given: Given, item: Range, schema: Any) -> Iterator[Any]:
 
 def _entries(item: Range, dim: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Ids, buckets and vectors of each list of each shard, in the order of buckets and ids."""
-    opened: list[Any] = [faiss.read_index(shard, faiss.IO_FLAG_MMAP) for shard in item.shards]
+    opened: list[Any] = [read_lists(Path(shard), faiss.IO_FLAG_MMAP) for shard in item.shards]
     for bucket in range(item.first, item.last + 1):
         for index in opened:
             if size := index.invlists.list_size(bucket):

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 
 from ivfast.data.first_bytes import are_whole
 from ivfast.data.formats.rows import NUMBERS, READ_AS, Rows, damaged, pick
-from ivfast.data.npy import open_array
+from ivfast.data.npy import check_whole, open_array
 from ivfast.data.wrong_types import refusal
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.tensors import METADATA, read_header
@@ -169,8 +169,10 @@ def open_npy(path: Path, name: str, _: str | None) -> Rows:
         raise UserError(f"{name}: {path} {refusal(array.dtype.str, name, path)}")
 
     def pieces(rows_at_once: int) -> Iterator[np.ndarray]:
-        mapped = open_array(path, name, bfloat16=True).view(np.ndarray)
+        whole = open_array(path, name, bfloat16=True)
+        mapped = whole.view(np.ndarray)
         for start in range(0, n, rows_at_once):
+            check_whole(whole, name)
             rows = mapped[start : start + rows_at_once]
             yield rows.view("<u2") if is_bfloat16 else rows
 
