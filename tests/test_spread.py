@@ -19,6 +19,7 @@ import ivfast
 from ivfast.front.command_line import main
 from ivfast.index.fill import sizes_of
 from ivfast.runtime.errors import RunError, UserError
+from ivfast.runtime.own_files import claim
 from ivfast.runtime.progress import silent
 from ivfast.spread import tables
 from ivfast.spread.asking import find_looks, rank_block
@@ -274,6 +275,8 @@ def test_another_base_leaves_nothing_of_the_one_before(
     assert len(table) == CUTS[2] + round(0.8 * CUTS[2])
     assert table.equals(table.sort_by([("bucket", "ascending"), ("id", "ascending")]))
     (tmp_path / STORED_NAME).unlink()
+    for name in ("parts", "parquet"):  # as the command marks them
+        claim(tmp_path / name, [])
     part = min((tmp_path / "parts").glob("ranks-*"))
     part.write_bytes(part.read_bytes()[:100])
     command = [
