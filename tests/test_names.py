@@ -158,7 +158,7 @@ def test_what_no_name_can_hold_is_a_user_s_error(text: str, tmp_path: Path) -> N
 def test_what_the_system_refuses_is_told_with_what_to_do(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number), "x/y")
 
     monkeypatch.setattr("ivfast.front.actions.fit", refuse)

@@ -14,7 +14,8 @@ from safetensors.numpy import load_file, save_file
 from ivfast.network.backend import Chunk
 from ivfast.runtime.checkpoint import checkpoints_in
 from ivfast.runtime.files import part_of
-from ivfast.train import together as training
+from ivfast.train import epochs as training
+from ivfast.train import together
 from ivfast.train.point import JUDGING_VERSION
 from run_dcnet import main
 from tests.runs import flags, make_data, outputs, shared_runs
@@ -56,7 +57,7 @@ def stopped(kept_stopped: Path, tmp_path: Path) -> Path:
 
 def stop_in(monkeypatch: pytest.MonkeyPatch, epoch: int, chunk: int) -> None:
     """SIGTERM to ourselves while a chunk of an epoch is drawn."""
-    original = training.epoch_chunks
+    original = together.epoch_chunks
 
     def chunks(source: Any, at: int, steps: int, start: int = 0) -> Iterator[Chunk]:
         for i, drawn in enumerate(original(source, at, steps, start)):
@@ -64,7 +65,7 @@ def stop_in(monkeypatch: pytest.MonkeyPatch, epoch: int, chunk: int) -> None:
                 os.kill(os.getpid(), signal.SIGTERM)
             yield drawn
 
-    monkeypatch.setattr(training, "epoch_chunks", chunks)
+    monkeypatch.setattr(together, "epoch_chunks", chunks)
 
 
 @pytest.mark.parametrize("amp", [(), AMP], ids=["float32", "bfloat16"])

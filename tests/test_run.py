@@ -23,6 +23,7 @@ from ivfast.runtime.progress import silent
 from ivfast.train import epochs as training
 from ivfast.train import pairs as batches
 from ivfast.train import run as running
+from ivfast.train import together
 from ivfast.train.run import start_run
 from run_dcnet import main
 from tests.runs import make_data, outputs, shared_runs
@@ -56,7 +57,7 @@ def test_bytes_do_not_change_with_block_log_or_chunk_length(
     backend: str, data: Path, whole: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = outputs(whole("--backend", backend))
-    monkeypatch.setattr(training, "chunk_steps", partial(batches.chunk_steps, most_steps=2))
+    monkeypatch.setattr(together, "chunk_steps", partial(batches.chunk_steps, most_steps=2))
     more = ["--backend", backend, "--valid_batch_size", "1", "--log_interval", "1"]
     assert main(start(data, tmp_path, *more)) == 0
     assert outputs(tmp_path) == expected
@@ -181,7 +182,7 @@ class Counting:
 @pytest.mark.whole_run
 @pytest.mark.parametrize("flags", ["", "--use_amp True"])
 def test_jax_compiles_the_chunk_once(flags: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "chunk_steps", partial(batches.chunk_steps, most_steps=4))
+    monkeypatch.setattr(together, "chunk_steps", partial(batches.chunk_steps, most_steps=4))
     watched: list[Counting] = []
 
     def load(name: str, setup: Setup, gpu: int, precision: str) -> Backend:
