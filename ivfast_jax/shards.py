@@ -3,6 +3,7 @@
 All else in a step is plain JAX: `jit` splits it by where its arguments lie (https://docs.jax.dev/en/latest/sharded-computation.html).
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -19,10 +20,7 @@ BOTH = (DATA, MODEL)
 def width_of(*axes: str) -> int:
     """How many devices the axes have where this is traced, 1 outside any mesh."""
     shape = jax.sharding.get_abstract_mesh().shape
-    found = 1
-    for axis in axes:
-        found *= shape.get(axis, 1)
-    return found
+    return math.prod(shape.get(axis, 1) for axis in axes)
 
 
 def top_few(values: Array, k: int) -> tuple[Array, Array]:

@@ -29,6 +29,7 @@ pytestmark = pytest.mark.xdist_group("hosts")
 SAME = 1e-6  # of float32 sums in another order; largest gap seen: 2e-7
 SLOW = 120  # seconds that a process may take on a busy machine
 MINUTE = 60
+PIPES: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
 LONG = ("--epochs", "30")  # more than is waited for
 
 whole_run = pytest.mark.whole_run
@@ -57,17 +58,21 @@ def started() -> Iterator[list[subprocess.Popen[str]]]:
             process.kill()
 
 
+def free_address() -> str:
+    """Of this host, with a port that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return f"127.0.0.1:{free.getsockname()[1]}"
+
+
 def start(
     started: list[subprocess.Popen[str]], data: Path, out: Path, *more: str, n: int = 2
 ) -> list[subprocess.Popen[str]]:
     """All processes of one run."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = free_address()
     for i in range(n):
         words = command(data, out, *more, "--coordinator", address, "--num_processes", str(n), "--process_id", str(i))
-        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        started.append(subprocess.Popen(words, **pipes))
+        started.append(subprocess.Popen(words, **PIPES))
     return started[-n:]
 
 
@@ -165,13 +170,10 @@ sys.exit(main())
 def test_a_host_that_does_not_see_save_path_says_so_and_ends_the_others(
     data: Path, tmp_path: Path, started: list[subprocess.Popen[str]]
 ) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = free_address()
     for i, program in enumerate(([str(ROOT / "run_dcnet.py")], ["-c", BLIND])):
         words = [*flags(data, tmp_path), "--coordinator", address, "--num_processes", "2", "--process_id", str(i)]
-        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "cwd": ROOT}
-        started.append(subprocess.Popen([sys.executable, *program, *words], **pipes))
+        started.append(subprocess.Popen([sys.executable, *program, *words], cwd=ROOT, **PIPES))
     texts = said(started)
     assert [process.returncode for process in started] == [1, 2], texts
     lines = [[line for line in text.splitlines() if line.startswith("error")] for text in texts]
@@ -184,13 +186,10 @@ def test_a_host_that_does_not_see_save_path_says_so_and_ends_the_others(
 def test_processes_of_different_flags_are_refused(
     data: Path, tmp_path: Path, started: list[subprocess.Popen[str]]
 ) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = free_address()
     for i in range(2):
         more = ("--coordinator", address, "--num_processes", "2", "--process_id", str(i), "--seed", str(5 + i))
-        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        started.append(subprocess.Popen(command(data, tmp_path, *more), **pipes))
+        started.append(subprocess.Popen(command(data, tmp_path, *more), **PIPES))
     texts = said(started)
     assert [process.returncode for process in started] == [2, 2], texts
     for text in texts:
@@ -275,16 +274,12 @@ KUBERNETES = re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)[0]
 
 @whole_run
 def test_the_command_by_hand_is_executed(data: Path, tmp_path: Path, started: list[subprocess.Popen[str]]) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = free_address()
     words = shlex.split(BY_HAND.replace("\\\n", " "))
     places = {"out": str(tmp_path / "out"), "data": str(data), "HOST:29400": address}
     for i in "01":
         command = [sys.executable, str(ROOT / "run_dcnet.py"), *(places.get(word, word) for word in words[1:-1]), i]
-        started.append(
-            subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path)
-        )
+        started.append(subprocess.Popen(command, cwd=tmp_path, **PIPES))
     texts = said(started)
     assert [process.returncode for process in started] == [0, 0], texts
     assert (tmp_path / "out" / "ivfast.npy").is_file()
@@ -299,8 +294,7 @@ def test_under_slurm_processes_find_one_another(
     step = {"JOB_ID": str(os.getpid()), "STEP_NODELIST": "localhost", "NTASKS": "2", "STEP_NUM_NODES": "1"}
     for i in "01":
         more = {f"SLURM_{name}": value for name, value in (step | {"PROCID": i, "LOCALID": i}).items()}
-        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-        started.append(subprocess.Popen(command(data, tmp_path), env=os.environ | more, **pipes))
+        started.append(subprocess.Popen(command(data, tmp_path), env=os.environ | more, **PIPES))
     texts = said(started)
     assert [process.returncode for process in started] == [0, 0], texts
     assert "process 1 of 2 trains beside process 0" in texts[1]

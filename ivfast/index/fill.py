@@ -1,6 +1,7 @@
 """An empty FAISS index over given centers, and its lists filled with copies."""
 
-from contextlib import redirect_stdout
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -90,32 +91,60 @@ def fill_on_disk(
     check_faiss_path(data)
     make_folder(data.parent)
     an_entry = index.code_size + 8
-    n_bytes, free = 2 * len(rows) * an_entry, free_space(data.parent)  # shards, and what they are merged into
-    if free is not None and free < n_bytes:  # FAISS writes by memory map, which ends the process where the disk is full
-        raise RunError(f"{data}: {n_bytes:,} bytes are needed, {free:,} are free; free some, or write elsewhere")
-    beside = part_of(data, ".merged")
+    check_room(data, 2 * len(rows) * an_entry)  # shards, and what they are merged into
     a_shard = max(1, shard_bytes // an_entry)
     shards = []
     try:
-        for start in range(0, len(rows), a_shard):
-            block = slice(start, start + a_shard)
-            fill(index, vectors, rows[block], buckets[block], ids, progress)
-            shards.append(part_of(data, f".{len(shards)}"))
-            faiss.write_index(index, str(shards[-1]))
-            index.reset()
-        merge_ondisk(index, [str(shard) for shard in shards], str(beside))
-        beside.replace(data)
-        lists: Any = on_disk(index)
-        lists.filename = str(data)
+        with _refusals_told(data):
+            for start in range(0, len(rows), a_shard):
+                block = slice(start, start + a_shard)
+                fill(index, vectors, rows[block], buckets[block], ids, progress)
+                shards.append(part_of(data, f".{len(shards)}"))
+                faiss.write_index(index, str(shards[-1]))
+                index.reset()
+        merge_shards(index, [str(shard) for shard in shards], data)
+    finally:
+        for path in shards:
+            remove(path)
+
+
+def check_room(data: Path, n_bytes: int) -> None:
+    """raises: RunError where the disk has no room for lists"""
+    free = free_space(data.parent)
+    if free is not None and free < n_bytes:  # FAISS writes by memory map, which ends the process where the disk is full
+        raise RunError(f"{data}: {n_bytes:,} bytes are needed, {free:,} are free; free some, or write elsewhere")
+
+
+def merge_shards(index: faiss.IndexIVF, shards: list[str], data: Path, outdated: Path | None = None) -> None:
+    """Put the lists of shards into one file, which the index names from then on.
+
+    outdated: removed before the file is in place, since it would find other lists there than its own
+    raises: RunError where the disk refuses
+    """
+    beside = part_of(data, ".merged")
+    try:
+        with _refusals_told(data):
+            merge_ondisk(index, shards, str(beside))
+            if outdated is not None:
+                remove(outdated)
+            beside.replace(data)
+            lists: Any = on_disk(index)
+            lists.filename = str(data)
+    finally:
+        remove(beside)
+
+
+@contextmanager
+def _refusals_told(data: Path) -> Iterator[None]:
+    """raises: RunError for what FAISS and the system say of a disk"""
+    try:
+        yield
     except (RuntimeError, OSError) as problem:
         said = str(problem).strip().splitlines()[-1].split("Error: ")[-1][:200]
         raise RunError(
             f"{data} cannot be written ({said}); lists on disk take a file system with room and memory maps: write "
             "elsewhere"
         ) from None
-    finally:
-        for path in (beside, *shards):
-            remove(path)
 
 
 def check_faiss_path(path: Path) -> None:

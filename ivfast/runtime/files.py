@@ -256,13 +256,15 @@ def save_tensors(path: Path, arrays: dict[str, np.ndarray], text: dict[str, str]
     """Write `arrays` and metadata as .safetensors."""
     whole = {name: np.asarray(value, order="C") for name, value in arrays.items()}
 
-    def write(beside: Path) -> None:
-        try:
-            save_file(whole, beside, text)
-        except SafetensorError as problem:  # all it says of a full disk
-            raise OSError(str(problem)) from None
+    write_beside(path, lambda beside: write_tensors(beside, whole, text), sum(value.nbytes for value in whole.values()))
 
-    write_beside(path, write, sum(value.nbytes for value in whole.values()))
+
+def write_tensors(path: Path, arrays: dict[str, np.ndarray], text: dict[str, str] | None = None) -> None:
+    """Write arrays in C order as .safetensors, in place. raises: OSError where the disk refuses"""
+    try:
+        save_file(arrays, path, text)
+    except SafetensorError as problem:  # all it says of a full disk
+        raise OSError(str(problem)) from None
 
 
 def save_text(path: Path, text: str) -> None:

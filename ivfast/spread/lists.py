@@ -6,16 +6,14 @@ from typing import Any, NamedTuple
 
 import faiss
 import numpy as np
-from faiss.contrib.ondisk import merge_ondisk
 
 from ivfast.data.vectors import rows_per_block
 from ivfast.index.entries import stored_ids, vectors_of
 from ivfast.index.files import FAISS_NAME
-from ivfast.index.fill import TRAINED_ON, add_entries, check_faiss_path, empty_index, on_disk
+from ivfast.index.fill import TRAINED_ON, add_entries, check_faiss_path, check_room, empty_index, merge_shards
 from ivfast.index.growth import Index
 from ivfast.runtime.draws import spread
 from ivfast.runtime.errors import RunError
-from ivfast.runtime.files import free_space, part_of, remove
 from ivfast.spread.border import stored_buckets
 from ivfast.spread.given import Given, leave
 from ivfast.spread.ranks import ranks_of, rows_of
@@ -142,23 +140,7 @@ def merge(given: Given, shards: list[str], data: Path) -> faiss.IndexIVF:
     raises: RunError where the disk refuses
     """
     check_faiss_path(data)
-    n_bytes, free = sum(Path(shard).stat().st_size for shard in shards), free_space(data.parent)
-    if free is not None and free < n_bytes:  # FAISS writes by memory map, which ends the process where the disk is full
-        raise RunError(f"{data}: {n_bytes:,} bytes are needed, {free:,} are free; free some, or write elsewhere")
+    check_room(data, sum(Path(shard).stat().st_size for shard in shards))
     index: Any = read_lists(empty_path(given))
-    beside = part_of(data, ".merged")
-    try:
-        merge_ondisk(index, shards, str(beside))
-        remove(data.with_name(FAISS_NAME))  # of an earlier index, which would find other lists in the place of its own
-        beside.replace(data)
-        lists: Any = on_disk(index)
-        lists.filename = str(data)
-    except (RuntimeError, OSError) as problem:
-        said = str(problem).strip().splitlines()[-1].split("Error: ")[-1][:200]
-        raise RunError(
-            f"{data} cannot be written ({said}); lists on disk take a file system with room and memory maps: write "
-            "elsewhere"
-        ) from None
-    finally:
-        remove(beside)
+    merge_shards(index, shards, data, outdated=data.with_name(FAISS_NAME))
     return index

@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError
-from safetensors.numpy import save_file
 
 from ivfast.runtime.errors import RunError, UserError
+from ivfast.runtime.files import write_tensors
 from ivfast.runtime.tensors import read_tensors
 from ivfast.spread.asking import rank_block
 from ivfast.spread.border import count_lower, count_ties, count_upper
@@ -44,7 +44,7 @@ def rank(given: Given, file: Numbered) -> Ranked:
         _rank(given, file, paths, lacking[0])
     histogram = np.zeros(BINS, dtype=np.int64)
     for path in paths:
-        histogram += read_ranks(path, "histogram")[0]
+        histogram += read_part(path, "histogram")[0]
     n = sum(piece.stop - piece.start for number, piece in enumerate(given.pieces(file)) if number in lacking)
     return Ranked(histogram, n)
 
@@ -65,14 +65,7 @@ def keep_ranks(path: Path, buckets: np.ndarray, keys: np.ndarray) -> None:
     """Write what the first pass says of a piece."""
     arrays = {"buckets": buckets, "keys": keys, "histogram": count_upper(buckets, keys)}
     whole = {name: np.ascontiguousarray(value) for name, value in arrays.items()}
-
-    def write(beside: Path) -> None:
-        try:
-            save_file(whole, beside)
-        except SafetensorError as problem:  # all it says of a full disk
-            raise OSError(str(problem)) from None
-
-    leave(path, write)
+    leave(path, lambda beside: write_tensors(beside, whole))
 
 
 def rank_path(given: Given, file: Numbered, piece: int) -> Path:
@@ -81,12 +74,12 @@ def rank_path(given: Given, file: Numbered, piece: int) -> Path:
     return given.part("ranks", ".safetensors", file.stamp, file.first % BLOCK, rows.start, rows.stop)
 
 
-def read_ranks(path: Path, *names: str) -> list[np.ndarray]:
-    """Some of the arrays of a piece; raises RunError where something has damaged them."""
+def read_part(path: Path, *names: str) -> list[np.ndarray]:
+    """Some of the arrays that a task left; raises RunError where something has damaged them."""
     try:
         arrays, _ = read_tensors(path)
         return [arrays[name] for name in names]
-    except (SafetensorError, ValueError, LookupError) as problem:
+    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError) as problem:
         said = " ".join(str(problem).split())[:200]
         raise RunError(f"{path} is damaged ({said}); remove it, and give the same command again") from None
 
@@ -94,7 +87,7 @@ def read_ranks(path: Path, *names: str) -> list[np.ndarray]:
 def ranks_of(given: Given, file: Numbered) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Buckets and keys of a file, piece by piece."""
     for piece in range(len(given.pieces(file))):
-        buckets, keys = read_ranks(rank_path(given, file, piece), "buckets", "keys")
+        buckets, keys = read_part(rank_path(given, file, piece), "buckets", "keys")
         yield buckets, keys
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from safetensors import SafetensorError
 
 from ivfast.data.exact import without_self
 from ivfast.index.build import by_codes, n_aside
@@ -19,16 +18,15 @@ from ivfast.index.load import load_index
 from ivfast.index.place import RANKS
 from ivfast.route.search import imbalance
 from ivfast.runtime.draws import generator, spread
-from ivfast.runtime.errors import RunError, UserError
+from ivfast.runtime.errors import UserError
 from ivfast.runtime.files import PART, file_hash, remove, save_json, save_tensors, save_text
 from ivfast.runtime.progress import Progress
-from ivfast.runtime.tensors import read_tensors
 from ivfast.spread.asking import NO_LOOKS, Looks, find_looks, holds
 from ivfast.spread.border import Border
 from ivfast.spread.given import PARTS, RULES, Given, piece_rows
 from ivfast.spread.lists import Bordered, buckets_of, empty_path, make_empty, merge, store
 from ivfast.spread.maps import Spread
-from ivfast.spread.ranks import rank
+from ivfast.spread.ranks import rank, read_part
 from ivfast.spread.sources import Numbered, digest_of, find_sources
 from ivfast.spread.stages import Stages, find_border, find_nearest, number_files
 from ivfast.spread.tables import LANCE, PARQUET, commit_lance, ranges, write_lance, write_parquet
@@ -179,10 +177,7 @@ def _looks(given: Given, index: Index, progress: Progress) -> Looks:
     if not path.is_file():
         with progress.stage("where stored vectors look"):
             save_tensors(path, find_looks(index)._asdict(), {})
-    try:
-        return Looks(**read_tensors(path)[0])
-    except (SafetensorError, ValueError, LookupError, TypeError, AttributeError):
-        raise RunError(f"{path} is damaged; remove it, and give the same command again") from None
+    return Looks(*read_part(path, *Looks._fields))
 
 
 def _fill(stages: Stages, index: Index, files: Sequence[Numbered], border: Border, n: int) -> Lists:
