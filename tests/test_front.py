@@ -199,7 +199,13 @@ def test_version_is_told_without_loading_a_backend():
 
 
 @pytest.mark.parametrize(
-    ("words", "told"), [(["fit", "x.npy"], "goes on where"), (["index", "d", "x.npy"], "begins anew")]
+    ("words", "told"),
+    [
+        (["fit", "x.npy"], "goes on where"),
+        (["index", "d", "x.npy"], "begins anew"),
+        (["index", "d", "x.npy", "y.npy", "--out", "o"], "goes on where"),
+        (["index", "d", "x.npy", "--out", "o", "--ray", "none"], "begins anew"),
+    ],
 )
 def test_a_signal_says_what_the_same_command_does(
     words: list[str], told: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -8,6 +8,7 @@ from typing import Any
 
 from ivfast import __version__
 from ivfast.front import actions
+from ivfast.front.many import is_spread
 from ivfast.runtime.command_line import (
     Parser,
     boolean,
@@ -62,7 +63,8 @@ def main(argv: list[str] | None = None) -> int:
         progress.say(f"error: {said}")
         return 1
     except StopRequestedError as stop:
-        again = "goes on where it stopped" if words[0] == "fit" else "begins anew"
+        goes_on = words[0] == "fit" or (words[0] == "index" and is_spread(parse(words)))
+        again = "goes on where it stopped" if goes_on else "begins anew"
         progress.say(f"{str(stop).split(';')[0]}; the same command {again}")
         return 128 + stop.number
     return 0

@@ -17,7 +17,7 @@ from ivfast.runtime.lock import locked
 from ivfast.runtime.own_files import MARK, claim, refuse_in_the_way
 from ivfast.runtime.progress import Progress
 from ivfast.spread.given import PARTS
-from ivfast.spread.maps import spread_over, uses_ray
+from ivfast.spread.maps import HERE, spread_over, uses_ray
 from ivfast.spread.queries import exact_answers
 from ivfast.spread.sources import find_sources
 from ivfast.spread.store import STORED_NAME, Wishes, store_files
@@ -25,8 +25,12 @@ from ivfast.spread.tables import LANCE, PARQUET
 
 
 def is_spread(options: argparse.Namespace) -> bool:
-    """Whether a command names what only a base of many files has: several files, a URL, Ray, or a table."""
-    return len(options.base) > 1 or "://" in options.base[0] or bool(options.ray) or options.write != ["faiss"]
+    """Whether a command names what only a base of many files has: several files, a URL, Ray, or a table.
+
+    Without Ray (`--ray none`) one file is stored as ever; a folder is taken for its files wherever --ray is given.
+    """
+    on_ray = options.ray and (options.ray != HERE or os.path.isdir(options.base[0]))
+    return len(options.base) > 1 or "://" in options.base[0] or bool(on_ray) or options.write != ["faiss"]
 
 
 def index_files(options: argparse.Namespace, progress: Progress) -> None:
@@ -48,7 +52,7 @@ def index_files(options: argparse.Namespace, progress: Progress) -> None:
         claim(out / folder, os.listdir(out / folder) if (out / folder).is_dir() else [])
     wishes = Wishes(options.base, options.percents, options.kind, options.column, tuple(options.write))
     _refuse_memory(options.base, options.ray)
-    with locked(out, progress), spread_over(options.ray) as over:
+    with locked(out, progress, "--out"), spread_over(options.ray) as over:
         for path in out.glob(f"{PART}*"):  # of a merge that was killed
             remove(path)
         stored = store_files(fit, out, wishes, over, progress)

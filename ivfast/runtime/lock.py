@@ -23,22 +23,23 @@ TRIES = 100  # to lock a file that its holder removes meanwhile; some file syste
 
 
 @contextmanager
-def locked(save_path: Path, progress: Progress) -> Iterator[None]:
+def locked(save_path: Path, progress: Progress, flag: str = "--save_path") -> Iterator[None]:
     """Hold save_path/.ivfast.lock, which says who holds it, and remove it at the end.
 
     The system frees the lock of a process that dies; the file that it left is taken over. Where the file system has no
     locks, a warning says so, and nothing is held.
 
+    flag: what named the folder, for messages
     raises: UserError where another process holds it, RunError where the folder can't be written
     """
     path = save_path / ".ivfast.lock"
     try:
         save_path.mkdir(parents=True, exist_ok=True)
-        file, lacking = _open(path)
+        file, lacking = _open(path, flag)
     except (FileExistsError, NotADirectoryError):
-        raise UserError(f"--save_path {save_path} {_what_it_is(save_path)}, expected a folder; name another") from None
+        raise UserError(f"{flag} {save_path} {_what_it_is(save_path)}, expected a folder; name another") from None
     except OSError as problem:
-        raise RunError(f"--save_path {save_path} cannot be written ({problem.strerror}); name another") from None
+        raise RunError(f"{flag} {save_path} cannot be written ({problem.strerror}); name another") from None
     with file:
         try:
             of_others = bool(path.stat().st_size)
@@ -69,7 +70,7 @@ def _write_holder(path: Path) -> None:
         raise RunError(f"{path} cannot be written ({problem.strerror}); {len(text)} bytes are needed") from None
 
 
-def _open(path: Path) -> tuple[TextIO, str]:
+def _open(path: Path, flag: str) -> tuple[TextIO, str]:
     """The file, locked, and nothing; or why it could not be locked. Anew where its holder removed it in between."""
     for _ in range(TRIES):
         file = path.open("a+", encoding="utf-8")
@@ -78,7 +79,7 @@ def _open(path: Path) -> tuple[TextIO, str]:
         except OSError:
             file.close()
             raise UserError(
-                f"--save_path {path.parent} is in use by {_holder(path)}; wait for it, or choose another --save_path"
+                f"{flag} {path.parent} is in use by {_holder(path)}; wait for it, or choose another {flag}"
             ) from None
         if lacking or _still_there(file, path):
             return file, lacking
