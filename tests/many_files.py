@@ -1,5 +1,6 @@
 """A base of many files for several tests: a model, files, and what one process makes of one file."""
 
+import os
 import shutil
 from collections.abc import Callable
 from functools import cache
@@ -79,6 +80,18 @@ def one_of(
 def copied(path: str, folder: Path) -> str:
     """A copy, to be damaged."""
     return str(shutil.copy2(path, folder))
+
+
+def kill_before(name: str) -> Callable[[Path, Path], None]:
+    """What stands for os.replace in a process that is killed before a file of that name is in place."""
+    replace = os.replace
+
+    def killed(source: Path, target: Path) -> None:
+        if Path(target).name == name:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    return killed
 
 
 def content(out: Path) -> dict[str, bytes]:

@@ -28,6 +28,7 @@ from ivfast.index.files import was_added_to
 from ivfast.runtime.errors import StopRequestedError, UserError
 from ivfast.runtime.progress import silent
 from tests import by_hand
+from tests.many_files import kill_before
 from tests.test_index import make_rows
 
 whole_run = [pytest.mark.whole_run, pytest.mark.xdist_group("front")]
@@ -506,9 +507,9 @@ def test_a_fit_killed_between_the_files_of_its_index_goes_on_and_checks_base_onc
     beside.unlink()
     assert not was_added_to(out, 5000)
     with monkeypatch.context() as killed:
-        killed.setattr("ivfast.index.files.save_tensors", Mock(side_effect=KeyboardInterrupt))
         other = ivfast.load(out).index(make_rows(5000, 1, "L2"), 0.0)
         beside.write_bytes(whole["index.safetensors"])
+        killed.setattr("ivfast.runtime.files.os.replace", kill_before("index.faiss"))
         with pytest.raises(KeyboardInterrupt):
             other.save(out)
     with pytest.raises(UserError, match=r"of another index\.faiss"):
@@ -525,6 +526,24 @@ def test_a_fit_killed_between_the_files_of_its_index_goes_on_and_checks_base_onc
     assert main(words) == 0
     assert scanned == [5000]
     assert whole == {name: (out / name).read_bytes() for name in whole}
+
+
+@pytest.mark.whole_run
+@pytest.mark.xdist_group("front")
+def test_an_index_killed_between_its_files_goes_on(
+    fitted: Callable[[], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """In a folder of its own, where no fit tells of how many vectors it was made."""
+    np.save(tmp_path / "base.npy", make_rows(3000, 7, "L2"))
+    words = ["index", str(fitted()), str(tmp_path / "base.npy"), "--out", str(tmp_path / "out"), "--ray", "none"]
+    with monkeypatch.context() as killed:
+        killed.setattr("ivfast.runtime.files.os.replace", kill_before("index.faiss"))
+        with pytest.raises(KeyboardInterrupt):
+            main(words)
+    assert (tmp_path / "out" / "index.safetensors").is_file()
+    assert main(words) == 0
+    assert len(ivfast.load_index(tmp_path / "out")) == 3000
+    assert not (tmp_path / "out" / "stored.json").exists()  # one file without Ray is no base of many
 
 
 @pytest.mark.whole_run

@@ -13,10 +13,11 @@ import pytest
 import ivfast
 from ivfast.front.command_line import main
 from ivfast.runtime.errors import RunError, UserError
+from ivfast.runtime.lock import locked
 from ivfast.runtime.progress import silent
 from ivfast.spread.maps import Here
 from ivfast.spread.store import STORED_NAME, Wishes, store_files
-from tests.many_files import base_of, rows_of
+from tests.many_files import base_of, kill_before, rows_of
 
 pytestmark = [pytest.mark.whole_run, pytest.mark.xdist_group("spread")]
 
@@ -154,3 +155,30 @@ def test_what_a_killed_merge_left_is_removed(tmp_path: Path, fit_of: Any, two: l
     assert index(fit_of("L2"), out, two) == 0
     assert not list(out.glob(".ivfast-part.*"))
     assert isinstance(faiss.read_index(str(out / "index.faiss")), faiss.IndexIVF)
+
+
+def test_an_index_killed_between_its_files_goes_on(
+    tmp_path: Path, fit_of: Any, two: list[str], other: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where only index.faiss and its lists are there, which take no vectors, so that none is lost."""
+    out, beside = tmp_path / "out", tmp_path / "out" / "index.safetensors"
+    assert index(fit_of("L2"), out, other) == 0
+    with monkeypatch.context() as killed:
+        killed.setattr("ivfast.runtime.files.os.replace", kill_before("index.faiss"))
+        with pytest.raises(KeyboardInterrupt):
+            index(fit_of("L2"), out, two)
+    assert index(fit_of("L2"), out, two) == 0
+    whole = beside.read_bytes()
+    beside.unlink()
+    assert index(fit_of("L2"), out, two) == 0
+    assert beside.read_bytes() == whole
+
+
+def test_a_folder_at_work_is_told_by_its_flag(
+    tmp_path: Path, fit_of: Any, two: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with locked(tmp_path / "out", silent()):
+        assert index(fit_of("L2"), tmp_path / "out", two) == 2
+    said = capsys.readouterr().err
+    assert f"--out {tmp_path / 'out'} is in use by process" in said
+    assert "choose another --out" in said

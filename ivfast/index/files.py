@@ -41,6 +41,8 @@ def save_index(folder: Path, parts: Parts) -> None:
     """Write index.faiss and index.safetensors, each complete or not at all.
 
     raises: UserError where FAISS can't take the path
+    index.faiss is in place last: whoever finds none may write anew, since nothing is lost.
+
     """
     check_faiss_path(folder)
     faiss_index, calibration = parts.faiss_index, parts.calibration
@@ -53,9 +55,14 @@ def save_index(folder: Path, parts: Parts) -> None:
         source = Path(lists.filename)
         if (target := folder / source.name).resolve() != source.resolve():
             copy_beside(source, target)
-    write_beside(folder / FAISS_NAME, lambda beside: _write(faiss_index, beside))
-    facts = parts.about | {"schema": SCHEMA, "width": calibration.width, "faiss_sha256": file_hash(folder / FAISS_NAME)}
-    save_tensors(folder / BESIDE_NAME, arrays, {"ivfast_index": json.dumps(facts, sort_keys=True)})
+    facts = parts.about | {"schema": SCHEMA, "width": calibration.width}
+
+    def write(beside: Path) -> None:
+        _write(faiss_index, beside)
+        about = json.dumps(facts | {"faiss_sha256": file_hash(beside)}, sort_keys=True)
+        save_tensors(folder / BESIDE_NAME, arrays, {"ivfast_index": about})
+
+    write_beside(folder / FAISS_NAME, write)
 
 
 def read_index(folder: Path) -> Parts:
@@ -89,8 +96,8 @@ def read_index(folder: Path) -> Parts:
 def was_added_to(folder: Path, n: int | None) -> bool:
     """Whether vectors were added to the index in a folder after it was made.
 
-    Of two files that belong together the metadata says so. Where a kill came between them the ids in the lists do:
-    an index is made with those from 0 to n - 1.
+    Of two files that belong together the metadata says so. Where a kill came between them the lists do: those on disk
+    take nothing, and others are made with ids from 0 to n - 1.
 
     n: vectors that it was made of where only index.faiss is left; None: not known
     raises: UserError where it can't be told
@@ -104,7 +111,8 @@ def was_added_to(folder: Path, n: int | None) -> bool:
     except DAMAGED:
         pass
     try:
-        as_made = n is not None and np.array_equal(stored_ids(_read_faiss(path)), np.arange(n))
+        found = _read_faiss(path)
+        as_made = on_disk(found) is not None or (n is not None and np.array_equal(stored_ids(found), np.arange(n)))
     except DAMAGED:
         as_made = False
     if not as_made:
