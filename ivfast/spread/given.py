@@ -47,7 +47,9 @@ class Given(NamedTuple):
         )
 
     def pieces(self, file: Numbered) -> list[slice]:
-        """The rows of a file in pieces that end where blocks do."""
+        """The rows of a file in pieces that end where blocks do; none of a file of nothing."""
+        if not file.n:
+            return []
         ends = range(self.piece - file.first % BLOCK, file.n, self.piece)
         return [slice(start, end) for start, end in zip([0, *ends], [*ends, file.n], strict=True)]
 

@@ -13,7 +13,7 @@ from ivfast.runtime.tensors import read_tensors
 from ivfast.spread.asking import rank_block
 from ivfast.spread.border import count_lower, count_ties, count_upper
 from ivfast.spread.given import Given, leave
-from ivfast.spread.sources import BLOCK, Numbered, Source, blocks_of, count_rows, opened, stamp_of
+from ivfast.spread.sources import BLOCK, Numbered, Source, blocks_of, count_rows, is_watched, opened, stamp_of
 from ivfast.store.place import BINS
 
 
@@ -22,6 +22,7 @@ class Counted(NamedTuple):
 
     stamp: str
     n: int
+    watched: bool  # whether another stamp tells that it was changed
 
 
 class Ranked(NamedTuple):
@@ -33,7 +34,7 @@ class Ranked(NamedTuple):
 
 def count(given: Given, source: Source) -> Counted:
     """How many rows a file promises."""
-    return Counted(stamp_of(source), count_rows(source, given.column))
+    return Counted(stamp_of(source), count_rows(source, given.column), is_watched(source))
 
 
 def rank(given: Given, file: Numbered) -> Ranked:
@@ -101,6 +102,8 @@ def rows_of(given: Given, file: Numbered, begin: int = 0) -> Iterator[tuple[int,
         raise RunError(
             f"base: {file.source} was changed while it was stored; leave it alone, and give the same command"
         )
+    if not file.n:  # its format may know no file of nothing
+        return
     with opened(file.source, given.column) as rows:
         if (rows.n, rows.dim) != (file.n, model.dim):
             raise UserError(

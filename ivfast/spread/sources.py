@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ivfast.data.formats import LANCE, open_rows
-from ivfast.data.formats.folder import shards_of
+from ivfast.data.formats.folder import natural, shards_of
 from ivfast.data.formats.rows import Rows, damaged, load_package
 from ivfast.data.formats.tables import PROBLEMS, Fragment, open_lance
 from ivfast.data.npy import missing, promised_shape
@@ -21,7 +21,9 @@ from ivfast.runtime.files import temporary_folder, user_path
 
 BLOCK = 16 * TILE  # rows that are looked at at once
 HEAD = 16_384  # bytes of a .npy file that hold its header
-LOCAL = "file://"
+PARQUET = ".parquet"
+LOCAL, HTTP = "file://", ("http://", "https://")
+MARKS = ("ETag", "Last-Modified", "Content-MD5", "Digest")  # what a server may say of a file's content
 
 
 class Source(NamedTuple):
@@ -42,7 +44,6 @@ class Source(NamedTuple):
 class Numbered(NamedTuple):
     """A file whose place among the others is known."""
 
-    number: int  # of the file
     source: Source
     stamp: str  # another one where the file holds something else
     first: int  # id of its first row
@@ -82,7 +83,7 @@ def _fragments(where: str) -> list[Source]:
 def _of_url(url: str) -> list[Source]:
     fs, path = file_system(url)
     try:
-        found = sorted(fs.glob(path)) if "*" in path else [path] * fs.isfile(path)
+        found = sorted(fs.glob(path), key=natural) if "*" in path else [path] * fs.isfile(path)
     except Exception as problem:  # of whichever store it is
         raise _unread(url, problem) from None
     if not found:
@@ -112,13 +113,26 @@ def stamp_of(source: Source) -> str:
             dataset = lance.dataset(source.where, version=source.fragment.version)
             return digest_of(source.where, dataset.get_fragment(source.fragment.number).metadata.to_json())
     if source.is_url:
-        fs, path = file_system(source.where)
-        try:
-            return digest_of(source.where, fs.ukey(path))
-        except Exception as problem:
-            raise _unread(source.where, problem) from None
+        return digest_of(source.where, *_said_of(source.where))
     found = os.stat(source.where)
     return digest_of(source.where, found.st_size, found.st_mtime_ns)
+
+
+def is_watched(source: Source) -> bool:
+    """Whether a file that changes is noticed: not where its server says nothing but its size."""
+    return not source.where.startswith(HTTP) or len(_said_of(source.where)) > 1
+
+
+def _said_of(url: str) -> list[object]:
+    """What a store says of a file's content. Files of HTTP never change for fsspec, so their server is asked."""
+    fs, path = file_system(url)
+    try:
+        if not url.startswith(HTTP):
+            return [fs.ukey(path)]
+        info = fs.info(path)
+    except Exception as problem:  # of whichever store it is
+        raise _unread(url, problem) from None
+    return [info.get("size"), *(info[name] for name in MARKS if name in info)]
 
 
 def digest_of(*facts: object) -> str:
@@ -128,15 +142,29 @@ def digest_of(*facts: object) -> str:
 
 def count_rows(source: Source, column: str | None) -> int:
     """Rows that a file promises, as far as its header tells; raises UserError where it can't be told."""
-    path = Path(source.where)
-    if source.fragment is None and path.suffix.lower() == ".npy":
-        with local_copy(source, HEAD) as copy:
-            try:
-                return promised_shape(copy)[0]
-            except (ValueError, LookupError, OSError):
-                pass  # what opening it says is clearer
+    if source.fragment is not None or Path(source.where).suffix.lower() in (".npy", PARQUET):
+        with suppress(Exception):  # what opening it says is clearer
+            return _promised(source)
     with opened(source, column) as rows:
         return rows.n
+
+
+def _promised(source: Source) -> int:
+    """The same, by the header alone, whether or not there are rows. raises: any Exception"""
+    path = Path(source.where)
+    if source.fragment is not None:
+        dataset = load_package("lance", "base", path).dataset(source.where, version=source.fragment.version)
+        return dataset.get_fragment(source.fragment.number).count_rows()
+    if path.suffix.lower() != PARQUET:
+        with local_copy(source, HEAD) as copy:
+            return promised_shape(copy)[0]
+    if source.is_url:
+        fs, inside = file_system(source.where)
+        file = fs.open(inside, "rb")  # of which pyarrow reads the end
+    else:
+        file = path.open("rb")
+    with file:
+        return load_package("pyarrow.parquet", "base", path).ParquetFile(file).metadata.num_rows
 
 
 @contextmanager

@@ -56,13 +56,18 @@ class Stages:
 def number_files(stages: Stages, sources: Sequence[Source]) -> list[Numbered]:
     """Count the rows of all files; those behind one that can't be counted wait, since their ids are not known."""
     counted: dict[int, Counted] = dict(stages.each(count, sources, sources, "counting rows"))
+    if blind := [source for number, source in enumerate(sources) if number in counted and not counted[number].watched]:
+        stages.progress.note(
+            f"warning: {blind[0]}{f' (and {len(blind) - 1} more)' * (len(blind) > 1)}: its server says neither ETag "
+            "nor Last-Modified, so that a changed file of the same size is not noticed"
+        )
     files, first = [], 0
     for number, source in enumerate(sources):
         if number not in counted:
             if number + 1 < len(sources):
                 stages.progress.say(f"{source}: the files behind it wait for it, since ids count through all of them")
             break
-        files.append(Numbered(number, source, counted[number].stamp, first, counted[number].n))
+        files.append(Numbered(source, counted[number].stamp, first, counted[number].n))
         first += counted[number].n
     return files
 

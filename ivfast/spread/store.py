@@ -84,6 +84,10 @@ def store_files(fit: Path, out: Path, wishes: Wishes, over: Spread, progress: Pr
     stages = Stages(over, given, progress)
     files = number_files(stages, sources)
     facts = given.copies, given.kind, given.column, [file.stamp for file in files]
+    n = sum(file.n for file in files)
+    if n < 2 and not stages.failed:
+        rows = f"{n} row{'s' * (n != 1)}"
+        raise UserError(f"base: found {rows}, expected 2 or more, so that one is near another; add some")
     whole = digest_of(RULES, given.digest, *facts)
     if not stages.failed and (before := _stored_before(out, whole, wishes.formats)):
         return before
@@ -95,9 +99,6 @@ def store_files(fit: Path, out: Path, wishes: Wishes, over: Spread, progress: Pr
         ranked += found.computed
     stages.check(len(sources))
     stages.given = given._replace(looks=NO_LOOKS)  # no later task needs them
-    n = sum(file.n for file in files)
-    if n < 2:
-        raise UserError("base: found 1 row, expected 2 or more, so that one is near another; add some")
     border = find_border(stages, files, histogram, round(given.copies * n))
     lists = _fill(stages, index, files, border, n)
     _write_tables(stages, lists, wishes.formats, whole)
