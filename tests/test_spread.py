@@ -245,8 +245,11 @@ def test_a_lance_dataset_holds_what_parquet_holds(tmp_path: Path, fit_of: Any, f
 
 def test_ranges_of_a_table_hold_all_buckets_once():
     sizes = np.array([5, 0, 100, 1, 2, 3, 50, 0])
-    parts = tables.ranges(sizes, 4, ["one"], "digest", n_bytes=60 * 28)
+    held = {"all": [1] * 8, "ends": [1, 0, 0, 0, 0, 0, 1, 0], "none": [0] * 8}
+    shards = [tables.Shard(name, np.packbits(buckets)) for name, buckets in held.items()]
+    parts = tables.ranges(sizes, 4, shards, "digest", n_bytes=60 * 28)
     assert [(part.first, part.last) for part in parts] == [(0, 1), (2, 2), (3, 7)]
+    assert [part.shards for part in parts] == [("all", "ends"), ("all",), ("all", "ends")]
 
 
 @pytest.mark.parametrize("kind", ["SQ8", "PQ2"])

@@ -1,6 +1,7 @@
 """Files of a base, and packages that read them: empty ones, a server's, what lacks, lists that stay in a file."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +99,13 @@ def test_parquet_of_a_url_is_counted_by_its_end(monkeypatch: pytest.MonkeyPatch)
     (source,) = find_sources(["memory://counted/some.parquet"])
     monkeypatch.setattr("ivfast.spread.sources.local_copy", lambda *_: pytest.fail("the file was copied"))
     assert count_rows(source, None) == 7
+
+
+@pytest.mark.parametrize(("name", "module"), [("parquet", "pyarrow.parquet"), ("lance", "lance.fragment")])
+def test_a_package_that_lacks_is_told_before_the_work(
+    name: str, module: str, tmp_path: Path, fit_of: Any, files_of: Any, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UserError, match=f"^--write {name}: .* needs a package that is not there"):
+        store_files(fit_of("L2"), tmp_path, Wishes(files_of("L2"), formats=("faiss", name)), Here(), silent())
+    assert not (tmp_path / "parts").exists()

@@ -29,7 +29,7 @@ from ivfast.spread.maps import Spread
 from ivfast.spread.ranks import rank, read_part
 from ivfast.spread.sources import Numbered, digest_of, find_sources
 from ivfast.spread.stages import Stages, find_border, find_nearest, number_files
-from ivfast.spread.tables import LANCE, PARQUET, commit_lance, ranges, write_lance, write_parquet
+from ivfast.spread.tables import LANCE, PARQUET, Shard, check_packages, commit_lance, ranges, write_lance, write_parquet
 from ivfast.store.place import BINS
 
 STORED_NAME = "stored.json"
@@ -62,7 +62,7 @@ class Stored(NamedTuple):
 class Lists(NamedTuple):
     """What the second pass left."""
 
-    shards: list[str]  # in the order of ids
+    shards: list[Shard]  # in the order of ids
     sizes: np.ndarray  # (nlist,) int64
     border: Border
     asked: np.ndarray  # (m,) int64, ids that were drawn to stand for queries
@@ -75,19 +75,20 @@ def store_files(fit: Path, out: Path, wishes: Wishes, over: Spread, progress: Pr
 
     fit: folder of the model, with the index whose vectors stand for those who will ask
     out: folder that is written into; all hosts of a cluster see it, and the fit's, under the same path
-    raises: UserError as `load_index` does, and where a file is not there; RunError where one can't be read, after all
-    others were
+    raises: UserError as `load_index` does, and where a file or a package is not there; RunError where a file can't be
+    read, after all others were
     """
+    check_packages(wishes.formats, out)
     sources, index = find_sources(wishes.words), load_index(fit)
     _check_asking(fit, index)
     given = given_of(fit, out, wishes, index)
     stages = Stages(over, given, progress)
     files = number_files(stages, sources)
-    facts = given.copies, given.kind, given.column, [file.stamp for file in files]
     n = sum(file.n for file in files)
     if n < 2 and not stages.failed:
         rows = f"{n} row{'s' * (n != 1)}"
         raise UserError(f"base: found {rows}, expected 2 or more, so that one is near another; add some")
+    facts = given.copies, given.kind, given.column, [file.stamp for file in files]
     whole = digest_of(RULES, given.digest, *facts)
     if not stages.failed and (before := _stored_before(out, whole, wishes.formats)):
         return before
@@ -189,16 +190,17 @@ def _fill(stages: Stages, index: Index, files: Sequence[Numbered], border: Borde
     draw = generator(given.model.seed, 0, "sample", ASIDE_PART).choice(n, min(n, 2 * n_aside(n)), replace=False)
     asked = np.sort(draw)
     items = _bordered(files, border, asked)
-    shards: dict[int, list[str]] = {}
+    shards: dict[int, list[Shard]] = {}
     sizes, computed = np.zeros(given.model.nlist, dtype=np.int64), 0
     vectors = np.empty((len(asked), given.model.dim), dtype=np.float32)
     for number, one in stages.each(store, items, names, "filling lists"):
-        shards[number], computed = one.shards, computed + one.computed
-        sizes += one.sizes
+        held = np.packbits(one.sizes > 0)
+        shards[number] = [Shard(path, held) for path in one.shards]
+        sizes, computed = sizes + one.sizes, computed + one.computed
         vectors[np.searchsorted(asked, items[number].wanted)] = one.vectors
     stages.check(len(files))
     return Lists(
-        [path for number in sorted(shards) for path in shards[number]], sizes, border, asked, vectors, computed
+        [shard for number in sorted(shards) for shard in shards[number]], sizes, border, asked, vectors, computed
     )
 
 
@@ -240,7 +242,7 @@ def _make_index(
     parts = stages.all(buckets_of, items, [file.source for file in files], "where answers lie")
     buckets = np.concatenate(parts)[at.reshape(answers.nearest.shape)]
     with stages.progress.stage("merging lists"):
-        merged = merge(given, lists.shards, Path(given.out) / LISTS_NAME)
+        merged = merge(given, [shard.path for shard in lists.shards], Path(given.out) / LISTS_NAME)
     sizes, prober = sizes_of(merged), model.prober()
     with stages.progress.stage("calibrating"):
         calibration = calibrate(prober, answers, buckets, sizes, n)

@@ -1,7 +1,7 @@
 """Tables of id, bucket and vector, in the order of buckets: Parquet files or a Lance dataset, range by range."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,12 +18,19 @@ ROW_GROUP = 1 << 16  # rows
 PARQUET, LANCE = "parquet", "vectors.lance"  # a folder of files, and a dataset
 
 
+class Shard(NamedTuple):
+    """FAISS lists of a file, or of a piece of it."""
+
+    path: str
+    held: np.ndarray  # (nlist / 8,) uint8, a bit for each bucket that the file has entries in
+
+
 class Range(NamedTuple):
     """Neighbouring buckets that make one file."""
 
     first: int
     last: int  # among them
-    shards: tuple[str, ...]  # FAISS lists of all files, in the order of ids
+    shards: tuple[str, ...]  # paths of those that may hold some of it, in the order of ids
     digest: str  # of all that decides about them
 
     @property
@@ -32,15 +39,27 @@ class Range(NamedTuple):
         return f"buckets-{self.first:06d}-{self.last:06d}"
 
 
-def ranges(sizes: np.ndarray, dim: int, shards: list[str], digest: str, n_bytes: int = RANGE_BYTES) -> list[Range]:
-    """Neighbouring buckets of about so many bytes. sizes: (nlist,) entries"""
-    most, found, first, rows = max(1, n_bytes // (4 * dim + 12)), [], 0, 0
+def check_packages(formats: Sequence[str], out: Path) -> None:
+    """raises: UserError where a package lacks that tables are written with: before hours of work, not after them"""
+    for name, module in (("parquet", "pyarrow.parquet"), ("lance", "lance.fragment")):
+        if name in formats:
+            load_package(module, f"--write {name}", out)
+
+
+def ranges(sizes: np.ndarray, dim: int, shards: list[Shard], digest: str, n_bytes: int = RANGE_BYTES) -> list[Range]:
+    """Neighbouring buckets of about so many bytes. sizes: (nlist,) entries; shards: in the order of ids"""
+    most, starts, rows = max(1, n_bytes // (4 * dim + 12)), [0], 0
     for bucket, size in enumerate(sizes.tolist()):
         if rows and rows + size > most:
-            found.append(Range(first, bucket - 1, tuple(shards), digest))
-            first, rows = bucket, 0
+            starts.append(bucket)
+            rows = 0
         rows += size
-    return [*found, Range(first, len(sizes) - 1, tuple(shards), digest)]
+    within: list[list[str]] = [[] for _ in starts]
+    for shard in shards:
+        for number in np.flatnonzero(np.bitwise_or.reduceat(np.unpackbits(shard.held), starts)):
+            within[number].append(shard.path)
+    ends = [*starts[1:], len(sizes)]
+    return [Range(start, end - 1, tuple(paths), digest) for start, end, paths in zip(starts, ends, within, strict=True)]
 
 
 def write_parquet(given: Given, item: Range) -> str:
