@@ -10,7 +10,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NamedTuple, Protocol
 
 from ivfast.runtime.errors import RunError, StopRequestedError, UserError, in_words, no_memory
@@ -134,8 +134,8 @@ def spread_over(address: str | None, cores: int | None = None, **options: Any) -
 
     address: of a cluster of Ray; `auto`: the one that this host belongs to; `local`: one of this host's cores, started
     here and ended with the work; `none`: this process; None: RAY_ADDRESS where it is set, else local where Ray is
-    installed, else this process. A program that is connected to Ray stays so. A local one takes tasks from nobody else,
-    unless Ray was loaded before: it listens on all networks of a host, and does what it is told
+    installed, else this process. A program that is connected to Ray stays so. A local one listens on all
+    networks of a host, and does what it is told: so it takes tasks from nobody else
     cores: of a local one; None: all that may be used; options: for ray.init of a local one
     raises: UserError where Ray is asked for and not installed, or there is no such cluster
     """
@@ -143,12 +143,42 @@ def spread_over(address: str | None, cores: int | None = None, **options: Any) -
         yield Here()
         return
     address, given = address or os.environ.get("RAY_ADDRESS") or LOCAL, address
-    if address == LOCAL and "ray" not in sys.modules and "RAY_AUTH_MODE" not in os.environ:  # read as it loads
-        os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     ray = _ray()
     if ray.is_initialized() and given in (None, LOCAL, "auto"):  # by the caller's program, which ends it
         yield OnRay(ray)
         return
+    with _token_of(address), _joined(ray, address, cores, options):
+        yield OnRay(ray)
+
+
+@contextmanager
+def _token_of(address: str) -> Iterator[None]:
+    """A token for a cluster of our own, taken out again with it: nothing else that is started is handed one."""
+    if address != LOCAL or "RAY_AUTH_MODE" in os.environ:
+        yield
+        return
+    ours = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    os.environ.update(ours)
+    try:
+        _read_anew()
+        yield
+    finally:
+        for name in ours:
+            os.environ.pop(name, None)
+        _read_anew()
+
+
+def _read_anew() -> None:
+    """Let Ray forget which token it has read, so that a program's own Ray starts as ever. It says nowhere how."""
+    raylet = sys.modules["ray._raylet"]
+    with suppress(AttributeError):  # of versions that know no tokens
+        raylet.Config.initialize("")  # first: what is just ending still asks for the token
+        raylet.AuthenticationTokenLoader.instance().reset_cache()
+
+
+@contextmanager
+def _joined(ray: Any, address: str, cores: int | None, options: dict[str, Any]) -> Iterator[None]:
+    """Connected to a cluster, see `spread_over`."""
     if address == LOCAL:
         options = {"num_cpus": cores or granted(), "include_dashboard": False} | options
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody
@@ -166,7 +196,7 @@ def spread_over(address: str | None, cores: int | None = None, **options: Any) -
         ) from None
     try:
         _restore(heard)
-        yield OnRay(ray)
+        yield
     finally:
         ray.shutdown()
         _restore(heard)
