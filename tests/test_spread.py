@@ -313,6 +313,29 @@ def test_a_file_that_changes_meanwhile_is_named(tmp_path: Path, fit_of: Any, fil
         store_files(fit_of("L2"), tmp_path / "out", Wishes(words, 0.8), Changing(), silent())
 
 
+def test_a_fit_that_changes_meanwhile_is_refused(
+    tmp_path: Path, fit_of: Any, files_of: Any, monkeypatch: pytest.MonkeyPatch
+):
+    """Later on it is another fit, with which all is done anew."""
+    fit, notes = tmp_path / "fit", Notes()
+    monkeypatch.setattr(notes, "say", notes.told.append)
+    shutil.copytree(fit_of("L2"), fit)
+
+    class Changing(Here):
+        def each(self, work: Any, given: Any, items: Any, title: str) -> Any:
+            if title == "ranking":
+                index = ivfast.load_index(fit)
+                index.add(make_rows(3, 4, "L2"))
+                index.save(fit)
+            return super().each(work, given, items, title)
+
+    wishes = Wishes(files_of("L2")[:2], 0.8)
+    with pytest.raises(RunError, match="2 of 2 files could not be done"):
+        store_files(fit, tmp_path / "out", wishes, Changing(), notes)
+    assert f"error: {fit}: the fit was changed while it was in use" in notes.told[0]
+    assert store_files(fit, tmp_path / "out", wishes, Here(), silent()).ranked == CUTS[2]
+
+
 def test_without_copies_every_vector_is_stored_once(tmp_path: Path, fit_of: Any, files_of: Any):
     assert store_files(fit_of("L2"), tmp_path, Wishes(files_of("L2"), 0.0), Here(), silent()).entries == N
 

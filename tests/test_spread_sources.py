@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import faiss
 import fsspec
 import numpy as np
 import pyarrow as pa
@@ -12,8 +13,13 @@ import pyarrow.parquet as pq
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+import ivfast
+from ivfast.index.files import read_index
+from ivfast.index.fill import on_disk
+from ivfast.index.load import put_together
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.progress import silent
+from ivfast.spread.asking import find_looks, rank_block
 from ivfast.spread.maps import Here
 from ivfast.spread.queries import exact_answers
 from ivfast.spread.sources import count_rows, find_sources
@@ -109,3 +115,26 @@ def test_a_package_that_lacks_is_told_before_the_work(
     with pytest.raises(UserError, match=f"^--write {name}: .* needs a package that is not there"):
         store_files(fit_of("L2"), tmp_path, Wishes(files_of("L2"), formats=("faiss", name)), Here(), silent())
     assert not (tmp_path / "parts").exists()
+
+
+@pytest.mark.parametrize("metric", ["L2", "IP"])
+def test_an_index_that_stays_in_its_file_ranks_the_same(metric: str, fit_of: Any):
+    fit, rows = fit_of(metric), base_of(metric)[:3000]
+    mapped = put_together(ivfast.load(fit), read_index(fit, mapped=True))
+    assert on_disk(mapped.faiss_index) is not None
+    index = ivfast.load_index(fit)
+    looks = find_looks(index)
+    for one, other in zip(*(rank_block(each, looks, rows, 500, 0.8) for each in (index, mapped)), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_an_index_that_cannot_be_mapped_is_read(fit_of: Any, monkeypatch: pytest.MonkeyPatch):
+    read = faiss.read_index
+
+    def without_maps(path: str, flags: int) -> Any:
+        if flags & faiss.IO_FLAG_MMAP:
+            raise RuntimeError("Error: 'ptr != MAP_FAILED' failed: could not mmap")
+        return read(path, flags)
+
+    monkeypatch.setattr("faiss.read_index", without_maps)
+    assert on_disk(read_index(fit_of("L2"), mapped=True).faiss_index) is None

@@ -17,6 +17,7 @@ from ivfast.runtime.tensors import read_tensors
 
 SCHEMA = 1
 FAISS_NAME, BESIDE_NAME, LISTS_NAME = "index.faiss", "index.safetensors", "index.ivfdata"
+SHARED = faiss.IO_FLAG_MMAP | faiss.IO_FLAG_ONDISK_SAME_DIR | faiss.IO_FLAG_READ_ONLY
 DAMAGED = (RuntimeError, SafetensorError, OSError, LookupError, TypeError, ValueError)  # what reading either raises
 
 
@@ -40,9 +41,9 @@ class Parts(NamedTuple):
 def save_index(folder: Path, parts: Parts) -> None:
     """Write index.faiss and index.safetensors, each complete or not at all.
 
-    raises: UserError where FAISS can't take the path
     index.faiss is in place last: whoever finds none may write anew, since nothing is lost.
 
+    raises: UserError where FAISS can't take the path
     """
     check_faiss_path(folder)
     faiss_index, calibration = parts.faiss_index, parts.calibration
@@ -65,9 +66,10 @@ def save_index(folder: Path, parts: Parts) -> None:
     write_beside(folder / FAISS_NAME, write)
 
 
-def read_index(folder: Path) -> Parts:
+def read_index(folder: Path, *, mapped: bool = False) -> Parts:
     """Read both files.
 
+    mapped: whether lists stay in the file where that can be, so that many processes hold them once. None is changed
     raises: UserError where one is missing, damaged, or belongs to another
     """
     check_faiss_path(folder)
@@ -77,7 +79,7 @@ def read_index(folder: Path) -> Parts:
             what = what_is(file) or "missing"
             raise UserError(f"{file} is {what}: expected an index; make it with `ivfast index`, or name its folder")
     try:
-        index, (arrays, about) = _read_faiss(path), _read_beside(beside)
+        index, (arrays, about) = (_map_faiss if mapped else _read_faiss)(path), _read_beside(beside)
         if about["faiss_sha256"] != file_hash(path):
             raise ValueError(f"{beside.name} is of another {path.name}")
         calibration = Calibration(width=about["width"], **{name: arrays[name] for name in Calibration._fields[1:]})
@@ -126,6 +128,16 @@ def was_added_to(folder: Path, n: int | None) -> bool:
 def _read_faiss(path: Path) -> Any:
     # lists on disk are looked for beside index.faiss, wherever both have been moved, and are not changed
     return faiss.read_index(str(path), faiss.IO_FLAG_ONDISK_SAME_DIR | faiss.IO_FLAG_READ_ONLY)
+
+
+def _map_faiss(path: Path) -> Any:
+    try:
+        index: Any = faiss.read_index(str(path), SHARED)
+    except RuntimeError:  # its file system has no memory maps, or it is damaged, which reading tells
+        return _read_faiss(path)
+    if (lists := on_disk(index)) is not None:
+        lists.prefetch_nthread = 0  # threads that are started for each search
+    return index
 
 
 def _read_beside(path: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:

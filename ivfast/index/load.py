@@ -8,7 +8,7 @@ import faiss
 import numpy as np
 
 from ivfast.data.centers import check_norms, open_centers
-from ivfast.index.files import read_index
+from ivfast.index.files import Parts, read_index
 from ivfast.index.growth import Index
 from ivfast.index.model import TrainedModel
 from ivfast.runtime.devices import Gpu
@@ -44,8 +44,12 @@ def load_index(folder: Path | str, backend: str | None = None, gpu: Gpu = -1) ->
     raises: UserError where files are missing, damaged, or do not belong together
     """
     folder = user_path(folder).absolute()
-    model, parts = load(folder, backend, gpu), read_index(folder)
-    about = parts.about
+    return put_together(load(folder, backend, gpu), read_index(folder))
+
+
+def put_together(model: TrainedModel, parts: Parts) -> Index:
+    """An index with its model, both from one folder; raises UserError where they do not belong together."""
+    folder, about = model.folder, parts.about
     if parts.faiss_index.nlist != model.nlist or parts.faiss_index.d != model.dim:
         raise UserError(f"{folder}: index.faiss is of another ivfast.npy; make it again with `ivfast index`")
     quantizer: Any = faiss.downcast_index(parts.faiss_index.quantizer)

@@ -6,10 +6,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from ivfast.index.files import BESIDE_NAME, read_index
 from ivfast.index.growth import Index
-from ivfast.index.load import load, load_index
+from ivfast.index.load import load, put_together
 from ivfast.index.model import TrainedModel
-from ivfast.runtime.files import write_beside
+from ivfast.runtime.errors import RunError
+from ivfast.runtime.files import file_hash, write_beside
 from ivfast.spread.asking import Looks
 from ivfast.spread.sources import BLOCK, Numbered, digest_of
 
@@ -56,14 +58,28 @@ class Given(NamedTuple):
 
 @lru_cache(maxsize=1)
 def _index_of(folder: str, digest: str) -> Index:
-    del digest  # another one is read anew
-    return load_index(folder)
+    found = put_together(load(folder, None), read_index(Path(folder), mapped=True))
+    _refuse_other(folder, digest)
+    return found
 
 
 @lru_cache(maxsize=1)
 def _model_of(folder: str, digest: str) -> TrainedModel:
-    del digest
-    return load(folder, None)
+    found = load(folder, None)
+    _refuse_other(folder, digest)
+    return found
+
+
+def fit_digest(folder: Path) -> str:
+    """What changes when a model or its index does: each of two files names the hash of its neighbour."""
+    paths = [folder / name for name in ("dcnet.safetensors", BESIDE_NAME)]
+    return digest_of(*(file_hash(path) for path in paths if path.is_file()))
+
+
+def _refuse_other(folder: str, digest: str) -> None:
+    """raises: RunError where a fit, as it has just been read, is another one than the work began with"""
+    if fit_digest(Path(folder)) != digest:
+        raise RunError(f"{folder}: the fit was changed while it was in use; leave it alone, and give the same command")
 
 
 def piece_rows(dim: int, copies: float, n_bytes: int = PIECE_BYTES) -> int:

@@ -8,10 +8,9 @@ import numpy as np
 
 from ivfast.index.load import load
 from ivfast.runtime.errors import UserError
-from ivfast.runtime.files import file_hash
 from ivfast.runtime.progress import Progress
 from ivfast.spread.asking import NO_LOOKS
-from ivfast.spread.given import Given
+from ivfast.spread.given import Given, fit_digest
 from ivfast.spread.maps import Spread
 from ivfast.spread.sources import find_sources
 from ivfast.spread.stages import Stages, find_nearest, number_files
@@ -35,7 +34,7 @@ def exact_answers(
     raises: UserError where they hold others, or fewer than k; RunError where a file can't be read, after all others
     """
     model = load(folder)
-    given = Given(str(folder), file_hash(folder / "dcnet.safetensors"), "", column, 0.0, "Flat", NO_LOOKS, 0)
+    given = Given(str(folder), fit_digest(folder), "", column, 0.0, "Flat", NO_LOOKS, 0)
     stages, sources = Stages(over, given, progress), find_sources(words)
     x = model.as_stored(query, "query")
     files = number_files(stages, sources)

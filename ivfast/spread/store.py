@@ -19,11 +19,11 @@ from ivfast.index.place import RANKS
 from ivfast.route.search import imbalance
 from ivfast.runtime.draws import generator, spread
 from ivfast.runtime.errors import UserError
-from ivfast.runtime.files import PART, file_hash, remove, save_json, save_tensors, save_text
+from ivfast.runtime.files import PART, remove, save_json, save_tensors, save_text
 from ivfast.runtime.progress import Progress
 from ivfast.spread.asking import NO_LOOKS, Looks, find_looks, holds
 from ivfast.spread.border import Border
-from ivfast.spread.given import PARTS, RULES, Given, piece_rows
+from ivfast.spread.given import PARTS, RULES, Given, fit_digest, piece_rows
 from ivfast.spread.lists import Bordered, buckets_of, empty_path, make_empty, merge, store
 from ivfast.spread.maps import Spread
 from ivfast.spread.ranks import rank, read_part
@@ -154,8 +154,7 @@ def given_of(fit: Path, out: Path, wishes: Wishes, index: Index) -> Given:
 
     raises: UserError where copies is none of the run's
     """
-    facts = [file_hash(fit / name) for name in ("dcnet.safetensors", BESIDE_NAME)]  # each names its neighbour's hash
-    given = Given(str(fit), digest_of(*facts), str(out), wishes.column, 0.0, wishes.kind, NO_LOOKS, 0)
+    given = Given(str(fit), fit_digest(fit), str(out), wishes.column, 0.0, wishes.kind, NO_LOOKS, 0)
     copies = given.model.usual_copies if wishes.copies is None else wishes.copies
     given.model.placer(copies)
     return given._replace(copies=float(copies), piece=piece_rows(index.model.dim, copies))
