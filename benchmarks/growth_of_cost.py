@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from benchmarks.million import METRICS, add_flags, make_set, measure_case, write_in_sample
 from benchmarks.runs import print_table
-from ivfast.train.run import RECOMMENDED
+from ivfast.train.admit import RECOMMENDED
 
 matplotlib.use("Agg")
 Case = dict[str, Any]  # as measure_case returns it

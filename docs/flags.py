@@ -16,8 +16,8 @@ HEAD = """# Flags of run_dcnet.py
 
 Made from `run_dcnet.py --help` by `.venv/bin/python docs/flags.py`. Names and defaults are those of the documented \
 IVFast training tool; added are `--backend`, `--amp_dtype`, `--resume`, `--checkpoint_minutes`, `--normalize`, \
-`--drop_bad_rows`, `--dry_run`, `--start`, `--ties`, `--coordinator`, `--num_processes` and `--process_id`. Booleans \
-are the words `True` and `False`.
+`--drop_bad_rows`, `--dry_run`, `--start`, `--ties`, `--coordinator`, `--num_processes`, \
+`--process_id` and `--query_log`. Booleans are the words `True` and `False`.
 """
 
 

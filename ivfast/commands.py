@@ -39,6 +39,7 @@ from ivfast.runtime.signals import UNHEARD, handled
 from ivfast.runtime.watched import is_watched, run_watched
 from ivfast.start.descent import Means
 from ivfast.store.reverse import reverse_of_base
+from ivfast.train.admit import open_training, with_epochs
 from ivfast.train.disk import bytes_by_stage
 from ivfast.train.epochs import resume, start_point, train_epoch
 from ivfast.train.finish import export
@@ -46,7 +47,7 @@ from ivfast.train.follow import follow, prepared
 from ivfast.train.plan import Sizes, in_all, plan, table
 from ivfast.train.point import refuse_others
 from ivfast.train.rates import measure_rates
-from ivfast.train.run import open_training, start_run, with_epochs
+from ivfast.train.run import start_run
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -230,7 +231,8 @@ def _train(config: Config, progress: Progress, group: Group) -> None:
 
 def _show_plan(config: Config, progress: Progress) -> None:
     """What the training would take from its start, in a table. Nothing is written but the log."""
-    learn, data = open_training(config)
+    opened = open_training(config)
+    learn, data = opened.learn, opened.data
     config = with_epochs(config, len(learn), progress)
     sizes = Sizes(
         n_learn=len(learn),
@@ -306,7 +308,7 @@ def _evaluate(
     if source and len(points) > 1 and any(setting.asks for setting in settings):
         means = Means(config.save_path / "cache", load_search(config.backend, config.gpu))
         with progress.stage("neighbours of base"):
-            reverse = reverse_of_base(means, points, source.asking, progress)
+            reverse = reverse_of_base(means, points, source.asking, progress, found.model and found.model.asking_log)
     tied = None
     if config.ties:
         with progress.stage("ties"):
@@ -320,6 +322,7 @@ def _evaluate(
         )
     with progress.stage("report"):
         report.write(config, data, results, found, progress)
-        write_data_page(config.save_path, data, progress)
+        logged = found.model is not None and found.model.log is not None
+        write_data_page(config.save_path, data, progress, logged=logged)
     remove_mapped(config.save_path / "cache")
     return results

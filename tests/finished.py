@@ -79,6 +79,7 @@ def write_folder(folder: Path, name: str = "tiny", centers: float = 0.03) -> Pat
         "queries_beside_base": {
             "looked_at": 100, "answered": 96, "nearer_than_first_answer": 60, "nearest_of_queries": 0.9,
             "nearest_of_base": 0.4,
+            "farther_than_base": 0.8,
         },
     })  # fmt: skip
     return folder

@@ -34,6 +34,7 @@ ADDED = {
     "coordinator": None,
     "num_processes": None,
     "process_id": None,
+    "query_log": None,
 }
 CHOICES = {
     "metric": ("IP", "L2"), "apex_mode": ("O1", "O2"), "amp_dtype": ("float16", "bfloat16"),

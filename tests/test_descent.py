@@ -152,7 +152,9 @@ def test_a_fit_searches_its_base_once_and_stores_it_as_a_search_of_all_would(
 ):
     """Everything counts as large."""
     limits, runs, run = SearchLimits(exact_learn=100), [], descent._run
-    for module in ("train.run", "train.disk", "start.prepare", "store.reverse", "front.fit", "index.model"):
+    for module in (
+        "train.run", "train.admit", "train.disk", "start.prepare", "store.reverse", "front.fit", "index.model",
+    ):  # fmt: skip
         monkeypatch.setattr(f"ivfast.{module}.LIMITS", limits)
     for function in (find_neighbors, nearest_of_all):
         monkeypatch.setattr(function, "__defaults__", (Means(), limits))
@@ -206,7 +208,7 @@ def test_two_stages_find_as_much_and_the_same_after_a_kill(tmp_path: Path, write
 def test_run_in_sample_searches_once_maps_x_and_clears_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Everything counts as large; base is learn."""
     limits = SearchLimits(exact_learn=100)
-    for module in ("train.run", "train.disk", "start.prepare", "store.reverse"):
+    for module in ("train.run", "train.admit", "train.disk", "start.prepare", "store.reverse"):
         monkeypatch.setattr(f"ivfast.{module}.LIMITS", limits)
     for function in (find_neighbors, nearest_of_all):
         monkeypatch.setattr(function, "__defaults__", (Means(), limits))

@@ -87,7 +87,7 @@ def test_large_sets_are_refused_without_pynndescent_before_anything_is_computed(
         np.save(tmp_path / "few.npy", np.load(data / "learn_faces.npy")[: n_base // 2])
         (tmp_path / "faces").symlink_to(data / "faces")
         argv, limit = flags(tmp_path, tmp_path / "out", "--learn_name", "few"), n_base - 1
-    monkeypatch.setattr("ivfast.train.run.LIMITS", SearchLimits(exact_learn=limit))
+    monkeypatch.setattr("ivfast.train.admit.LIMITS", SearchLimits(exact_learn=limit))
     monkeypatch.setitem(sys.modules, "pynndescent", None)
     assert main(argv) == 2
     error = capsys.readouterr().err.splitlines()[-1]

@@ -248,7 +248,8 @@ def test_faults_of_the_data_are_named(parsed: Parsed) -> None:
 def test_queries_are_held_against_rows_of_base(distance: float, says: str, folder: Path, tmp_path: Path) -> None:
     shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
     data = json.loads((folder / "data.json").read_text())
-    data["queries_beside_base"]["nearest_of_queries"] = distance
+    share = {"farther_than_base": 0.8 if distance > 0.5 else 0.6}
+    data["queries_beside_base"] |= {"nearest_of_queries": distance} | share
     save_json(tmp_path / "data.json", data)
     assert says in read(write_page(tmp_path)).text
 

@@ -13,10 +13,10 @@ from ivfast.network.backend import weight_shapes
 from ivfast.runtime.command_line import parse
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.progress import silent
+from ivfast.train.admit import open_training
 from ivfast.train.disk import bytes_by_stage, bytes_needed
 from ivfast.train.plan import Cost, Rates, Sizes, in_all, plan, seconds_of_stages
 from ivfast.train.rates import measure_rates
-from ivfast.train.run import open_training
 from run_dcnet import main
 from tests.runs import flags, make_data
 
@@ -99,7 +99,7 @@ def test_a_plan_names_the_stages_of_the_run_and_is_not_absurd(tmp_path: Path) ->
     data, out = make_data(tmp_path / "data", n_identities=60, n_query=40), tmp_path / "out"
     command = flags(data, out, "--param_list", "24", "32")
     config = parse(command)[0]
-    learn, _ = open_training(config)
+    learn = open_training(config).learn
     found = plan(Sizes(600, 560, 40, (24, 32), 4, 50), measure_rates(config, learn), {})
     assert 1 < in_all(found).seconds < 60
     assert 0.1 < in_all(found).gigabytes < 2

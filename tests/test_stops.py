@@ -224,7 +224,7 @@ def test_save_path_that_cannot_be_made_ends_with_one_line(
 def test_save_path_that_cannot_be_written_ends_with_one_line(
     problem: OSError, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def refuse(_: Path) -> None:
+    def refuse(_: Path, __: str) -> None:
         raise problem
 
     monkeypatch.setattr(lock, "_open", refuse)

@@ -13,6 +13,7 @@ Ten epochs without a lower loss end training.
 """
 
 import time
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,26 +29,43 @@ from ivfast.route.tiles import LogitTiles
 LR, BATCH, EPOCHS, PATIENCE = 1e-3, 512, 100, 10
 
 
-def make(task: Task, start: Trained, epochs: int = EPOCHS) -> Peer:
-    """Train W on learn; stored as k-means does, by ratio."""
-    started = time.monotonic()
-    buckets = np.concatenate([z.argmax(axis=1) for _, z in LogitTiles(start.router, task.learn)])
-    neighbors = task.neighbors
-    x, held = (torch.from_numpy(task.learn.x(rows)) for rows in (neighbors.train, neighbors.held_out))
-    y = torch.from_numpy(buckets[neighbors.train_neighbors[:, 0]])
-    held_y = torch.from_numpy(buckets[neighbors.answers[:, 0]])
-    weight, bias = torch.from_numpy(start.centers.copy()), -np.square(start.centers).sum(axis=1) / 2
-    bias = torch.from_numpy(bias * (task.metric == "L2"))
-    sharp = 1 / fit_sharpness((held @ weight.T + bias).numpy(), held_y.numpy())
+class Labelled(NamedTuple):
+    """Queries, and the bucket that holds the nearest vector of each."""
+
+    x: np.ndarray  # (n, dim) float32
+    bucket: np.ndarray  # (n,) int64
+
+
+class Linear(NamedTuple):
+    """A router's scores are x @ weight.T + bias."""
+
+    weight: np.ndarray  # (nlist, dim) float32
+    bias: np.ndarray  # (nlist,) float32
+    settings: dict[str, Any]
+
+    def scores(self, x: np.ndarray) -> np.ndarray:
+        """(n, nlist) float32"""
+        return x @ self.weight.T + self.bias
+
+
+def train_linear(
+    centers: np.ndarray, metric: str, train: Labelled, held: Labelled, seed: int, epochs: int = EPOCHS
+) -> Linear:
+    """Train W, which starts at the centers; held: tells which epoch is taken."""
+    x, held_x = (torch.from_numpy(one.x) for one in (train, held))
+    y, held_y = (torch.from_numpy(one.bucket) for one in (train, held))
+    weight, bias = torch.from_numpy(centers.copy()), -np.square(centers).sum(axis=1) / 2
+    bias = torch.from_numpy(bias * (metric == "L2"))
+    sharp = 1 / fit_sharpness((held_x @ weight.T + bias).numpy(), held_y.numpy())
     weight, bias = (weight * sharp).requires_grad_(), (bias * sharp).requires_grad_()
-    trained = [weight] if task.metric == "IP" else [weight, bias]
+    trained = [weight] if metric == "IP" else [weight, bias]
     optimizer = torch.optim.Adam(trained, lr=LR)
-    order = torch.Generator().manual_seed(task.seed)
+    order = torch.Generator().manual_seed(seed)
     best, best_loss, best_epoch = (weight.detach().clone(), bias.detach().clone()), np.inf, 0
     losses = []
     for epoch in range(epochs + 1):
         with torch.no_grad():
-            losses.append(float(cross_entropy(held @ weight.T + bias, held_y)))
+            losses.append(float(cross_entropy(held_x @ weight.T + bias, held_y)))
         if losses[-1] < best_loss:
             best, best_loss, best_epoch = (weight.detach().clone(), bias.detach().clone()), losses[-1], epoch
         if epoch == epochs or epoch - best_epoch >= PATIENCE:
@@ -56,13 +74,23 @@ def make(task: Task, start: Trained, epochs: int = EPOCHS) -> Peer:
             optimizer.zero_grad()
             cross_entropy(x[rows] @ weight.T + bias, y[rows]).backward()
             optimizer.step()
-    w, b = (value.numpy() for value in best)
-    router = Router("linear_router", task.nlist, lambda rows: rows @ w.T + b)
-    seconds = start.seconds + task.neighbor_seconds + time.monotonic() - started
     settings = {"epoch": best_epoch, "held-out loss": best_loss, "at the start": losses[0]}
+    return Linear(best[0].numpy(), best[1].numpy(), settings)
+
+
+def make(task: Task, start: Trained, epochs: int = EPOCHS) -> Peer:
+    """Train W on learn; stored as k-means does, by ratio."""
+    started = time.monotonic()
+    buckets = np.concatenate([z.argmax(axis=1) for _, z in LogitTiles(start.router, task.learn)])
+    neighbors = task.neighbors
+    train = Labelled(task.learn.x(neighbors.train), buckets[neighbors.train_neighbors[:, 0]])
+    held = Labelled(task.learn.x(neighbors.held_out), buckets[neighbors.answers[:, 0]])
+    linear = train_linear(start.centers, task.metric, train, held, task.seed, epochs)
+    router = Router("linear_router", task.nlist, linear.scores)
+    seconds = start.seconds + task.neighbor_seconds + time.monotonic() - started
     ways = {"ratio": way_of(task, start.router, "ratio")}
-    size = start.centers.nbytes + w.nbytes + (b.nbytes if task.metric == "L2" else 0)
-    return Peer("linear_router", router, ways, seconds, size, settings)
+    size = start.centers.nbytes + linear.weight.nbytes + (linear.bias.nbytes if task.metric == "L2" else 0)
+    return Peer("linear_router", router, ways, seconds, size, linear.settings)
 
 
 def fit_sharpness(scores: np.ndarray, targets: np.ndarray) -> float:

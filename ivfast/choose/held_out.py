@@ -13,6 +13,7 @@ from ivfast.route.search import Answers
 from ivfast.route.tiles import LogitTiles, Tiles, make_tiles
 from ivfast.runtime.draws import generator, spread
 from ivfast.runtime.progress import Progress, silent
+from ivfast.start.logged import n_stands_for
 from ivfast.start.neighbors import LearnSet
 from ivfast.store.demand import Demand, find_probes
 from ivfast.store.reverse import asking_weights, count_twins, reverse_neighbors, shared_by_twins
@@ -47,8 +48,8 @@ class HeldOut(NamedTuple):
     @property
     def different(self) -> Points:
         """Learn with each of its vectors once."""
-        first = self.learn.neighbors.first
-        return self.learn.points.only(np.unique(first)) if len(first) else self.learn.points
+        first, points = self.learn.neighbors.first, self.learn.points
+        return points.only(np.unique(first[: len(points)])) if len(first) else points
 
     def pair_points(self) -> tuple[np.ndarray, np.ndarray]:
         """Both sides of the pairs, two (n_pairs, dim) float32."""
@@ -158,6 +159,11 @@ def held_out_demand(held: HeldOut, router: Router, nprobe: float, most_asking: i
     reverse = reverse_neighbors(
         stored, np.searchsorted(rows, train[asker]), place, np.searchsorted(rows, pool), held.asking
     )
+    n_logged = len(train) - held.learn.n_pairs
+    if n_logged:
+        each = n_stands_for(held.learn.n_pairs, n_logged)
+        logged = rows[reverse.asker] >= len(held.learn.points)
+        reverse = reverse._replace(share=np.where(logged, each, 1).astype(np.float32))
     if twins is not None:
         count = np.bincount(neighbors.first, minlength=rows[-1] + 1)
         reverse = shared_by_twins(reverse, twins._replace(counts=count[pool]), count[rows])

@@ -1,5 +1,6 @@
 """Whether a trained state is better than k-means, judged on held-out learn vectors alone."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -124,13 +125,26 @@ def eligible(judgement: Judgement, start: Judgement) -> bool:
 
 def standard_error(judgement: Judgement, start: Judgement, kmeans: list[Curves], seed: int) -> float:
     """Of value(start) - value(judgement), from paired resamples of the held-out vectors (the bootstrap)."""
-    n = len(kmeans[0].found)
+    return _resampled(
+        lambda weights: value(start, kmeans, weights) - value(judgement, kmeans, weights), len(kmeans[0].found), seed
+    )
+
+
+def _resampled(difference: Callable[[np.ndarray], float], n: int, seed: int) -> float:
+    """Standard error of what is told of n held-out vectors, each of which counts so often."""
     rng = generator(seed, 0, "bootstrap")
-    differences = []
-    for _ in range(RESAMPLES):
-        weights = np.bincount(rng.integers(n, size=n), minlength=n).astype(np.float64)
-        differences.append(value(start, kmeans, weights) - value(judgement, kmeans, weights))
-    return float(np.std(differences))
+    weights = (np.bincount(rng.integers(n, size=n), minlength=n).astype(np.float64) for _ in range(RESAMPLES))
+    return float(np.std([difference(one) for one in weights]))
+
+
+def gain_over(curves: list[Curves], others: list[Curves], seed: int) -> tuple[float, float]:
+    """How much less is scanned than otherwise, mean over pairs of both, and its standard error (the bootstrap)."""
+
+    def gain(weights: np.ndarray | None = None) -> float:
+        pairs = zip(curves, others, strict=True)
+        return 1 - float(np.mean([scanned_share(a, weights) / scanned_share(b, weights) for a, b in pairs]))
+
+    return gain(), _resampled(gain, len(curves[0].found), seed)
 
 
 def is_gain(judgement: Judgement, start: Judgement, kmeans: list[Curves], seed: int) -> tuple[bool, float, float]:

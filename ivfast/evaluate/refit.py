@@ -14,6 +14,7 @@ from ivfast.data.far import without_far
 from ivfast.data.space import Space
 from ivfast.data.twins import Distinct, distinct_rows
 from ivfast.data.vectors import Points, Vectors, learn_path, measure_space, open_vectors, space_of
+from ivfast.data.with_queries import with_queries
 from ivfast.evaluate.folder import Found
 from ivfast.evaluate.results import RouterSetting
 from ivfast.network.backend import load_ranker
@@ -24,6 +25,7 @@ from ivfast.runtime.draws import generator, spread
 from ivfast.runtime.files import what_is
 from ivfast.runtime.progress import Progress, silent
 from ivfast.start.kmeans import measure_buckets
+from ivfast.start.logged import part_log, split_log, with_log
 from ivfast.start.neighbors import LearnSet, check_split, find_neighbors, split
 from ivfast.store.dcnet_file import Model, model_router
 from ivfast.store.records import Facts
@@ -113,10 +115,13 @@ class FromFile:
 
     @cached_property
     def _held(self) -> HeldOut:
-        return held_out_of(self.learn, self.model.ftopk, self.model.param_list[-1], self.seed)
+        return held_out_of(self.learn, self.model.ftopk, self.model.param_list[-1], self.seed, log=self.model.log)
 
     def held_out_logits(self, router: Router) -> np.ndarray:
-        """Of the vectors that training held out."""
+        """Of the vectors that training held out, or the logged queries."""
+        if (log := self.model.log) is not None:
+            asked = log[split_log(len(log), self.seed)[1]]
+            return _logits(router, with_queries(self.learn, asked), len(self.learn) + np.arange(len(asked)))
         return _logits(router, self.learn, split(self._distinct, self.seed)[1])
 
 
@@ -150,14 +155,21 @@ class FittedOn:
         return _logits(router, self.held.learn.points, self.held.rows)
 
 
-def held_out_of(learn: Points, ftopk: int, nlist: int, seed: int, most: int = MOST_LEARN) -> HeldOut:
-    """Held-out vectors and their neighbours among at most so many learn vectors."""
+def held_out_of(
+    learn: Points, ftopk: int, nlist: int, seed: int, most: int = MOST_LEARN, log: np.ndarray | None = None
+) -> HeldOut:
+    """Held-out vectors and their neighbours among at most so many learn vectors.
+
+    log: (n, dim) float32, inside: queries of which some are held out instead
+    """
     if len(learn) > most:
         drawn = generator(seed, 0, "sample", 3).choice(len(learn), most, replace=False)
         learn = learn.only(np.sort(drawn))
     ftopk = min(ftopk, len(learn) - 1)
-    neighbors = find_neighbors(learn, ftopk, seed, silent())
-    return make_held_out(LearnSet(learn, neighbors), nlist, min(ftopk, nlist), seed)
+    found = LearnSet(learn, find_neighbors(learn, ftopk, seed, silent()))
+    if log is not None:
+        found = with_log(found, *part_log(log, found, seed, silent()))
+    return make_held_out(found, nlist, min(ftopk, nlist), seed)
 
 
 def _logits(router: Router, learn: Points, rows: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ from ivfast.route.search import (
 )
 from ivfast.route.tiles import LogitTiles, make_tiles
 from ivfast.runtime.progress import Progress
-from ivfast.store.demand import Demand, find_probes
+from ivfast.store.demand import demand_of_base
 from ivfast.store.place import Plan, place
 from ivfast.store.records import Facts, router_plans, storing_ts
 from ivfast.store.reverse import ReverseNeighbors
@@ -149,7 +149,7 @@ def _store_base(
     with progress.bar(f"assigning base, {setting.router.name}", (3 if asks else 2) * len(base)) as bar:
         demand = None
         if reverse is not None and setting.facts is not None and asks:
-            demand = Demand(reverse, find_probes(tiles, setting.facts.nprobe, bar, twins=reverse.twins))
+            demand = demand_of_base(tiles, reverse, setting.facts.nprobe, bar)
         plans = router_plans(setting.kind, setting.facts, setting.copies, demand)
         return plans, place(tiles, plans, width, wanted, bar)
 

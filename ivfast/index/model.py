@@ -253,7 +253,8 @@ class TrainedModel:
             raise UserError(
                 f"copies {copies!r}: expected one of the run's --percents ({known}); choose one, or train with it"
             )
-        return Placer(self._router("centers"), facts, self._model.asking, min(self._model.ftopk, self.nlist))
+        width = min(self._model.ftopk, self.nlist)
+        return Placer(self._router("centers"), facts, self._model.asking, width, self._model.asking_log)
 
     def _facts(self, router: str) -> Facts:
         if router not in ("centers", *(["net"] if self._model.net else [])):

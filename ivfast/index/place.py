@@ -16,10 +16,10 @@ from ivfast.runtime.progress import Progress
 from ivfast.start.descent import Means
 from ivfast.start.extend import Part, nearest_by_part
 from ivfast.start.neighbors import nearest_of_all
-from ivfast.store.demand import Demand, Probes, find_probes
+from ivfast.store.demand import Demand, Probes, demand_of_base, find_probes
 from ivfast.store.place import make_plans, place
 from ivfast.store.records import Facts, storing_ts
-from ivfast.store.reverse import ReverseNeighbors, nearest_with_twins, reverse_of
+from ivfast.store.reverse import AskingLog, ReverseNeighbors, nearest_with_twins, reverse_of
 
 RANKS = np.array([1, 2, 3, 5, 8, 11, 15, 20])  # of a vector's nearest, whose scores are kept
 ROWS = 8192  # looked at at once
@@ -48,6 +48,7 @@ class Placer(NamedTuple):
     facts: Facts
     asking: np.ndarray  # (k,) float32, see ivfast.store.reverse.asking_weights
     width: int  # buckets a vector is in at most
+    log: AskingLog | None = None  # queries that ask for a whole base as well
 
     def place_all(
         self, points: Points, copies: float, aside: np.ndarray, means: Means, progress: Progress,
@@ -75,8 +76,9 @@ class Placer(NamedTuple):
             for start in range(0, len(points), ROWS):
                 reach[start : start + ROWS] = reach_of(points, start, _rows_near(nearest, twins, start))
             silent = aside if twins is None else np.unique(twins.of[aside])
-            looks = find_probes(tiles, self.facts.nprobe, twins=twins)
-            demand = Demand(reverse_of(nearest, self.asking, silent, twins), looks)
+            logged = self.log and self.log.among(points, nearest.shape[1], twins, progress)
+            reverse = reverse_of(nearest, self.asking, silent, twins, logged)
+            demand = demand_of_base(tiles, reverse, self.facts.nprobe)
             use = ProbesUse(demand.probes.log_use, demand.probes.cost)
         plans = make_plans([ROUTERS["centers"].default_rule], self.facts.terms([copies], demand))
         with progress.stage("placing vectors"), progress.bar("placing vectors", 2 * len(points)) as bar:

@@ -159,6 +159,12 @@ def _add_data(parser: Parser) -> None:
         "training set: DATA_PATH/LEARN_NAME.npy (documented size 10,000,000 x 256); must be specified when training",
         metavar="NAME",
     )
+    _flag(
+        group,
+        "query_log",
+        "real queries to learn from as well: DATA_PATH/QUERY_LOG.npy, a hundred or more, none of those in query.npy",
+        metavar="NAME",
+    )
     _flag(group, "metric", "IP: inner product of unit vectors; L2: Euclidean distance", type=metric, choices=METRICS)
     _flag(
         group,

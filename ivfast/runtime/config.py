@@ -95,6 +95,7 @@ class Config:
     coordinator: str | None = None
     num_processes: int | None = None
     process_id: int | None = None
+    query_log: str | None = None
 
     def __post_init__(self) -> None:
         """Take paths as text, lists for tuples, "auto", and numbers written twice, as callers write them.
@@ -106,7 +107,7 @@ class Config:
         for name in ("save_path", "data_path", "ai_center", "start"):
             if (path := getattr(self, name)) is not None:
                 object.__setattr__(self, name, user_path(path))
-        for name in ("data_name", "learn_name"):
+        for name in ("data_name", "learn_name", "query_log"):
             if value := getattr(self, name):  # one name for one folder: without a slash at its end
                 object.__setattr__(self, name, str(Path(value)))
         for name in ("percents", "param_list", "nprobes"):
@@ -153,6 +154,8 @@ def check(config: Config) -> None:
             raise UserError("--dry_run tells what a training will take: leave it out with --eval True")
         if config.start is not None:
             raise UserError("--start is where a training starts: leave it out with --eval True")
+        if config.query_log is not None:
+            raise UserError("--query_log is what a training learns from: leave it out with --eval True")
         return
     if config.ai_center is not None:
         raise UserError("--ai_center is only read with --eval True; add it, or leave --ai_center out")
@@ -237,7 +240,7 @@ def _check_numbers(config: Config) -> None:
 
 
 def _check_names(config: Config) -> None:
-    for name in ("data_name", "learn_name"):
+    for name in ("data_name", "learn_name", "query_log"):
         value = getattr(config, name)
         if value is None:
             continue

@@ -84,6 +84,8 @@ def refuse_own(config: Config) -> None:
     data = config.data_path / config.data_name
     inputs = {name: data / f"{name}.npy" for name in ("base", "query", "gt")}
     inputs["learn"] = config.data_path / f"{config.learn_name}.npy"
+    if config.query_log is not None:
+        inputs["query_log"] = config.data_path / f"{config.query_log}.npy"
     if config.start is not None:
         inputs["--start"] = config.start
     for output in (config.save_path / name for name in TRAINED):

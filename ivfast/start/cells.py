@@ -19,6 +19,11 @@ class Cells(NamedTuple):
     nearest: np.ndarray  # (n, near) int32, the k-means buckets near each learn vector, its own first
     place: np.ndarray  # (nlist,) int32, where a bucket stands in the line
 
+    def with_queries(self, queries: np.ndarray, centers: np.ndarray, metric: str) -> "Cells":
+        """The same, and behind them those of queries, (m, dim) float32, inside. centers: the same as before"""
+        near = searcher(centers, metric)(queries, self.nearest.shape[1])[1]
+        return self._replace(nearest=np.concatenate([self.nearest, near.astype(np.int32)]))
+
 
 def find_cells(
     learn: Points, centers: np.ndarray, progress: Progress, near: int = CELLS, search: DeviceSearch | None = None

@@ -29,7 +29,8 @@ LIMITS = SearchLimits()
 
 
 class Neighbors(NamedTuple):
-    """Who trains, who is held out, and the nearest of both. All numbers are rows of learn.
+    """Who trains, who is held out, and the nearest of both. All numbers are rows of learn, and beyond them queries of a
+    log, where there is one (see ivfast.start.logged).
 
     Of rows that are equal all speak of the first: twins are nobody's neighbours, and no answers.
     """
@@ -58,6 +59,11 @@ class LearnSet(NamedTuple):
 
     points: Points
     neighbors: Neighbors
+
+    @property
+    def n_pairs(self) -> int:
+        """Pairs of an epoch: as many as vectors of learn train, whether or not queries of a log train beside them."""
+        return int(np.searchsorted(self.neighbors.train, len(self.points)))
 
 
 def n_nearest(ftopk: int, n: int) -> int:

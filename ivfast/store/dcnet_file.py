@@ -17,6 +17,7 @@ from ivfast.runtime.errors import UserError
 from ivfast.runtime.files import file_hash, save_tensors, what_is
 from ivfast.runtime.tensors import read_tensors
 from ivfast.store.records import Facts, Predicted, Storing
+from ivfast.store.reverse import AskingLog
 from ivfast.store.rules import RULES
 
 SCHEMA = 4
@@ -34,6 +35,12 @@ class Model(NamedTuple):
     param_list: tuple[int, ...]
     asking: np.ndarray  # (k,) float32, see ivfast.store.reverse.asking_weights
     about: dict[str, Any]  # settings, chosen epochs, data fingerprint, versions
+    log: np.ndarray | None = None  # (n, dim) float32, inside: logged queries that trained; None: none did
+
+    @property
+    def asking_log(self) -> AskingLog | None:
+        """The log, as it tells who asks for a base."""
+        return None if self.log is None else AskingLog(self.log, self.about["settings"]["seed"])
 
     @property
     def ftopk(self) -> int:
@@ -55,6 +62,8 @@ def save_model(path: Path, model: Model, centers_path: Path) -> None:
         "space.mean": model.space.mean,
         "space.scale": np.array(model.space.scale, dtype=np.float32),
     }
+    if model.log is not None:
+        arrays["log"] = model.log
     routers = {}
     for name, facts in model.facts.items():
         storings = []
@@ -122,6 +131,8 @@ def _check_arrays(param_list: list[int], arrays: dict[str, np.ndarray]) -> None:
         "space.mean": (dim,), "space.scale": (), "input.mean": (dim,), "input.scale": (),
         "asking": (arrays["asking"].size,),
     }  # fmt: skip
+    if "log" in arrays:
+        shapes["log"] = (len(arrays["log"]), dim)
     shapes |= {name: (nlist,) for name in arrays if name.startswith("use.")}
     if len(param_list) > 2:
         weights = weight_shapes(tuple(param_list))
@@ -189,6 +200,7 @@ def _as_model(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> Model:
         delta_floor=about["delta_floor"],
         param_list=tuple(about["param_list"]),
         asking=arrays["asking"],
+        log=arrays.get("log"),
         about=about["about"],
     )
 

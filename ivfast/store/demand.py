@@ -1,11 +1,14 @@
 """Where those who ask for a vector look, and what a bucket gains by them."""
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
 from ivfast.data.twins import Distinct
-from ivfast.route.tiles import BEST_BUCKETS, Tiles
+from ivfast.data.vectors import Points
+from ivfast.data.with_queries import with_queries
+from ivfast.route.tiles import BEST_BUCKETS, Tile, Tiles, make_tiles
 from ivfast.runtime.progress import Bar
 from ivfast.store.reverse import ReverseNeighbors
 
@@ -153,8 +156,37 @@ def chance(above: np.ndarray, softness: float) -> np.ndarray:
         return 1 / (1 + np.exp(-above / np.float32(softness)))
 
 
+class _Followed:
+    """Tiles of stored vectors, and behind them those of queries."""
+
+    def __init__(self, tiles: Tiles, queries: np.ndarray, points: Points) -> None:
+        asking = with_queries(points, queries)
+        numbers = len(points) + np.arange(len(queries))
+        self.stored, self.asking = tiles, make_tiles(tiles.router, asking, numbers, cached_bytes=0)
+        self.router, self.n = tiles.router, tiles.n + len(queries)
+
+    def tiles(self) -> Iterator[Tile]:
+        """All of them."""
+        yield from self.stored.tiles()
+        for tile in self.asking.tiles():
+            tile.start += self.stored.n
+            yield tile
+
+
+def demand_of_base(tiles: Tiles, reverse: ReverseNeighbors, nprobe: float, bar: Bar | None = None) -> Demand:
+    """Who asks for the vectors of a base, and where. tiles: of all its rows; nprobe: see `find_probes`"""
+    twins = reverse.twins
+    if reverse.queries is None:
+        return Demand(reverse, find_probes(tiles, nprobe, bar, twins=twins))
+    if twins is not None:
+        n, m = len(twins.of), len(reverse.queries)
+        of = np.r_[twins.of, len(twins.rows) + np.arange(m)]
+        twins = Distinct(np.r_[twins.rows, n + np.arange(m)], of, np.r_[twins.counts, np.ones(m, np.int64)])
+    return Demand(reverse, find_probes(_Followed(tiles, reverse.queries, tiles.points), nprobe, bar, twins=twins))
+
+
 def find_probes(
-    tiles: Tiles, nprobe: float, bar: Bar | None = None, best_buckets: int = BEST_BUCKETS,
+    tiles: Tiles | _Followed, nprobe: float, bar: Bar | None = None, best_buckets: int = BEST_BUCKETS,
     twins: Distinct | None = None,
 ) -> Probes:  # fmt: skip
     """Where askers look, at nprobe buckets each.

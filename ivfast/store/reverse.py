@@ -11,6 +11,7 @@ from ivfast.data.vectors import Points
 from ivfast.runtime.cache import cached, fingerprint
 from ivfast.runtime.progress import Progress
 from ivfast.start.descent import Means
+from ivfast.start.logged import DRAWN_FOR_BASE, Asked, ask, ask_like, n_stands_for
 from ivfast.start.neighbors import LIMITS, Neighbors, nearest_of_all
 
 MOST_ASKERS = 1000  # of one vector that count: duplicates may have it among their nearest by the million
@@ -26,6 +27,25 @@ class ReverseNeighbors(NamedTuple):
     weights: np.ndarray  # (1 + k,) float32, of an asker by that place: 1, then those of `asking_weights`
     twins: Distinct | None = None  # which vector each stored row is; None: all differ
     share: np.ndarray | None = None  # (pairs,) float32, times the weight: rows of the asker over those of the vector
+    queries: np.ndarray | None = None  # (m, dim) float32, inside: askers that are not stored, numbered after the rows
+
+
+class AskingLog(NamedTuple):
+    """A log of queries that ask for vectors beside what is stored."""
+
+    queries: np.ndarray  # (n, dim) float32, inside
+    seed: int
+
+    def among(self, base: Points, k: int, twins: Distinct | None, progress: Progress) -> Asked:
+        """What they and others like them ask for: numbers of base's different vectors, the k nearest of each query."""
+        rows = np.arange(len(base)) if twins is None else twins.rows
+        with progress.stage("answers of logged queries"):
+            asked = ask(self.queries, base, rows, k, progress)
+            asked = ask_like(asked, base, rows, self.seed, DRAWN_FOR_BASE, progress)
+        progress.note(
+            f"query_log: {len(asked.queries):,} queries tell who asks for base, those drawn like them counted"
+        )
+        return asked._replace(nearest=np.searchsorted(rows, asked.nearest).astype(np.int32))
 
 
 def asking_weights(neighbors: Neighbors) -> np.ndarray:
@@ -102,40 +122,57 @@ def _place_type(k: int) -> type[np.unsignedinteger]:
 def shared_by_twins(reverse: ReverseNeighbors, twins: Distinct, asking: np.ndarray) -> ReverseNeighbors:
     """The askers of vectors that several rows hold: an asker counts once for each of its own rows, and asks all.
 
+    What each pair's share was before is multiplied.
+
     reverse: of the different vectors; twins: of the rows that are stored; asking: (m,) rows that each asker stands for
     """
     held = np.repeat(twins.counts, np.diff(reverse.first))
-    share = asking[reverse.asker] / held
+    share = asking[reverse.asker] / held * (1 if reverse.share is None else reverse.share)
     return reverse._replace(twins=twins, share=np.where(reverse.place > 0, share, 1).astype(np.float32))
 
 
 def reverse_of(
-    nearest: np.ndarray, weights: np.ndarray, silent: np.ndarray | None = None, twins: Distinct | None = None
-) -> ReverseNeighbors:
+    nearest: np.ndarray, weights: np.ndarray, silent: np.ndarray | None = None, twins: Distinct | None = None,
+    logged: Asked | None = None,
+) -> ReverseNeighbors:  # fmt: skip
     """Of vectors that are all stored and ask.
 
     nearest: (n, k) int numbers of them, nearest first; weights: (k or more,) of `asking_weights`
     silent: numbers that ask for themselves alone
     twins: of the rows that are stored, of which only the first ask; None: they all differ
+    logged: queries that ask as well, with the numbers of what is nearest to them
     """
     n, k = nearest.shape
     rows = np.arange(n, dtype=np.int32)
     asks = rows if silent is None else np.delete(rows, silent)
     places = np.tile(np.arange(k, dtype=_place_type(k)), len(asks))
-    reverse = reverse_neighbors(nearest[asks].ravel(), np.repeat(asks, k), places, rows, weights[:k])
+    stored, asker = nearest[asks].ravel(), np.repeat(asks, k)
+    if logged is not None:
+        stored = np.concatenate([stored, logged.nearest[:, :k].ravel()])
+        asker = np.concatenate([asker, np.repeat(n + np.arange(len(logged.queries)), k)])
+        places = np.concatenate([places, np.tile(np.arange(k, dtype=places.dtype), len(logged.queries))])
+    reverse = reverse_neighbors(stored, asker, places, rows, weights[:k])
+    m = 0 if logged is None else len(logged.queries)
+    if logged is not None:
+        each = np.where(reverse.asker < n, 1, n_stands_for(n, m)).astype(np.float32)
+        reverse = reverse._replace(queries=logged.queries, share=each)
     if twins is None:
         return reverse
-    reverse = shared_by_twins(reverse, twins, twins.counts)
-    return reverse._replace(asker=twins.rows[reverse.asker].astype(np.int32))
+    reverse = shared_by_twins(reverse, twins, np.r_[twins.counts, np.ones(m)])
+    numbers = np.r_[twins.rows, len(twins.of) + np.arange(m)]
+    return reverse._replace(asker=numbers[reverse.asker].astype(np.int32))
 
 
-def reverse_of_base(means: Means, base: Points, weights: np.ndarray, progress: Progress) -> ReverseNeighbors:
+def reverse_of_base(
+    means: Means, base: Points, weights: np.ndarray, progress: Progress, log: AskingLog | None = None
+) -> ReverseNeighbors:
     """Who has which vector of base among its nearest there, found or taken from the cache.
 
     A large base has a graph of its own in the cache, which is learn's where base is learn.
 
     means: with the folder of the cache
     weights: of `asking_weights`; so many nearest are searched for, where base has them
+    log: queries that ask as well
     """
     found_before = False
 
@@ -158,7 +195,8 @@ def reverse_of_base(means: Means, base: Points, weights: np.ndarray, progress: P
         f"neighbours: {nearest.shape[1]} of each of {len(nearest):,} vectors of base, to tell who asks for which"
         f"{', from the cache' if found_before else ''}"
     )
-    return reverse_of(nearest, weights, twins=twins)
+    logged = log and log.among(base, nearest.shape[1], twins, progress)
+    return reverse_of(nearest, weights, twins=twins, logged=logged)
 
 
 def nearest_with_twins(

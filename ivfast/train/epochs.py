@@ -152,8 +152,8 @@ def _train_steps(run: Run, point: Point) -> tuple[Any, Sums]:
 
 def _save(run: Run, point: Point) -> None:
     with run.progress.stage("checkpoints"):
-        digest = run.learn.points.vectors.digest
-        save_checkpoint(run.config.save_path, pack(point, run.backend, run.config, digest, run.near_by, run.started_at))
+        saved = pack(point, run.backend, run.config, run.digest, run.near_by, run.started_at)
+        save_checkpoint(run.config.save_path, saved)
 
 
 def _warn(run: Run, epoch: int, sums: Sums, used: dict[str, int], used_by_kmeans: int) -> None:

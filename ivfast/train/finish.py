@@ -47,6 +47,7 @@ def export(run: Run, point: Point) -> None:
         param_list=config.param_list,
         asking=run.held.asking,
         about=_about(run, verdicts),
+        log=run.log,
     )
     with progress.stage("fitting facts"):
         model = model._replace(facts=_fit_all(run, point, verdicts, model, files))

@@ -9,6 +9,7 @@ import numpy as np
 from ivfast.data.mapped import x_path
 from ivfast.data.npy import open_array
 from ivfast.data.vectors import Points, Vectors
+from ivfast.data.with_queries import WithQueries, with_queries
 from ivfast.network.backend import Backend, Setup, load_backend
 from ivfast.network.hosts import Ended, Group
 from ivfast.runtime.config import Config
@@ -29,6 +30,7 @@ class Prepared(NamedTuple):
     state: dict[str, np.ndarray]  # as Backend.state_dict
     source: PairSource  # without x
     x: Path  # where x of learn lies, as formulas see it
+    queries: np.ndarray | None  # (m, dim) float32, inside: of a log, which train as well
     log_interval: int
 
 
@@ -40,7 +42,8 @@ def prepared(backend: Backend, precision: str, state: Any, source: PairSource, c
     neighbors = source.learn.neighbors
     few = neighbors._replace(train_nearest=neighbors.train_neighbors, answers=neighbors.answers[:0])
     source = source._replace(learn=LearnSet(bare, few), own=None)
-    return Prepared(backend.setup, precision, backend.state_dict(state), source, path, config.log_interval)
+    queries = points.queries if isinstance(points, WithQueries) else None
+    return Prepared(backend.setup, precision, backend.state_dict(state), source, path, queries, config.log_interval)
 
 
 def follow(config: Config, group: Group, progress: Progress) -> None:
@@ -75,4 +78,5 @@ def _opened(told: Prepared) -> Points:
             "that all hosts share; name such a one"
         ) from None
     points = told.source.learn.points
-    return replace(points, vectors=replace(points.vectors, rows=x), mapped=x)
+    points = replace(points, vectors=replace(points.vectors, rows=x), mapped=x)
+    return points if told.queries is None else with_queries(points, told.queries)

@@ -13,6 +13,7 @@ from ivfast.start.cells import Cells
 from ivfast.start.neighbors import LearnSet
 
 CHUNK_BYTES = 128 << 20  # a chunk's pairs take at most this: a small part of a GPU's memory
+LOG_SHARE = 0.5  # of an epoch's pairs that are a query's of a log
 CHUNK_STEPS = 16  # a chunk has at most so many steps: enough to hide what starting a compiled call takes
 
 
@@ -30,7 +31,7 @@ class PairSource(NamedTuple):
     @property
     def n_steps(self) -> int:
         """Steps an epoch: S = ceil(n_train / batch)."""
-        return -(-len(self.learn.neighbors.train) // self.batch_size)
+        return -(-self.learn.n_pairs // self.batch_size)
 
     @property
     def rows(self) -> int:
@@ -47,13 +48,22 @@ def chunk_steps(n_steps: int, batch_size: int, dim: int, most_steps: int = CHUNK
 def epoch_pairs(source: PairSource, epoch: int) -> tuple[np.ndarray, np.ndarray]:
     """The pairs of one epoch: every training vector once, each with one of its neighbours.
 
+    Where queries of a log train as well, half of the pairs are theirs: each of them as often as the others but for
+    one, and half of learn.
+
     The closer kin a neighbour is, the likelier it is drawn (see ivfast.start.kinship).
 
     returns: rows of learn, (n_train,) int64 and (n_train,) int32
     """
-    neighbors = source.learn.neighbors
+    neighbors, n_stored = source.learn.neighbors, source.learn.n_pairs
     train, nearest = neighbors.train, neighbors.train_neighbors
-    order = generator(source.seed, epoch, "order").permutation(len(train))
+    rng = generator(source.seed, epoch, "order")
+    order = rng.permutation(n_stored)
+    if n_logged := len(train) - n_stored:
+        half = round(LOG_SHARE * n_stored)
+        rounds = [rng.permutation(n_logged) for _ in range(-(-half // n_logged))]
+        order = np.concatenate([order[: n_stored - half], n_stored + np.concatenate(rounds)[:half]])
+        order = order[rng.permutation(len(order))]
     column = draw_columns(generator(source.seed, epoch, "pair"), neighbors.train_kinship)
     return train[order], nearest[order, column[order]]
 

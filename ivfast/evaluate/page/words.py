@@ -13,7 +13,8 @@ LEVEL = "0.90"  # of recall, that verdicts speak of
 UNEVEN = 2.0  # imbalance from which on buckets are called uneven
 MANY_TWINS = 0.01  # share of base from which on twins are worth mending
 WIDE = 0.5  # share of all variance that one column may have
-OTHER_KIND = 1.5  # times farther from base than its own rows: queries of another kind; so many times nearer: made of it
+MADE_OF_BASE = 1.5  # times nearer to base than its own rows: queries that may be made of it
+FARTHER = 0.65  # share of pairs in which a query lies farther than a row of base; of 100 each it errs by 0.04
 LEAST_QUERIES = 100  # with fewer, recall has a standard error of 1 % or more
 HUB = 0.05  # of queries that name one row of base among their answers
 
@@ -158,6 +159,11 @@ def _of_norms(name: str, norms: dict[str, float]) -> Finding:
     return ("fine", f"{shown}.")
 
 
+def of_another_kind(beside: dict[str, Any]) -> bool:
+    """Whether queries lie farther from base than its own rows do, beyond chance. beside: of `criticise`"""
+    return (beside.get("farther_than_base") or 0) > FARTHER
+
+
 def _of_queries(query: dict[str, Any], beside: dict[str, Any], base: dict[str, Any]) -> list[Finding]:
     found: list[Finding] = []
     if query["rows"] < LEAST_QUERIES:
@@ -169,9 +175,10 @@ def _of_queries(query: dict[str, Any], beside: dict[str, Any], base: dict[str, A
     if own:
         ratio = asked / own
         shown = f"query: the nearest vector lies at {asked:.3g} in the median, of rows of base at {own:.3g}"
-        if ratio > OTHER_KIND and base["looked_at"] == base["rows"]:
-            found.append(("warn", f"{shown}: queries of another kind than what is stored gain less, or lose."))
-        elif ratio < 1 / OTHER_KIND:
+        if of_another_kind(beside) and base["looked_at"] == base["rows"]:
+            found.append(("warn", f"{shown}: queries of another kind than what is stored gain less, or lose; train "
+                                  "with a log of such queries, --query_log."))  # fmt: skip
+        elif ratio < 1 / MADE_OF_BASE:
             found.append(("look", f"{shown}: they may come from rows of base, and real ones are seldom so easy."))
         else:
             found.append(("fine", f"{shown}."))
