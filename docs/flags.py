@@ -17,7 +17,7 @@ HEAD = """# Flags of run_dcnet.py
 Made from `run_dcnet.py --help` by `.venv/bin/python docs/flags.py`. Names and defaults are those of the documented \
 IVFast training tool; added are `--backend`, `--amp_dtype`, `--resume`, `--checkpoint_minutes`, `--normalize`, \
 `--drop_bad_rows`, `--dry_run`, `--start`, `--ties`, `--coordinator`, `--num_processes`, \
-`--process_id` and `--query_log`. Booleans are the words `True` and `False`.
+`--process_id`, `--query_log` and `--recall`. Booleans are the words `True` and `False`.
 """
 
 

@@ -13,7 +13,7 @@ USE_MEMORY = 20  # m remembers about so many vectors a bucket, since one batch i
 LEAST_USE = 1e-9  # m counts as at least this, so that log m is finite where a bucket is empty
 SOFTNESS = 0.7  # width of the border between probed and not, in logits: a hard border has no gradient
 HALVINGS = 20  # bisection steps that find that border; with 12 the two backends ended 4e-5 apart
-RECALL = 0.9  # that routers are trained for and judged by
+RECALL = 0.9  # that routers are trained for and judged by, where nothing else is asked for
 
 # From so many buckets on, what looks at all of them for every vector is too slow and too large
 MANY_BUCKETS = 2048

@@ -35,6 +35,7 @@ ADDED = {
     "num_processes": None,
     "process_id": None,
     "query_log": None,
+    "recall": 0.9,
 }
 CHOICES = {
     "metric": ("IP", "L2"), "apex_mode": ("O1", "O2"), "amp_dtype": ("float16", "bfloat16"),

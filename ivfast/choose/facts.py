@@ -38,10 +38,10 @@ def fit_facts(held: HeldOut, router: Router, k: float, copies: tuple[float, ...]
     """
     held_answers = held_out_answers(held, router)
     probing_t = fit_probing_t(*held_answers)
-    nprobe = nprobe_of_answers(*held_answers)
+    nprobe = nprobe_of_answers(*held_answers, held.recall)
     error = calibration_error(reliability(*held_answers, probing_t))
     storings = fit_storings(held, router, nprobe, copies, held.different)
-    return Facts(k, probing_t, nprobe, storings, error)
+    return Facts(k, probing_t, nprobe, storings, error, held.recall)
 
 
 def fit_storings(
@@ -61,7 +61,7 @@ def fit_storings(
     demand = held_out_demand(held, router, nprobe)
     chosen = choose_storing_ts(held, tiles, copies, demand, rule)
     use = measure_use(learn, router, chosen, held.seed)
-    terms = [Terms(number, t, use[t], demand) for number, t in zip(copies, chosen, strict=True)]
+    terms = [Terms(number, t, use[t], demand, held.recall) for number, t in zip(copies, chosen, strict=True)]
     found = predict(held, tiles, make_plans([rule], terms))
     return tuple(Storing(t.copies, p, t.storing_t, t.m) for t, p in zip(terms, found, strict=True))
 
@@ -101,10 +101,10 @@ def fit_probing_t(z: np.ndarray, targets: np.ndarray, block_entries: int = BLOCK
     return least(cost, PROBING_TS)
 
 
-def nprobe_of_answers(z: np.ndarray, targets: np.ndarray) -> float:
-    """The 90 % quantile of the places of answers' best buckets. z: (n, nlist); targets: (n, answers) buckets"""
+def nprobe_of_answers(z: np.ndarray, targets: np.ndarray, recall: float = RECALL) -> float:
+    """The quantile, by recall, of the places of answers' best buckets. z: (n, nlist); targets: (n, answers) buckets"""
     at = np.take_along_axis(z, targets, axis=1)
-    return float(np.quantile([(z > column[:, None]).sum(axis=1) + 1 for column in at.T], RECALL))
+    return float(np.quantile([(z > column[:, None]).sum(axis=1) + 1 for column in at.T], recall))
 
 
 def choose_storing_ts(
@@ -112,11 +112,13 @@ def choose_storing_ts(
 ) -> tuple[float, ...]:
     """storing_t for each number of copies, under a rule: of those within 0.5 % of the least the one nearest 1.
 
-    What counts is the share scanned for 90 % recall on held-out vectors.
+    What counts is the share scanned for the recall that is wanted, on held-out vectors.
     """
     grids = [storing_t_grid(number) for number in copies]
     use = sample_use(held, tiles, sorted({t for grid in grids for t in grid}))
-    terms = [Terms(number, t, use[t], demand) for number, grid in zip(copies, grids, strict=True) for t in grid]
+    terms = [
+        Terms(number, t, use[t], demand, held.recall) for number, grid in zip(copies, grids, strict=True) for t in grid
+    ]
     shares = iter([scanned_share(curves) for curves in measure(held, tiles, make_plans([rule], terms))])
     chosen = []
     for grid in grids:

@@ -64,17 +64,20 @@ def fit_k(pairs: HeldOutLogits, m: np.ndarray, least_m: float = LEAST_USE) -> fl
     return least(lambda k: meet(k * pairs.z, k * pairs.z_pair, m, least_m=least_m), K_GRID)
 
 
-def fit_goal(pairs: HeldOutLogits, m: np.ndarray, least_m: float = LEAST_USE) -> Goal:
+def fit_goal(pairs: HeldOutLogits, m: np.ndarray, least_m: float = LEAST_USE, recall: float = RECALL) -> Goal:
     """k, and the nprobe at which the nearest buckets of 90 % of the pairs' other sides are probed.
 
     slope = (log nprobe(0.925) - log nprobe(0.875)) / 0.05, within 2 and 30
+
+    recall: that is wanted instead of 0.90; near 1 the slope is measured half as far from it as 1 is
     weight of search_cost: 0 up to nprobe 3, where meeting in the best bucket is what a search needs; 0.3 from 9 on
     """
     k = fit_k(pairs, m, least_m)
     at = np.take_along_axis(pairs.z, pairs.z_pair.argmax(axis=1)[:, None], axis=1)
     place = (pairs.z > at).sum(axis=1) + 1
-    nprobe, low, high = np.quantile(place, [RECALL, RECALL - AROUND, RECALL + AROUND])
-    slope = (np.log(high) - np.log(low)) / (2 * AROUND)
+    around = min(AROUND, (1 - recall) / 2)
+    nprobe, low, high = np.quantile(place, [recall, recall - around, recall + around])
+    slope = (np.log(high) - np.log(low)) / (2 * around)
     weight = SEARCH_COST_WEIGHT * np.clip((nprobe - FEW) / (MANY - FEW), 0, 1)
     return Goal(k, float(nprobe), float(np.clip(slope, FLATTEST, STEEPEST)), float(weight))
 

@@ -8,6 +8,7 @@ import numpy as np
 from ivfast.choose.goal import n_pairs
 from ivfast.data.twins import Distinct, columns_of_rows, distinct_of
 from ivfast.data.vectors import Points
+from ivfast.method import RECALL
 from ivfast.route.routers import Router
 from ivfast.route.search import Answers
 from ivfast.route.tiles import LogitTiles, Tiles, make_tiles
@@ -39,6 +40,7 @@ class HeldOut(NamedTuple):
     sampled: np.ndarray  # (n_pool,) bool, places that are in sample, one of twins
     progress: Progress  # shows how far long looks at it are
     twins: Distinct | None = None  # of the pool; None: all differ
+    recall: float = RECALL  # that searches are to reach
 
     @property
     def rows(self) -> np.ndarray:
@@ -59,12 +61,13 @@ class HeldOut(NamedTuple):
 
 def make_held_out(
     learn: LearnSet, nlist: int, width: int, seed: int, progress: Progress | None = None,
-    per_bucket: int = SAMPLE_PER_BUCKET, least: int = SAMPLE_LEAST,
+    per_bucket: int = SAMPLE_PER_BUCKET, least: int = SAMPLE_LEAST, recall: float = RECALL,
 ) -> HeldOut:  # fmt: skip
     """Draw the sample and number the pool.
 
     width: buckets a vector is in at most
     per_bucket, least: the sample holds so many learn vectors a bucket, and no fewer than `least`
+    recall: that searches are to reach
     """
     neighbors, n_learn = learn.neighbors, len(learn.points)
     n_sample = min(n_learn, max(least, per_bucket * nlist))
@@ -95,6 +98,7 @@ def make_held_out(
         sampled=sampled,
         progress=progress or silent(),
         twins=twins,
+        recall=recall,
     )
 
 

@@ -25,6 +25,7 @@ class Curves(NamedTuple):
     recall: np.ndarray  # (n_held_out, points) float64, share of the answers found, each by its weight
     scanned: np.ndarray  # (n_held_out, points) float64, share of learn
     n_answers: int  # of one held-out vector
+    level: float = RECALL  # of recall, at which shares are compared
 
 
 class Judgement(NamedTuple):
@@ -66,7 +67,7 @@ def measure(held: HeldOut, tiles: HeldOutTiles, plans: list[Plan]) -> list[Curve
             search(start, z)
             bar.advance(len(z))
     return [
-        Curves(np.concatenate(f), np.concatenate(r), np.concatenate(s), held.answers.at.shape[1])
+        Curves(np.concatenate(f), np.concatenate(r), np.concatenate(s), held.answers.at.shape[1], held.recall)
         for f, r, s in zip(found, recall, scanned, strict=True)
     ]
 
@@ -88,7 +89,7 @@ def judge(held: HeldOut, router: Router, copies: tuple[float, ...]) -> Judgement
 
 
 def scanned_share(curves: Curves, weights: np.ndarray | None = None) -> float:
-    """Scanned at recall 0.9: the mean of two, all answers counted alike and by their weights.
+    """Scanned at the recall that is wanted: the mean of two, all answers counted alike and by their weights.
 
     Right may be who is near, or who is of one kind. By the first alone an epoch would be judged by the strangers
     that it finds, by the second alone by fewer answers than there are.
@@ -100,7 +101,7 @@ def scanned_share(curves: Curves, weights: np.ndarray | None = None) -> float:
     total = weights.sum()
     scanned = weights @ curves.scanned / total
     alike, by_weight = weights @ curves.found / (total * curves.n_answers), weights @ curves.recall / total
-    return (scanned_at(alike, scanned, RECALL) + scanned_at(by_weight, scanned, RECALL)) / 2
+    return (scanned_at(alike, scanned, curves.level) + scanned_at(by_weight, scanned, curves.level)) / 2
 
 
 def judge_kmeans(held: HeldOut, router: Router, copies: tuple[float, ...]) -> list[Curves]:
@@ -110,7 +111,7 @@ def judge_kmeans(held: HeldOut, router: Router, copies: tuple[float, ...]) -> li
 
 
 def value(judgement: Judgement, kmeans: list[Curves], weights: np.ndarray | None = None) -> float:
-    """Mean scanned share at recall 0.9 over that of k-means at its better number of copies; less is better."""
+    """Mean scanned share over that of k-means at its better number of copies; less is better."""
     base = min(scanned_share(curves, weights) for curves in kmeans)
     measured = judgement.by_rule + ([judgement.nearest] if judgement.nearest else [])
     return float(np.mean([scanned_share(curves, weights) for curves in measured])) / base

@@ -32,7 +32,8 @@ class Found(NamedTuple):
         nlist, dim = self.centers.shape
         config = replace(config, nlist=nlist, metric=self.metric, param_list=(dim, nlist))
         if self.model:
-            config = replace(config, param_list=self.model.param_list, ftopk=self.model.ftopk)
+            model = self.model
+            config = replace(config, param_list=model.param_list, ftopk=model.ftopk, recall=model.recall)
         return config
 
 
@@ -62,6 +63,8 @@ def find_model(config: Config, given: set[str]) -> Found:
         )
     if model and "ftopk" in given and config.ftopk != model.ftopk:
         raise UserError(f"--ftopk {config.ftopk}, but the centers were trained with {model.ftopk}; leave it out")
+    if model and "recall" in given and config.recall != model.recall:
+        raise UserError(f"--recall {config.recall:g}, but the centers were trained for {model.recall:g}; leave it out")
     metric = model.space.metric if model else config.metric
     check_normalize(config, metric)
     if metric == "IP":

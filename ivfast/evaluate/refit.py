@@ -17,6 +17,7 @@ from ivfast.data.vectors import Points, Vectors, learn_path, measure_space, open
 from ivfast.data.with_queries import with_queries
 from ivfast.evaluate.folder import Found
 from ivfast.evaluate.results import RouterSetting
+from ivfast.method import RECALL
 from ivfast.network.backend import load_ranker
 from ivfast.route.routers import ROUTERS, Router, centers_router
 from ivfast.route.tiles import LogitTiles
@@ -115,7 +116,8 @@ class FromFile:
 
     @cached_property
     def _held(self) -> HeldOut:
-        return held_out_of(self.learn, self.model.ftopk, self.model.param_list[-1], self.seed, log=self.model.log)
+        model = self.model
+        return held_out_of(self.learn, model.ftopk, model.param_list[-1], self.seed, log=model.log, recall=model.recall)
 
     def held_out_logits(self, router: Router) -> np.ndarray:
         """Of the vectors that training held out, or the logged queries."""
@@ -156,11 +158,13 @@ class FittedOn:
 
 
 def held_out_of(
-    learn: Points, ftopk: int, nlist: int, seed: int, most: int = MOST_LEARN, log: np.ndarray | None = None
-) -> HeldOut:
+    learn: Points, ftopk: int, nlist: int, seed: int, most: int = MOST_LEARN, log: np.ndarray | None = None,
+    recall: float = RECALL,
+) -> HeldOut:  # fmt: skip
     """Held-out vectors and their neighbours among at most so many learn vectors.
 
     log: (n, dim) float32, inside: queries of which some are held out instead
+    recall: that searches are to reach
     """
     if len(learn) > most:
         drawn = generator(seed, 0, "sample", 3).choice(len(learn), most, replace=False)
@@ -169,7 +173,7 @@ def held_out_of(
     found = LearnSet(learn, find_neighbors(learn, ftopk, seed, silent()))
     if log is not None:
         found = with_log(found, *part_log(log, found, seed, silent()))
-    return make_held_out(found, nlist, min(ftopk, nlist), seed)
+    return make_held_out(found, nlist, min(ftopk, nlist), seed, recall=recall)
 
 
 def _logits(router: Router, learn: Points, rows: np.ndarray) -> np.ndarray:

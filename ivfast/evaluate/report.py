@@ -15,7 +15,7 @@ from ivfast.data.vectors import EvaluationSet
 from ivfast.evaluate.folder import Found
 from ivfast.evaluate.picture import draw_picture
 from ivfast.evaluate.results import Result, best, name_of_recall
-from ivfast.method import COUNTED, LEVELS, TIED
+from ivfast.method import COUNTED, LEVELS, RECALL, TIED
 from ivfast.route.certainty import doubt, in_words
 from ivfast.route.routers import ROUTERS
 from ivfast.runtime.config import Config
@@ -34,7 +34,7 @@ def write(config: Config, data: EvaluationSet, results: list[Result], found: Fou
 
     config: the settings that evaluation.json repeats; found: the files that were evaluated
     """
-    folder, sentence = config.save_path, verdict(results, is_kmeans=found.is_kmeans)
+    folder, sentence = config.save_path, verdict(results, is_kmeans=found.is_kmeans, recall=config.recall)
     about = found.model.about if found.model else {}
     _keep_other(folder, data.name)
     record = {
@@ -205,26 +205,28 @@ def _percent(share: float) -> str:
     return "-" if np.isnan(share) else f"{100 * share:.2f} %"
 
 
-def verdict(results: list[Result], *, is_kmeans: bool) -> str:
+def verdict(results: list[Result], *, is_kmeans: bool, recall: float = RECALL) -> str:
     """One sentence: use it or not, with the shares.
 
     is_kmeans: whether ivfast.npy is k-means, since training brought no sure gain
+    recall: that it was trained for
     """
-    found = {router: row for router in ROUTERS if (row := best(results, router))}
+    level, percent = f"{recall:.2f}", f"{100 * recall:.0f} %"
+    found = {router: row for router in ROUTERS if (row := best(results, router, level=level))}
     titles = {name: kind.title for name, kind in ROUTERS.items()}
     if is_kmeans:
         titles["centers"] = "the same centers"
     shares = ", ".join(
-        f"{titles[router]} {_percent(row.scanned_at['0.90'])} ({_storing(row)})" for router, row in found.items()
+        f"{titles[router]} {_percent(row.scanned_at[level])} ({_storing(row)})" for router, row in found.items()
     )
     if "kmeans" not in found or "centers" not in found:
-        return f"For 90 % recall a search scans: {shares}."
-    shares = f"for 90 % recall a search scans with {shares}"
+        return f"For {percent} recall a search scans: {shares}."
+    shares = f"for {percent} recall a search scans with {shares}"
     if is_kmeans:
         return f"ivfast.npy is k-means, since no gain was sure on held-out vectors: {shares}."
-    if (nearest := by_nearest(results)) is not None:
+    if (nearest := by_nearest(results, level)) is not None:
         shares += f"; the trained centers by the nearest center alone {_percent(nearest)}"
-    gain = 1 - found["centers"].scanned_at["0.90"] / found["kmeans"].scanned_at["0.90"]
+    gain = 1 - found["centers"].scanned_at[level] / found["kmeans"].scanned_at[level]
     if gain > SAME:
         return f"Use ivfast.npy: {100 * gain:.0f} % less than with k-means; {shares}."
     return f"{'Keep k-means' if gain < -SAME else 'No difference'}: {shares}."
@@ -234,10 +236,10 @@ def _storing(row: Result) -> str:
     return f"percent {row.percent:g}" + ("" if row.rule == "ratio" else f" by {row.rule}")
 
 
-def by_nearest(results: list[Result]) -> float | None:
-    """What the centers scan at recall 0.9 where each vector is in its nearest center's bucket, fixed probing."""
+def by_nearest(results: list[Result], level: str = "0.90") -> float | None:
+    """What the centers scan at a level of recall where each vector is in its nearest center's bucket, fixed probing."""
     wanted = ("centers", "fixed", "ratio", 0.0)
-    shares = [r.scanned_at["0.90"] for r in results if (r.router, r.probing, r.rule, r.percent) == wanted]
+    shares = [r.scanned_at[level] for r in results if (r.router, r.probing, r.rule, r.percent) == wanted]
     return shares[0] if shares and not np.isnan(shares[0]) else None
 
 

@@ -276,13 +276,13 @@ def _fulfilled(setting: RouterSetting, plan: Plan, recall: np.ndarray, scanned: 
     }
 
 
-def best(results: list[Result], router: str, probing: str = "fixed") -> Result | None:
-    """The result of a router that scans least at recall 0.9, under its default rule."""
+def best(results: list[Result], router: str, probing: str = "fixed", level: str = "0.90") -> Result | None:
+    """The result of a router that scans least at a level of recall, under its default rule."""
     rows = [r for r in results if (r.router, r.probing, r.rule) == (router, probing, ROUTERS[router].default_rule)]
     if not rows and router == "centers":  # without learn ratio is all there is
         rows = [r for r in results if r.router == router and r.probing == probing]
-    rows = [r for r in rows if not np.isnan(r.scanned_at["0.90"])]
-    return min(rows, key=lambda r: r.scanned_at["0.90"], default=None)
+    rows = [r for r in rows if not np.isnan(r.scanned_at[level])]
+    return min(rows, key=lambda r: r.scanned_at[level], default=None)
 
 
 def name_of_recall(results: list[Result]) -> str:

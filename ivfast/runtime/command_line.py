@@ -195,6 +195,13 @@ def _add_training(parser: Parser) -> None:
     )
     _flag(
         group,
+        "recall",
+        "recall that searches are to reach at least cost: 0.80, 0.90, 0.95 or 0.99",
+        type=float,
+        metavar="SHARE",
+    )
+    _flag(
+        group,
         "ftopk",
         "nearest neighbours of each learn vector that stand in for the queries to come; also the most buckets that a "
         "vector is stored in",

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ivfast.method import LARGEST_SCALE, SMALLEST_SCALE
+from ivfast.method import LARGEST_SCALE, LEVELS, RECALL, SMALLEST_SCALE
 from ivfast.runtime.devices import Gpu, check_gpu
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.files import check_letters, user_path
@@ -96,6 +96,7 @@ class Config:
     num_processes: int | None = None
     process_id: int | None = None
     query_log: str | None = None
+    recall: float = RECALL
 
     def __post_init__(self) -> None:
         """Take paths as text, lists for tuples, "auto", and numbers written twice, as callers write them.
@@ -224,6 +225,8 @@ def _check_numbers(config: Config) -> None:
         if getattr(config, name) > (most := MOST.get(name, LARGEST_INT)):
             raise UserError(f"--{name} {getattr(config, name)}: expected at most {most}; correct it")
     check_gpu(config.gpu)
+    if config.recall not in LEVELS:
+        raise UserError(f"--recall {config.recall:g}: expected {', '.join(f'{one:.2f}' for one in LEVELS)}; choose one")
     if config.scale & (config.scale - 1):
         raise UserError(
             f"--scale {config.scale}: expected a power of two from {SMALLEST_SCALE} to {LARGEST_SCALE}, such as 1024; "

@@ -9,6 +9,7 @@ import numpy as np
 from safetensors import SafetensorError
 
 from ivfast.data.space import Space
+from ivfast.method import RECALL
 from ivfast.network.backend import Backend, Setup, load_backend, weight_shapes
 from ivfast.route.routers import ROUTERS, Router, centers_router, net_router
 from ivfast.runtime.config import METRICS
@@ -41,6 +42,11 @@ class Model(NamedTuple):
     def asking_log(self) -> AskingLog | None:
         """The log, as it tells who asks for a base."""
         return None if self.log is None else AskingLog(self.log, self.about["settings"]["seed"])
+
+    @property
+    def recall(self) -> float:
+        """That it was trained for."""
+        return recall_of(self.about)
 
     @property
     def ftopk(self) -> int:
@@ -124,6 +130,11 @@ def load_model(path: Path, centers_path: Path) -> Model | None:
         ) from None
 
 
+def recall_of(about: dict[str, Any]) -> float:
+    """That was trained for; of a file of earlier versions 0.90."""
+    return about["settings"].get("recall", RECALL)
+
+
 def _check_arrays(param_list: list[int], arrays: dict[str, np.ndarray]) -> None:
     """raises: ValueError where an array is absent, of another shape than param_list says, or not finite"""
     dim, nlist = param_list[0], param_list[-1]
@@ -190,6 +201,7 @@ def _as_model(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> Model:
             nprobe=router["nprobe"],
             storings=storings,
             calibration_error=float(router["calibration_error"]),
+            recall=recall_of(about["about"]),
         )
     return Model(
         facts=facts,

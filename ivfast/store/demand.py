@@ -110,9 +110,12 @@ class TileAskers(NamedTuple):
         above[hit // self.cell.shape[1] * width + column[hit]] = self.above.ravel()[hit]
         return chance(above, softness).reshape(-1, width)
 
-    def gain(self, buckets: np.ndarray) -> "AskerGain":
-        """Begin to fill buckets, (n, width) int32; the first of each row is taken first."""
-        total = np.log(np.add.reduceat(self.weight, self.first))
+    def gain(self, buckets: np.ndarray, power: float = 1.0) -> "AskerGain":
+        """Begin to fill buckets, (n, width) int32; the first of each row is taken first.
+
+        power: of the askers' summed weight, by which gains count
+        """
+        total = np.float32(2 * power - 1) * np.log(np.add.reduceat(self.weight, self.first))
         return AskerGain(self, self.chances(buckets, COPY_SOFTNESS), total[:, None] - self.probes.log_use[buckets])
 
     def surplus(self, buckets: np.ndarray) -> np.ndarray:
@@ -142,7 +145,7 @@ class AskerGain:
     def after(self, taken: np.ndarray) -> np.ndarray:
         """Take one more column of each row.
 
-        taken: (n,) column; returns log sum_y w_y + asked_b of `cover`, (n, width) float32
+        taken: (n,) column; returns (2 power - 1) log sum_y w_y + asked_b of `cover`, (n, width) float32
         """
         here = np.take_along_axis(self.chances, taken[self.askers.row][:, None], axis=1)
         self.covered = np.maximum(self.covered, here)

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ivfast.method import RECALL
 from ivfast.route.routers import RouterKind
 from ivfast.store.demand import Demand
 from ivfast.store.place import Plan, make_plans
@@ -35,9 +36,10 @@ class Facts(NamedTuple):
 
     k: float  # sharpness of the logits
     probing_t: float  # T, of adaptive probing
-    nprobe: float  # at which the best buckets of 90 % of held-out answers are probed
+    nprobe: float  # at which the best buckets of 90 % of held-out answers are probed, or of another recall
     storings: tuple[Storing, ...]
     calibration_error: float  # of softmax(z / probing_t), as chances that a right answer lies in a bucket
+    recall: float = RECALL  # that searches are to reach
 
     def storing(self, copies: float) -> Storing | None:
         """The record for so many copies, None where they were not trained for."""
@@ -49,7 +51,7 @@ class Facts(NamedTuple):
         for number in copies:
             storing = self.storing(number)
             assert storing is not None
-            found.append(Terms(storing.copies, storing.storing_t or 1.0, storing.m, demand))
+            found.append(Terms(storing.copies, storing.storing_t or 1.0, storing.m, demand, self.recall))
         return found
 
 

@@ -91,11 +91,12 @@ def _decide(run: Run, router: str, point: Point) -> Verdict:
 
 def _expectation(facts: Facts) -> str:
     """What is known before any base is."""
-    best = min(facts.storings, key=lambda storing: storing.predicted["0.90"].scanned)
-    predicted = best.predicted["0.90"]
+    level = f"{facts.recall:.2f}"
+    best = min(facts.storings, key=lambda storing: storing.predicted[level].scanned)
+    predicted = best.predicted[level]
     return (
-        f"90 % recall is expected at nprobe {predicted.nprobe:.1f}, {100 * predicted.scanned:.2f} % scanned "
-        f"(percent {best.copies:g}); "
+        f"{100 * facts.recall:.0f} % recall is expected at nprobe {predicted.nprobe:.1f}, "
+        f"{100 * predicted.scanned:.2f} % scanned (percent {best.copies:g}); "
         f"memberships at T {facts.probing_t:.2f} are {100 * facts.calibration_error:.1f} % off as chances"
     )
 

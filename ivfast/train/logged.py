@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ivfast.choose.goal import fit_goal, pair_logits
-from ivfast.choose.held_out import HeldOut, held_out_demand, held_out_tiles, make_held_out, sample_use
+from ivfast.choose.held_out import held_out_demand, held_out_tiles, make_held_out, sample_use
 from ivfast.choose.judgement import LEAST_GAIN, Curves, gain_over, measure
 from ivfast.data.vectors import Vectors
 from ivfast.network.backend import Ranker
@@ -50,6 +50,7 @@ class Plain(NamedTuple):
     centers: np.ndarray  # (nlist, dim) float32, inside
     buckets: Buckets
     ranker: Ranker | None
+    recall: float  # that searches are to reach
 
 
 def is_worth_it(
@@ -63,7 +64,7 @@ def is_worth_it(
     nobody = Asked(log.training.queries[:0], log.training.nearest[:0])
     with progress.stage("is the log worth it"):
         without, beside = (
-            _curves(make_held_out(with_log(learn, asked, log.held_out), len(plain.centers), width, seed), plain, copies)
+            _curves(with_log(learn, asked, log.held_out), plain, copies, width, seed)
             for asked in (nobody, log.training)
         )
     gain, error = gain_over(beside, without, seed)
@@ -76,10 +77,15 @@ def is_worth_it(
     return sure
 
 
-def _curves(held: HeldOut, plain: Plain, copies: tuple[float, ...]) -> list[Curves]:
+def _curves(learn: LearnSet, plain: Plain, copies: tuple[float, ...], width: int, seed: int) -> list[Curves]:
+    held = make_held_out(learn, len(plain.centers), width, seed, recall=plain.recall)
     metric, floor = held.learn.points.metric, plain.buckets.delta_floor
-    goal = fit_goal(pair_logits(*held.pair_points(), plain.centers, metric, floor), plain.buckets.share)
+    goal = fit_goal(
+        pair_logits(*held.pair_points(), plain.centers, metric, floor), plain.buckets.share, recall=held.recall
+    )
     router = centers_router("kmeans", plain.centers, metric, floor, goal.k, plain.ranker)
     tiles = held_out_tiles(held, router, (1.0,))
     m, demand = sample_use(held, tiles, (1.0,))[1.0], held_out_demand(held, router, goal.nprobe)
-    return measure(held, tiles, make_plans(["benefit"], [Terms(number, 1.0, m, demand) for number in copies]))
+    return measure(
+        held, tiles, make_plans(["benefit"], [Terms(number, 1.0, m, demand, held.recall) for number in copies])
+    )

@@ -158,7 +158,7 @@ def _prepare(
     cells, buckets = _measure(config, cache, start)
     if admitted.log is not None:
         queries, parted = find_log(admitted.log, learn, cache)
-        plain = Plain(kmeans, buckets if start is kmeans else _measure(config, cache, kmeans)[1], ranker)
+        plain = Plain(kmeans, buckets if start is kmeans else _measure(config, cache, kmeans)[1], ranker, config.recall)
         if is_worth_it(parted, learn, plain, config.percents, width, config.seed, progress):
             log, learn = queries, with_log(learn, *parted)
             held, judged = _held_out(config, learn, width, progress)
@@ -176,10 +176,11 @@ def _prepare(
 
 def _held_out(config: Config, learn: LearnSet, width: int, progress: Progress) -> tuple[HeldOut, HeldOut]:
     """All held-out vectors, and those among them that states are judged by."""
-    held = make_held_out(learn, config.nlist, width, config.seed, progress)
+    held = make_held_out(learn, config.nlist, width, config.seed, progress, recall=config.recall)
     if len(held.rows) <= JUDGED:
         return held, held
-    return held, make_held_out(fewer(learn, JUDGED), config.nlist, width, config.seed, progress)
+    few = fewer(learn, JUDGED)
+    return held, make_held_out(few, config.nlist, width, config.seed, progress, recall=config.recall)
 
 
 def _measure(config: Config, cache: Cache, start: np.ndarray) -> tuple[Cells | None, Buckets]:
@@ -224,7 +225,9 @@ def refit_goal(run: Run, centers: np.ndarray, m: np.ndarray) -> Goal:
     """k, nprobe and slope on the held-out pairs, m held as it is. m: (nlist,) use of the buckets"""
     x, x_pair = run.judged.pair_points()
     least_m = LEAST_SHARE / len(m) if run.backend.setup.blocks else LEAST_USE  # as the loss has it
-    return fit_goal(pair_logits(x, x_pair, centers, run.config.metric, run.buckets.delta_floor), m, least_m)
+    return fit_goal(
+        pair_logits(x, x_pair, centers, run.config.metric, run.buckets.delta_floor), m, least_m, run.config.recall
+    )
 
 
 def judge_all(run: Run, params: Any, centers: np.ndarray, k: float) -> dict[str, Judgement]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ivfast.route.tiles import Tile
-from ivfast.store.rules.copies import Copies
+from ivfast.store.rules.copies import Copies, asked_power
 from ivfast.store.rules.gain import Gain
 from ivfast.store.rules.only_bucket import OnlyBucket
 from ivfast.store.rules.rule import Rule, Terms, log_use
@@ -20,7 +20,7 @@ def make(terms: Terms) -> Rule:
     assert terms.m is not None
     gain = Gain(terms.storing_t, log_use(terms.m))
     if terms.copies > 0:
-        return InsideLearn(Copies(gain, terms.demand))
+        return InsideLearn(Copies(gain, terms.demand, asked_power(terms.recall)))
     return InsideLearn(gain if terms.demand is None else OnlyBucket(gain, terms.demand))
 
 

@@ -8,6 +8,7 @@ from ivfast.route.tiles import Tile
 from ivfast.store.demand import Demand, TileAskers
 from ivfast.store.rules.gain import Gain
 
+MISSED = 10.0  # times the share of answers that may be missed: the power of how much a vector is asked for
 CROSSING_WEIGHT = 0.5  # of a copy's overlap with buckets that already hold the vector
 
 
@@ -17,6 +18,7 @@ class Copies:
 
     gain: Gain
     demand: Demand | None  # None: nobody asks, a vector's own memberships decide
+    power: float = 1.0  # of how much a vector is asked for, see `asked_power`
 
     def rank(self, tile: Tile, width: int) -> tuple[np.ndarray, np.ndarray]:
         """See Rule."""
@@ -28,12 +30,21 @@ class Copies:
             return cover(buckets, keys, crossing)
         askers = self.demand.askers(tile.start, len(tile.z))
         buckets, keys, crossing = (askers.of_vectors(known) for known in (buckets, keys, crossing))
-        found, worth = cover(buckets, keys, crossing, askers)
+        found, worth = cover(buckets, keys, crossing, askers, self.power)
         return askers.of_rows(found), askers.of_rows(worth)
 
 
+def asked_power(recall: float) -> float:
+    """The power of how much a vector is asked for, by which its copies count: 1 up to a recall of 0.9, 0.1 at 0.99.
+
+    The more of all answers is to be found, the more of what is missing are vectors that few ask for. Where all is to be
+    found, one vector counts as much as another (docs/experiments.md, "The recall that is wanted").
+    """
+    return min(1.0, round(MISSED * (1 - recall), 6))
+
+
 def cover(
-    buckets: np.ndarray, keys: np.ndarray, crossing: np.ndarray, askers: TileAskers | None = None
+    buckets: np.ndarray, keys: np.ndarray, crossing: np.ndarray, askers: TileAskers | None = None, power: float = 1.0
 ) -> tuple[np.ndarray, np.ndarray]:
     """Order a row's buckets so that each is worth most beside those before it.
 
@@ -48,7 +59,8 @@ def cover(
 
     The key is the mean of the two logarithms, (own_b + log sum_y w_y + asked_b) / 2. That is the geometric mean of
     both estimates, which scanned less than either alone (docs/experiments.md, "Copies for those who will ask").
-    Where nobody is known to ask it is own_b.
+    Where nobody is known to ask it is own_b. Both estimates hold sum_y w_y once; other powers of it are put in its
+    place where another recall is wanted: the key has (power - 1) log sum_y w_y beside.
 
     buckets, keys: (n, width), the first stays; crossing: (n, width, width), times 1 / (2 storing_t)
     returns: both, reordered; keys fall along each row after the first; ties go to the smaller bucket
@@ -59,7 +71,7 @@ def cover(
     order = np.concatenate([np.zeros((n, 1), order.dtype), order[order > 0].reshape(n, width - 1)], axis=1)
     own = np.take_along_axis(keys, order, axis=1)
     own[:, 0] = -np.inf  # taken
-    gain = None if askers is None else askers.gain(np.take_along_axis(buckets, order, axis=1))
+    gain = None if askers is None else askers.gain(np.take_along_axis(buckets, order, axis=1), power)
     best = np.zeros(n, dtype=np.int64)
     chosen, found = np.zeros((n, width), dtype=np.int64), keys.copy()
     for place in range(1, width):

@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from ivfast.method import LEAST_USE
+from ivfast.method import LEAST_USE, RECALL
 from ivfast.route.tiles import Tile
 from ivfast.store.demand import Demand
 
@@ -30,6 +30,7 @@ class Terms(NamedTuple):
     storing_t: float = 1.0  # T_s, at which memberships are taken
     m: np.ndarray | None = None  # (nlist,) float64, mean membership over learn at storing_t, sums to 1
     demand: Demand | None = None  # who asks for the vectors (None: not known)
+    recall: float = RECALL  # that searches are to reach
 
 
 class RuleKind(NamedTuple):
