@@ -326,13 +326,17 @@ def test_slurm_is_seen_where_it_is_asked(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 PAGE = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8").partition("## Training on several hosts")[2]
+DATA_SET = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)[0]
 BY_HAND, SLURM = re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL)
 KUBERNETES = re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)[0]
 
 
 @whole_run
-def test_the_command_by_hand_is_executed(data: Path, tmp_path: Path, started: list[subprocess.Popen[str]]) -> None:
-    address = free_address()
+def test_the_command_by_hand_is_executed(tmp_path: Path, started: list[subprocess.Popen[str]]) -> None:
+    subprocess.run(
+        [sys.executable, "-c", DATA_SET], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True
+    )
+    data, address = tmp_path / "data", free_address()
     words = shlex.split(BY_HAND.replace("\\\n", " "))
     places = {"out": str(tmp_path / "out"), "data": str(data), "HOST:29400": address}
     for i in "01":
@@ -362,12 +366,15 @@ def test_under_slurm_processes_find_one_another(
 def test_what_schedulers_are_told_are_flags() -> None:
     srun = shlex.split(SLURM[SLURM.index("srun") :].replace("\\\n", " "))
     assert (srun[0], srun[2]) == ("srun", "run_dcnet")
-    check_hosts(parse(srun[3:])[0])
+    under_slurm, by_hand = parse(srun[3:])[0], parse(shlex.split(BY_HAND.replace("\\\n", " "))[1:])[0]
+    check_hosts(under_slurm)
     service, job = yaml.safe_load_all(KUBERNETES)
     pod = job["spec"]["template"]["spec"]
     assert pod["subdomain"] == service["metadata"]["name"] == service["spec"]["selector"]["job-name"]
     words = [word.replace("$(JOB_COMPLETION_INDEX)", "1") for word in pod["containers"][0]["args"]]
     config = parse(words)[0]
     check_hosts(config)
+    for name in ("data_name", "learn_name", "nlist", "param_list", "epochs", "warmup", "batch_size", "percents"):
+        assert getattr(config, name) == getattr(under_slurm, name) == getattr(by_hand, name)
     assert config.num_processes == job["spec"]["completions"] == job["spec"]["parallelism"]
     assert config.coordinator == f"{job['metadata']['name']}-0.{pod['subdomain']}:29400"
