@@ -134,7 +134,7 @@ def _run_training(
     chosen = _chosen(config, given)
     check(config)
     check_hosts(config)
-    with joined(config, scheduled=scheduled) as group:
+    with joined(config, (progress or Progress()).note, scheduled=scheduled) as group:
         if not group.leads:
             follow(config, group, progress or Progress())
             return config.backend

@@ -50,8 +50,8 @@ def join(coordinator: str | None, n_processes: int | None, process: int | None, 
             ) from None
         where = f"--coordinator {coordinator}" if coordinator else "the scheduler's processes"
         raise UserError(
-            f"{where}: the processes did not come together ({said}); start all of them at about the same time, where "
-            "process 0 can be reached"
+            f"{where}: the processes did not come together ({said}); start all of them within minutes of one another, "
+            "where all can reach process 0, each with a --process_id of its own"
         ) from None
     if len(set(counts.ravel().tolist())) > 1:
         raise UserError(f"--gpu: the processes have {counts.tolist()} devices, expected as many each; name as many")

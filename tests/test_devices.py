@@ -46,6 +46,6 @@ def test_numbers_are_those_that_are_there() -> None:
     assert numbers_of((2, 0), 3, "JAX") == (2, 0)
     with pytest.raises(UserError, match="--gpu 3: JAX sees 3 GPUs; choose one of them, or --gpu -1"):
         numbers_of((0, 3), 3, "JAX")
-    with pytest.raises(UserError, match="--gpu all: torch sees 0 GPUs"):
+    with pytest.raises(UserError, match="--gpu all: torch sees no GPUs; take --gpu -1, the CPU"):
         numbers_of("all", 0, "torch")
     assert [on_cpu(gpu) for gpu in (-1, 0, (0, 1), "all")] == [True, False, False, False]

@@ -70,6 +70,13 @@ def test_buckets_follow_the_root_and_leave_each_enough(n: int, nlist: int):
     assert n / found >= 39
 
 
+def test_a_fit_of_several_files_is_told_to_name_their_folder(capsys: pytest.CaptureFixture[str]):
+    assert main(["fit", "a.npy", "b.npy", "--nlist", "4"]) == 2
+    assert "fit: expected one file or folder, found b.npy too; name the folder" in capsys.readouterr().err
+    assert main(["convert", "a.npy", "b.npy", "c.npy"]) == 2
+    assert "unrecognized arguments: c.npy" in capsys.readouterr().err
+
+
 def test_metric_is_told_by_norms():
     rows = make_rows(1000, 1, "IP")
     assert choose_metric(rows) == choose_metric(rows.astype(np.float16)) == "IP"

@@ -20,6 +20,7 @@ from jax.errors import JaxRuntimeError
 from ivfast.network.hosts import check_hosts, is_among_several
 from ivfast.runtime.command_line import parse
 from ivfast.runtime.errors import LOST, UserError
+from ivfast.runtime.signals import ending_at_once, handled
 from ivfast_jax import hosts
 from run_dcnet import main
 from tests.runs import ROOT, command, flags, make_data, run
@@ -212,6 +213,63 @@ def test_what_ends_a_process_itself_is_no_loss_of_another(said: str, broken: boo
     assert not hosts.is_broken(OSError("Gloo"))
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_process_that_waits_for_others_says_so_and_ends_by_a_signal(
+    number: signal.Signals, tmp_path: Path, started: list[subprocess.Popen[str]]
+) -> None:
+    address = free_address()
+    more = ("--coordinator", address, "--num_processes", "3", "--process_id", "0")
+    started.append(process := subprocess.Popen(command(tmp_path, tmp_path / "out", *more), **PIPES))
+    assert process.stdout is not None
+    assert process.stdout.readline() == f"waiting for the other 2 of 3 processes at {address}, up to 5 minutes\n"
+    host, _, port = address.partition(":")
+    ends = time.monotonic() + SLOW
+    with socket.socket() as one:
+        while one.connect_ex((host, int(port))):  # until it waits inside JAX
+            assert time.monotonic() < ends
+            time.sleep(0.1)
+    began = time.monotonic()
+    process.send_signal(number)
+    assert said([process]) == [f"stopped by signal {number.value}\n"]
+    assert time.monotonic() - began < 10
+    assert process.returncode == 128 + number
+
+
+def test_handlers_of_others_stay_while_a_process_waits() -> None:
+    with handled():
+        ours = signal.getsignal(signal.SIGTERM)
+        with ending_at_once():
+            assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+        assert signal.getsignal(signal.SIGTERM) == ours
+    before = signal.getsignal(signal.SIGINT)
+    with ending_at_once():
+        assert signal.getsignal(signal.SIGINT) == before
+
+
+@pytest.mark.parametrize("there", ["127.0.0.1", ""])
+def test_a_port_in_use_is_refused_by_process_0(there: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """JAX would end in a segmentation fault."""
+    with socket.create_server((there, 0)) as used:
+        address = f"127.0.0.1:{used.getsockname()[1]}"
+        assert main(flags(tmp_path, tmp_path, "--coordinator", address, "--num_processes", "2",
+                          "--process_id", "0")) == 2  # fmt: skip
+    assert f"--coordinator {address}: the port is in use on this host; name another" in shown(capsys)
+
+
+def test_a_host_without_an_address_is_refused_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    more = ("--coordinator", "nowhere.invalid:29400", "--num_processes", "2", "--process_id", "1")
+    assert main(flags(tmp_path, tmp_path, *more)) == 2
+    assert "error: --coordinator nowhere.invalid:29400: nowhere.invalid has no address (" in shown(capsys)
+
+
+def shown(capsys: pytest.CaptureFixture[str]) -> str:
+    """What was printed, in one line."""
+    return " ".join(capsys.readouterr().err.split())
+
+
 def test_an_evaluation_is_no_work_for_several(tmp_path: Path) -> None:
     more = ("--coordinator", "a:1", "--num_processes", "2", "--process_id", "1", "--eval", "True")
     assert main(flags(tmp_path, tmp_path, *more, "--ai_center", "ivfast.npy")) == 2
@@ -268,13 +326,17 @@ def test_slurm_is_seen_where_it_is_asked(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 PAGE = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8").partition("## Training on several hosts")[2]
+DATA_SET = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)[0]
 BY_HAND, SLURM = re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL)
 KUBERNETES = re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)[0]
 
 
 @whole_run
-def test_the_command_by_hand_is_executed(data: Path, tmp_path: Path, started: list[subprocess.Popen[str]]) -> None:
-    address = free_address()
+def test_the_command_by_hand_is_executed(tmp_path: Path, started: list[subprocess.Popen[str]]) -> None:
+    subprocess.run(
+        [sys.executable, "-c", DATA_SET], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True
+    )
+    data, address = tmp_path / "data", free_address()
     words = shlex.split(BY_HAND.replace("\\\n", " "))
     places = {"out": str(tmp_path / "out"), "data": str(data), "HOST:29400": address}
     for i in "01":
@@ -304,12 +366,15 @@ def test_under_slurm_processes_find_one_another(
 def test_what_schedulers_are_told_are_flags() -> None:
     srun = shlex.split(SLURM[SLURM.index("srun") :].replace("\\\n", " "))
     assert (srun[0], srun[2]) == ("srun", "run_dcnet")
-    check_hosts(parse(srun[3:])[0])
+    under_slurm, by_hand = parse(srun[3:])[0], parse(shlex.split(BY_HAND.replace("\\\n", " "))[1:])[0]
+    check_hosts(under_slurm)
     service, job = yaml.safe_load_all(KUBERNETES)
     pod = job["spec"]["template"]["spec"]
     assert pod["subdomain"] == service["metadata"]["name"] == service["spec"]["selector"]["job-name"]
     words = [word.replace("$(JOB_COMPLETION_INDEX)", "1") for word in pod["containers"][0]["args"]]
     config = parse(words)[0]
     check_hosts(config)
+    for name in ("data_name", "learn_name", "nlist", "param_list", "epochs", "warmup", "batch_size", "percents"):
+        assert getattr(config, name) == getattr(under_slurm, name) == getattr(by_hand, name)
     assert config.num_processes == job["spec"]["completions"] == job["spec"]["parallelism"]
     assert config.coordinator == f"{job['metadata']['name']}-0.{pod['subdomain']}:29400"

@@ -22,7 +22,7 @@ import pytest
 import yaml
 
 from ivfast.front.command_line import main, parse
-from ivfast.runtime.errors import RunError, StopRequestedError
+from ivfast.runtime.errors import RunError, StopRequestedError, UserError
 from ivfast.runtime.progress import silent
 from ivfast.runtime.signals import handled
 from ivfast.spread.maps import Failed, OnRay, Spread, spread_over
@@ -220,7 +220,20 @@ def test_what_lies_in_one_process_is_no_base_for_others(
     assert "memory://bucket/*.npy lies in the memory of this process" in capsys.readouterr().err
 
 
+def test_a_token_that_is_not_the_clusters_is_told(monkeypatch: pytest.MonkeyPatch):
+    def refuse(*_: object, **__: object) -> None:
+        raise ray.exceptions.AuthenticationError("Authentication token is missing or incorrect")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with socket.create_server(("127.0.0.1", 0)) as there:
+        address = f"127.0.0.1:{there.getsockname()[1]}"
+        told = r"\(Authentication token is missing .*with the token \(~/.ray/auth_token\) or RAY_AUTH_MODE of this host"
+        with pytest.raises(UserError, match=told), spread_over(address):
+            pass
+
+
 PAGE = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+SAMPLE = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)[0]
 FIRST, BY_HAND, SLURM = re.findall(r"```bash\n(.*?)```", PAGE, flags=re.DOTALL)[:3]
 MANIFEST = re.findall(r"```yaml\n(.*?)```", PAGE, flags=re.DOTALL)[0]
 
@@ -231,7 +244,6 @@ def laptop(tmp_path: Path, files_of: Any) -> Path:
     (tmp_path / "parts").mkdir()
     for path in files_of("L2")[:3]:
         shutil.copy2(path, tmp_path / "parts")
-    np.save(tmp_path / "sample.npy", make_rows(2000, 1, "L2"))
     np.save(tmp_path / "query.npy", make_rows(50, 9, "L2"))
     command = tmp_path / "ivfast"
     command.write_text(f'#!/bin/bash\nexec {sys.executable} -m ivfast "$@"\n')
@@ -250,6 +262,7 @@ def run(laptop: Path, script: str) -> str:
 
 
 def test_commands_of_the_page_do_what_it_says(laptop: Path):
+    run(laptop, f"python -c '{SAMPLE.replace('::10', '::2')}'")
     said = run(laptop, FIRST.replace("fit sample.npy", "fit sample.npy --epochs 1"))
     assert f"{CUTS[3]:,} vectors, {CUTS[3] + round(0.8 * CUTS[3]):,} entries" in said
     assert "50 queries with their 10 nearest" in said
@@ -258,8 +271,9 @@ def test_commands_of_the_page_do_what_it_says(laptop: Path):
     )
 
 
-def test_hosts_are_joined_by_hand_as_the_page_says(laptop: Path, fit_of: Any):
+def test_hosts_are_joined_by_hand_as_the_page_says(laptop: Path, fit_of: Any, monkeypatch: pytest.MonkeyPatch):
     """Two hosts on loopback, which are ended by their process: `ray stop` ends all others too."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     head, other, index, stop = (line.partition("#")[0].strip() for line in BY_HAND.splitlines())
     assert stop == "ray stop"
     with socket.socket() as free:

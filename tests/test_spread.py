@@ -359,7 +359,9 @@ def test_blocks_end_where_ids_do(tmp_path: Path):
         (["nowhere://x.npy", "--out", "OUT"], "base: nowhere://x.npy cannot be read (Protocol not known: nowhere"),
         (["BASE", "BASE", "--out", "OUT", "--kind", "PQ4x4fs"], "packed codes can't lie on disk"),
         (["BASE", "--out", "OUT", "--kind", "SQ8", "--write", "lance"], "--kind SQ8: Parquet and Lance hold vectors"),
-        (["BASE", "BASE", "--out", "OUT", "--percents", "0.3"], "copies 0.3: expected one of the run's"),
+        (["BASE", "BASE", "--out", "OUT", "--percents", "0.3"], "--percents 0.3: expected one of the fit's (0"),
+        (["BASE", "--out", "OUT", "--percents", "0.3"], "--percents 0.3: expected one of the fit's (0"),
+        (["BASE", "BASE", "--out", "OUT", "--kind", "flat"], "kind 'flat': FAISS cannot make it for 16 entries (could"),
         (["BASE", "--out", "OUT", "--write", "csv"], "invalid choice: 'csv'"),
     ],
 )

@@ -1,6 +1,7 @@
 """A folder of a base of many files: nothing of another base is taken for its own, nothing of a user's is lost."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from ivfast.runtime.lock import locked
 from ivfast.runtime.progress import silent
 from ivfast.spread.maps import Here
 from ivfast.spread.store import STORED_NAME, Wishes, store_files
+from tests.conftest import Notes
 from tests.many_files import base_of, kill_before, rows_of
 
 pytestmark = [pytest.mark.whole_run, pytest.mark.xdist_group("spread")]
@@ -124,8 +126,46 @@ def test_answers_are_not_written_over_what_they_are_made_of(
         assert main([*words, target, "--base", *two]) == 2
         assert "would be written over" in capsys.readouterr().err
     assert main([*words, str(tmp_path / "gt.npy"), "--base", *reversed(two)]) == 2
-    assert "another order" in capsys.readouterr().err
-    assert main([*words, str(tmp_path / "gt.npy"), "--base", *two]) == 0
+    said = capsys.readouterr().err
+    assert "another order" in said
+    assert "expected in-0.npy as file 1, found in-1.npy" in said
+    assert main([*words, str(tmp_path / "gt.npy"), "--base", str(tmp_path / "in-*.npy")]) == 0
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_files_that_have_changed_since_are_named(
+    tmp_path: Path, fit_of: Any, two: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, query = tmp_path / "out", tmp_path / "q.npy"
+    np.save(query, rows_of(20, 7, "L2"))
+    store(fit_of("L2"), out, two)
+    np.save(two[1], np.load(two[1])[::-1])
+    os.utime(two[1], ns=(1, 1))
+    words = ["evaluate", str(out), "--query", str(query), "--ray", "none", "--make_gt", str(tmp_path / "gt.npy")]
+    assert main([*words, "--base", *two]) == 0
+    assert f"warning: {two[1]} has changed since the index was made" in capsys.readouterr().err
+
+
+def test_a_folder_without_a_finished_index_says_what_it_holds(
+    tmp_path: Path, fit_of: Any, two: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "q.npy", rows_of(20, 7, "L2"))
+    store(fit_of("L2"), tmp_path / "tables", two, "parquet")
+    with monkeypatch.context() as patch:
+        patch.setattr("ivfast.spread.store.find_border", stop)
+        with pytest.raises(RunError, match="stopped"):
+            store(fit_of("L2"), tmp_path / "half", two)
+    told = {"tables": "holds tables (parquet) and no index", "half": "holds an index that is not finished"}
+    for name, said in told.items():
+        assert main(["evaluate", str(tmp_path / name), "--query", str(tmp_path / "q.npy")]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_a_file_that_is_named_twice_is_told(tmp_path: Path, fit_of: Any, two: list[str]) -> None:
+    notes = Notes()
+    stored = store_files(fit_of("L2"), tmp_path / "out", Wishes([*two, two[0]], 0.8), Here(), notes)
+    assert stored.n == 1200
+    assert any(note.startswith(f"warning: {two[0]} is named more than once") for note in notes.told)
 
 
 def test_an_index_that_cannot_say_who_asks_is_refused(tmp_path: Path, fit_of: Any, two: list[str]) -> None:

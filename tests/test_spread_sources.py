@@ -14,6 +14,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 import ivfast
+from ivfast.front.command_line import parse
 from ivfast.index.files import read_index
 from ivfast.index.fill import on_disk
 from ivfast.index.load import put_together
@@ -22,7 +23,7 @@ from ivfast.runtime.progress import silent
 from ivfast.spread.asking import find_looks, rank_block
 from ivfast.spread.maps import Here
 from ivfast.spread.queries import exact_answers
-from ivfast.spread.sources import count_rows, find_sources
+from ivfast.spread.sources import count_rows, expanded, find_sources
 from ivfast.spread.store import STORED_NAME, Wishes, store_files
 from tests.conftest import Notes
 from tests.many_files import N, base_of, same
@@ -58,6 +59,16 @@ def test_files_of_a_url_are_numbered_as_those_of_a_folder():
         memory.pipe(f"/shards/part-{number}.npy", b"")
     found = [source.where for source in find_sources(["memory://shards/part-*.npy"])]
     assert found == [f"memory:///shards/part-{number}.npy" for number in (9, 10, 100)]
+
+
+def test_a_pattern_that_the_shell_left_is_in_natural_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("part-10.npy", "part-9.npy", "part-100.npy", "odd[1].npy", "odd1.npy"):
+        (tmp_path / name).touch()
+    assert expanded(["part-*.npy", "s3://bucket/*"]) == [*(f"part-{n}.npy" for n in (9, 10, 100)), "s3://bucket/*"]
+    assert expanded(["odd[1].npy", "none-?.npy"]) == ["odd[1].npy", "none-?.npy"]
+    for words in (["index", "fit"], ["evaluate", "out", "--query", "q.npy", "--base"]):
+        assert parse([*words, "part-1*.npy"]).base == ["part-10.npy", "part-100.npy"]
 
 
 class Server(MemoryFileSystem):

@@ -185,7 +185,8 @@ def _check_size(header: Header, size: int) -> None:
     expected = header.start + math.prod(header.shape) * itemsize
     if size == expected:
         return
-    what = f"has {size - expected} bytes too many" if size > expected else "is truncated, or its header is forged"
+    too_long = f"has {size - expected} bytes too many"
+    what = too_long if size > expected else "is truncated, or its header promises too much"
     raise ValueError(
         f"{what}: shape {header.shape} of {header.type} makes {expected} bytes with the header, the file has {size}"
     )
@@ -222,7 +223,7 @@ def _do_with(absent: dict[str, Path]) -> str:
             return f"files are read more than once: write into one what comes out of it (cat {quoted(path)} > {copied})"
         if what and what != A_FOLDER:
             return "put the file there, or name another one"
-    return "put the file there, or correct the flag that names it"
+    return "put the file there, or correct its name where it is given"
 
 
 def _is_shut(path: Path) -> bool:

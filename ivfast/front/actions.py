@@ -17,7 +17,7 @@ from ivfast.data.intake import JUDGED
 from ivfast.data.npy import open_array
 from ivfast.data.vectors import FLOATS
 from ivfast.front.fit import fit as fit_model
-from ivfast.front.many import index_files, is_spread, make_gt, one_path
+from ivfast.front.many import index_files, is_spread, make_gt, one_path, refuse_copies, refuse_no_index
 from ivfast.front.sentences import tell
 from ivfast.front.trial import try_index
 from ivfast.index.answers import check_answers, doubt_answers
@@ -77,6 +77,7 @@ def index(options: argparse.Namespace, progress: Progress) -> None:
         index_files(options, progress)
         return
     model, base = load(options.save_path), open_file(one_path(options), folder, options.column, progress)
+    refuse_copies(model, options.percents)
     try_kind(options.kind, base.shape[1])
     make_folder(folder)
     copies = model.usual_copies if options.percents is None else options.percents
@@ -87,6 +88,7 @@ def index(options: argparse.Namespace, progress: Progress) -> None:
 
 def evaluate(options: argparse.Namespace, progress: Progress) -> None:
     """Search an index with queries whose answers are known, or found by a full search."""
+    refuse_no_index(options.save_path)
     made, query = load_index(options.save_path), open_query(options.query, options.save_path, progress)
     if options.base and not options.make_gt:
         raise UserError("--base is given without --make_gt, which alone looks into it; add that, or leave it out")

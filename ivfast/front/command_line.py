@@ -27,6 +27,7 @@ from ivfast.runtime.own_process import prepare_jax
 from ivfast.runtime.progress import Progress
 from ivfast.runtime.quota import within_quota
 from ivfast.runtime.signals import UNHEARD, handled
+from ivfast.spread.sources import expanded
 from ivfast.spread.store import FORMATS
 
 Action = Callable[[argparse.Namespace, Progress], None]
@@ -83,7 +84,14 @@ def parse(words: list[str]) -> argparse.Namespace:
     parsers = {name: add(commands) for name, add in COMMANDS.items()}
     if words and words[0] in parsers:
         refuse_unknown_flags(parsers[words[0]], words[1:])
-    return parser.parse_args(words)
+    options, more = parser.parse_known_args(words)
+    if more and words[0] == "fit":
+        raise UserError(f"fit: expected one file or folder, found {more[0]} too; name the folder of all files")
+    if more:
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    if isinstance(named := getattr(options, "base", None), list):
+        options.base = expanded(named)
+    return options
 
 
 def _command(commands: Any, name: str, text: str, action: Action) -> Parser:

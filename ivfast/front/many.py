@@ -11,6 +11,7 @@ import numpy as np
 from ivfast.index.fill import try_kind
 from ivfast.index.growth import Index
 from ivfast.index.load import load
+from ivfast.index.model import TrainedModel
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.files import PART, remove, save_array, user_path
 from ivfast.runtime.lock import locked
@@ -19,9 +20,10 @@ from ivfast.runtime.progress import Progress
 from ivfast.spread.given import PARTS
 from ivfast.spread.maps import HERE, spread_over, uses_ray
 from ivfast.spread.queries import exact_answers
-from ivfast.spread.sources import find_sources
+from ivfast.spread.sources import find_sources, stamp_of
 from ivfast.spread.store import STORED_NAME, Wishes, store_files
 from ivfast.spread.tables import LANCE, PARQUET
+from ivfast.store.records import same_copies
 
 
 def is_spread(options: argparse.Namespace) -> bool:
@@ -45,7 +47,9 @@ def index_files(options: argparse.Namespace, progress: Progress) -> None:
         raise UserError(f"--kind {options.kind}: packed codes can't lie on disk, expected another kind for many files")
     if options.kind != "Flat" and set(options.write) != {"faiss"}:
         raise UserError(f"--kind {options.kind}: Parquet and Lance hold vectors as they are; leave --kind out")
-    try_kind(options.kind, load(fit).dim)
+    model = load(fit)
+    refuse_copies(model, options.percents)
+    try_kind(options.kind, model.dim)
     refuse_in_the_way(out, [STORED_NAME], [PARTS, PARQUET, LANCE])
     _refuse_own_folders(options, out)
     for folder in [PARTS] + [PARQUET] * ("parquet" in options.write):
@@ -71,12 +75,32 @@ def make_gt(made: Index, query: np.ndarray, options: argparse.Namespace, progres
         raise UserError(f"--make_gt {options.make_gt}: would be written over {same}, which it is made of; name another")
     _refuse_memory(options.base, options.ray)
     fit = options.save_path.absolute()
-    _refuse_other_order(fit, options.base)
+    _check_files(fit, options.base, progress)
     with spread_over(options.ray) as over:
         found = exact_answers(fit, options.base, options.column, query, options.k, over, progress, len(made))
     save_array(options.make_gt, found.ids)
     progress.say(f"written: {options.make_gt}, {len(found.ids):,} queries with their {options.k} nearest")
     return found.ids
+
+
+def refuse_copies(model: TrainedModel, copies: float | None) -> None:
+    """raises: UserError where a base can't be stored with so many copies. copies: None: as the fit was trained for"""
+    if copies is not None and not any(same_copies(copies, known) for known in model.copies):
+        known = ", ".join(f"{number:g}" for number in model.copies)
+        raise UserError(f"--percents {copies:g}: expected one of the fit's ({known}); choose one, or fit with it")
+
+
+def refuse_no_index(folder: Path) -> None:
+    """raises: UserError where `ivfast index` has written tables alone here, or has not come to its end"""
+    if (folder / "ivfast.npy").exists() or not (folder / PARTS).is_dir():
+        return
+    if not (folder / STORED_NAME).is_file():
+        raise UserError(f"{folder}: holds an index that is not finished; run the same `ivfast index` again, to its end")
+    tables = [name for name in (PARQUET, LANCE) if (folder / name).exists()]
+    raise UserError(
+        f"{folder}: holds tables ({', '.join(tables)}) and no index, expected one; run the same `ivfast index` with "
+        "faiss among what it is to --write"
+    )
 
 
 def _refuse_own_folders(options: argparse.Namespace, out: Path) -> None:
@@ -90,14 +114,34 @@ def _refuse_own_folders(options: argparse.Namespace, out: Path) -> None:
         raise UserError(f"{out / LANCE} was not written by ivfast, but would be written over; name another --out")
 
 
-def _refuse_other_order(folder: Path, words: Sequence[str]) -> None:
-    """raises: UserError where the files of an index of many are named in another order: ids count through them"""
+def _check_files(folder: Path, words: Sequence[str], progress: Progress) -> None:
+    """Warn of files that have changed since an index of many was made.
+
+    raises: UserError where they are named in another order: ids count through them
+    """
     if not (folder / STORED_NAME).is_file():
         return
-    told = json.loads((folder / STORED_NAME).read_text(encoding="utf-8"))
-    stored, named = [file["file"] for file in told["files"]], [str(source) for source in find_sources(words)]
+    told = json.loads((folder / STORED_NAME).read_text(encoding="utf-8"))["files"]
+    stored, sources = [file["file"] for file in told], find_sources(words)
+    named = [str(source) for source in sources]
     if stored != named and sorted(stored) == sorted(named):
-        raise UserError("--base: the files stand in another order than in the index, whose ids count through them")
+        at = next(i for i, (one, other) in enumerate(zip(stored, named, strict=True)) if one != other)
+        expected, found = Path(stored[at]).name, Path(named[at]).name
+        if expected == found:  # in different folders
+            expected, found = stored[at], named[at]
+        raise UserError(
+            "--base: the files stand in another order than in the index, whose ids count through them: expected "
+            f"{expected} as file {at + 1}, found {found}; name them in its order, or their folder for both"
+        )
+    if stored == named:
+        stamps = [file.get("stamp") for file in told]  # earlier versions kept none
+        changed = [s for s, stamp in zip(sources, stamps, strict=True) if stamp is not None and stamp_of(s) != stamp]
+        if changed:
+            more = f" (and {len(changed) - 1} more)" if len(changed) > 1 else ""
+            progress.note(
+                f"warning: {changed[0]}{more} has changed since the index was made, which may hold other vectors than "
+                "those that are found now; make it again with the same `ivfast index`"
+            )
 
 
 def _is_same(path: Path, other: Path) -> bool:

@@ -38,10 +38,10 @@ def empty_index(centers: np.ndarray, metric: str, kind: str, rows: np.ndarray, s
             index.pq.cp.seed = seed
         index.train(np.ascontiguousarray(rows, dtype=np.float32))
     except (RuntimeError, AttributeError) as problem:
-        said = str(problem).strip().splitlines()[-1][:200]
+        said = str(problem).strip().splitlines()[-1].rpartition("failed: ")[2][:100]  # before it: where in C++
         raise UserError(
-            f"kind {kind!r}: FAISS cannot make IVF{nlist},{kind} of {dim} entries ({said}); expected one of "
-            f"{', '.join(KINDS)}, with m a divisor of {dim}"
+            f"kind {kind!r}: FAISS cannot make it for {dim} entries ({said}); expected one of {', '.join(KINDS)}, with "
+            f"m a divisor of {dim}"
         ) from None
     if not isinstance(index, faiss.IndexIVF):
         raise UserError(f"kind {kind!r}: expected one of {', '.join(KINDS)}, which keep everything in inverted lists")

@@ -1,7 +1,9 @@
 """Processes that train together: the first one does what a run does, the others train beside it and write nothing."""
 
+import errno
 import os
-from collections.abc import Iterator
+import socket
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -10,6 +12,7 @@ from ivfast.network.backend import import_backend
 from ivfast.runtime.config import Config
 from ivfast.runtime.devices import on_cpu
 from ivfast.runtime.errors import RunError, StopRequestedError, UserError
+from ivfast.runtime.signals import ending_at_once
 
 SLURM = ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_NTASKS", "SLURM_PROCID", "SLURM_LOCALID")
 KUBERNETES = ("KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX")
@@ -98,20 +101,24 @@ class Group:
 
 
 @contextmanager
-def joined(config: Config, *, scheduled: bool = False) -> Iterator[Group]:
+def joined(config: Config, say: Callable[[str], None], *, scheduled: bool = False) -> Iterator[Group]:
     """The processes that the flags name, or that a scheduler has started; at the end all part.
 
-    scheduled: whether a scheduler is asked where no flag names any
+    say: prints a line; scheduled: whether a scheduler is asked where no flag names any
     raises: UserError where they don't come together or were given different flags; RunError where one is gone
     """
     if not is_among_several(config, scheduled=scheduled):
         yield Group()
         return
+    _check_address(config)
     runtime = import_backend("jax").hosts
     numbers: list[int] = []  # none: JAX leaves all that it sees
     if not on_cpu(config.gpu) and not isinstance(config.gpu, str):
         numbers = [config.gpu] if isinstance(config.gpu, int) else list(config.gpu)
-    runtime.join(config.coordinator, config.num_processes, config.process_id, numbers)
+    if config.num_processes != 1:
+        say(f"waiting for the other {_others(config)}, up to {runtime.JOINING // 60} minutes")
+    with ending_at_once():
+        runtime.join(config.coordinator, config.num_processes, config.process_id, numbers)
     group = Group(runtime)
     code = 1
     try:
@@ -131,6 +138,38 @@ def joined(config: Config, *, scheduled: bool = False) -> Iterator[Group]:
         raise
     finally:
         group.end(code)
+
+
+def _others(config: Config) -> str:
+    """What a process waits for."""
+    if config.num_processes is None:
+        return "processes that the scheduler has started"
+    return f"{config.num_processes - 1} of {config.num_processes} processes at {config.coordinator}"
+
+
+def _check_address(config: Config) -> None:
+    """raises: UserError where --coordinator names no host, or process 0 can't listen at its port
+
+    JAX waits for minutes for such a host, and ends process 0 with a fault of memory. A pod of Kubernetes has a name
+    only once it runs, which the others may do before.
+    """
+    if config.coordinator is None:
+        return
+    host, _, port = config.coordinator.rpartition(":")
+    try:
+        socket.getaddrinfo(host.strip("[]"), int(port))
+    except (OSError, UnicodeError) as problem:
+        if "KUBERNETES_SERVICE_HOST" not in os.environ:
+            said = problem.strerror if isinstance(problem, OSError) else problem
+            raise UserError(f"--coordinator {config.coordinator}: {host} has no address ({said}); correct it") from None
+    if config.process_id != 0:
+        return
+    family = socket.AF_INET6 if socket.has_dualstack_ipv6() else socket.AF_INET
+    try:
+        socket.create_server(("", int(port)), family=family, dualstack_ipv6=family == socket.AF_INET6).close()
+    except OSError as problem:
+        said = "is in use on this host" if problem.errno == errno.EADDRINUSE else f"can't be used ({problem.strerror})"
+        raise UserError(f"--coordinator {config.coordinator}: the port {said}; name another") from None
 
 
 def is_among_several(config: Config, *, scheduled: bool) -> bool:

@@ -63,5 +63,6 @@ def numbers_of(gpu: Gpu, n_there: int, framework: str) -> tuple[int, ...]:
         numbers = (gpu,) if isinstance(gpu, int) else gpu
     if absent := [number for number in numbers if number >= n_there]:
         named = gpu if isinstance(gpu, str) else absent[0]
-        raise UserError(f"--gpu {named}: {framework} sees {n_there} GPUs; choose one of them, or --gpu -1 for the CPU")
+        choose = "choose one of them, or --gpu -1 for the CPU" if n_there else "take --gpu -1, the CPU"
+        raise UserError(f"--gpu {named}: {framework} sees {n_there or 'no'} GPU{'s' * (n_there != 1)}; {choose}")
     return numbers

@@ -88,6 +88,23 @@ def not_waiting() -> Iterator[None]:
         _waits.blocks.pop()
 
 
+@contextmanager
+def ending_at_once() -> Iterator[None]:
+    """Inside, a signal ends this process at once, as one without handlers: for waits that Python's are not called in.
+
+    Handlers of a caller's program stay: whoever calls from Python waits to the end.
+    """
+    ours = [number for number in STOPPING if signal.getsignal(number) is _on_signal]
+    stop_if_pending()
+    for number in ours:
+        signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, _on_signal)
+
+
 def pending() -> bool:
     """Whether a signal is waiting."""
     return bool(_pending)

@@ -18,8 +18,8 @@ from ivfast.runtime.signals import STOPPING
 WATCHED = "IVFAST_WATCHED"  # of a child's environment: two files, one ends when its parent is gone, one is its stderr
 TRACE = re.compile(r"^[EFW]\d{4} .*(coordination_service\w*\.cc|\bclient\.h):|^\*\*\* Check failure")
 APART = (
-    "the processes of this run did not come together: start all of them at about the same time, each with its own "
-    "--process_id, where process 0 can be reached at --coordinator"
+    "the processes of this run did not come together: start all of them within minutes of one another, process 0 on "
+    "the host and port of --coordinator, where all can reach it, each with a --process_id of its own"
 )
 
 
@@ -56,7 +56,10 @@ def run_watched(say: Callable[[str], None]) -> int:
     os.close(read)
     os.close(errors)
 
+    handed_on: list[int] = []
+
     def hand_on(number: int, _: Any) -> None:
+        handed_on.append(number)
         child.send_signal(number)
 
     for number in STOPPING:
@@ -74,7 +77,9 @@ def run_watched(say: Callable[[str], None]) -> int:
     if code == -signal.SIGABRT and trace:
         say(f"error: {APART if 'RegisterTask' in trace else LOST}")
         return 1
-    if code < 0:
+    if -code in handed_on:  # while it waited for the others
+        say(f"stopped by signal {-code}")
+    elif code < 0:
         sys.stderr.write(trace)
         say(f"error: the process that trained was ended by signal {-code}")
     return code if code >= 0 else 128 - code

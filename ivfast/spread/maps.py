@@ -188,11 +188,11 @@ def _joined(ray: Any, address: str, cores: int | None, options: dict[str, Any]) 
         with warnings.catch_warnings():  # JAX and Lance warn of any fork; Ray's run other programs at once
             warnings.filterwarnings("ignore", ".*fork")
             ray.init(address, logging_level="error", log_to_driver=False, **options)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as problem:
+    except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as problem:
         said = " ".join(str(problem).split())[:200]
         raise UserError(
-            f"--ray {address}: no cluster can be reached or started ({said}); start one with `ray start --head`, or "
-            "name `local` or `none`"
+            f"--ray {address}: no cluster can be reached or started ({said}); start one with `ray start --head`, "
+            "with the token (~/.ray/auth_token) or RAY_AUTH_MODE of this host, or name `local` or `none`"
         ) from None
     try:
         _restore(heard)

@@ -2,9 +2,11 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from glob import glob
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,6 +50,19 @@ class Numbered(NamedTuple):
     stamp: str  # another one where the file holds something else
     first: int  # id of its first row
     n: int  # rows
+
+
+def expanded(words: Sequence[str]) -> list[str]:
+    """The same words, where a pattern that the shell has left as it is (`'parts/*.npy'`) names files in natural order.
+
+    A file of that very name is meant first. URLs, and what names nothing, stay as they are.
+    """
+    found: list[str] = []
+    for word in words:
+        path = str(user_path(word))
+        is_pattern = "://" not in word and re.search(r"[*?[]", word) and not os.path.lexists(path)
+        found += (is_pattern and sorted(glob(path), key=natural)) or [word]
+    return found
 
 
 def find_sources(words: Sequence[str]) -> list[Source]:

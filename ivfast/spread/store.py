@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -27,7 +28,7 @@ from ivfast.spread.given import PARTS, RULES, Given, fit_digest, piece_rows
 from ivfast.spread.lists import Bordered, buckets_of, empty_path, make_empty, merge, store
 from ivfast.spread.maps import Spread
 from ivfast.spread.ranks import rank, read_part
-from ivfast.spread.sources import Numbered, digest_of, find_sources
+from ivfast.spread.sources import Numbered, Source, digest_of, find_sources
 from ivfast.spread.stages import Stages, find_border, find_nearest, number_files
 from ivfast.spread.tables import LANCE, PARQUET, Shard, check_packages, commit_lance, ranges, write_lance, write_parquet
 from ivfast.store.place import BINS
@@ -80,6 +81,7 @@ def store_files(fit: Path, out: Path, wishes: Wishes, over: Spread, progress: Pr
     """
     check_packages(wishes.formats, out)
     sources, index = find_sources(wishes.words), load_index(fit)
+    _warn_of_twice(sources, progress)
     _check_asking(fit, index)
     given = given_of(fit, out, wishes, index)
     stages = Stages(over, given, progress)
@@ -107,12 +109,17 @@ def store_files(fit: Path, out: Path, wishes: Wishes, over: Spread, progress: Pr
         fresh = np.flatnonzero(~holds(given.looks, lists.vectors))
         _make_index(stages, index, files, lists, fresh, n).save(out)
     facts = {"digest": whole, "n": n, "entries": int(lists.sizes.sum()), "copies": given.copies, "kind": given.kind}
-    named = [{"file": str(file.source), "first_id": file.first, "rows": file.n} for file in files]
+    named = [{"file": str(file.source), "first_id": file.first, "rows": file.n, "stamp": file.stamp} for file in files]
     save_json(out / STORED_NAME, facts | {"formats": list(wishes.formats), "files": named})
     shards = [path for path in (out / PARTS).glob("lists-*.faiss") if SHARD.fullmatch(path.name)]
     for path in [*shards, *(out / PARTS).glob(f"{PART}*"), *(out / PARQUET).glob(f"{PART}*")]:
         remove(path)  # also what processes that were lost left half written
     return Stored(n, int(lists.sizes.sum()), ranked, lists.computed)
+
+
+def _warn_of_twice(sources: Sequence[Source], progress: Progress) -> None:
+    if twice := next((source for source, times in Counter(sources).items() if times > 1), None):
+        progress.note(f"warning: {twice} is named more than once: its vectors are stored as often, by other ids")
 
 
 def _check_asking(fit: Path, index: Index) -> None:
