@@ -143,7 +143,7 @@ def _check_arrays(param_list: list[int], arrays: dict[str, np.ndarray]) -> None:
         "asking": (arrays["asking"].size,),
     }  # fmt: skip
     if "log" in arrays:
-        shapes["log"] = (len(arrays["log"]), dim)
+        shapes["log"] = (max((1, *arrays["log"].shape[:1])), dim)
     shapes |= {name: (nlist,) for name in arrays if name.startswith("use.")}
     if len(param_list) > 2:
         weights = weight_shapes(tuple(param_list))

@@ -37,7 +37,10 @@ class AskingLog(NamedTuple):
     seed: int
 
     def among(self, base: Points, k: int, twins: Distinct | None, progress: Progress) -> Asked:
-        """What they and others like them ask for: numbers of base's different vectors, the k nearest of each query."""
+        """What they and others like them ask for: the k nearest rows of base, by the numbers of its different vectors.
+
+        A vector that several rows hold is named as often, as by `count_twins`.
+        """
         rows = np.arange(len(base)) if twins is None else twins.rows
         with progress.stage("answers of logged queries"):
             asked = ask(self.queries, base, rows, k, progress)
@@ -45,7 +48,10 @@ class AskingLog(NamedTuple):
         progress.note(
             f"query_log: {len(asked.queries):,} queries tell who asks for base, those drawn like them counted"
         )
-        return asked._replace(nearest=np.searchsorted(rows, asked.nearest).astype(np.int32))
+        nearest = np.searchsorted(rows, asked.nearest).astype(np.int32)
+        if twins is not None:
+            nearest = np.take_along_axis(nearest, columns_of_rows(twins.counts[nearest], k), axis=1)
+        return asked._replace(nearest=nearest)
 
 
 def asking_weights(neighbors: Neighbors) -> np.ndarray:

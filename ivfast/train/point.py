@@ -89,7 +89,7 @@ def refuse_others(saved: Saved, config: Config, learn_digest: str | None) -> Non
         if _plain(now.get(name)) != _plain(then.get(name))
     ]
     if learn_digest is not None and saved.about["learn"] != learn_digest:
-        differing.append("the learn vectors")
+        differing.append("the learn vectors" if config.query_log is None else "the vectors of learn or of --query_log")
     if differing:
         hint = (
             "; --epochs can't change, since the learning rate's cosine ends there"
