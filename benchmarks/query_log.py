@@ -18,7 +18,7 @@ from benchmarks.peers.linear_router import Labelled, train_linear
 from benchmarks.peers.task import exact
 from benchmarks.query_kinds import KINDS, make_kinds
 from benchmarks.runs import results, run_dcnet
-from ivfast.method import RECALL
+from ivfast.method import COUNTED, RECALL
 from ivfast.route.search import Answers, Lists, first_found, router_order, scanned_at, scanned_shares
 from ivfast.start.logged import split_log
 
@@ -42,7 +42,7 @@ def train(folder: Path, kind: str, out: Path, *flags: str) -> str:
 def linear_router(folder: Path, kind: str, out: Path, log: np.ndarray) -> str:
     """What the peer scans, over k-means without copies. out: a finished run, whose k-means is taken"""
     base, query, gt = (np.load(folder / kind / f"{name}.npy") for name in ("base", "query", "gt"))
-    centers = np.load(out / "kmeans.npy")
+    centers, gt = np.load(out / "kmeans.npy"), gt[:, :COUNTED]
     stored = (base @ centers.T).argmax(axis=1)
     labels = stored[exact(log, base, "IP")[:, 0]]
     trains, held = (Labelled(log[rows], labels[rows]) for rows in split_log(len(log), 1))

@@ -322,7 +322,7 @@ def _evaluate(
         )
     with progress.stage("report"):
         report.write(config, data, results, found, progress)
-        logged = found.model is not None and found.model.log is not None
+        logged = config.query_log is not None or (found.model is not None and found.model.log is not None)
         write_data_page(config.save_path, data, progress, logged=logged)
     remove_mapped(config.save_path / "cache")
     return results

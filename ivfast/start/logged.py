@@ -13,7 +13,7 @@ from ivfast.runtime.progress import Progress
 from ivfast.start.neighbors import LearnSet
 
 HELD_OUT_SHARE, HELD_OUT_LEAST, HELD_OUT_MOST = 0.25, 100, 4000  # of the log; of a short one half at most
-DRAWN_SHARE, DRAWN_MOST = 0.5, 50_000  # queries that train, drawn ones counted: beside the stored vectors, and at most
+DRAWN_SHARE, DRAWN_MOST = 1.0, 100_000  # queries that train, drawn ones counted: beside the stored vectors, and at most
 MIDDLE = 3  # nearest vectors whose middle stands for what a query is about: one alone is often an odd one
 BETWEEN = 5  # logged queries nearest to one, towards which others are drawn, as in the paper
 SHRINK = 2.5  # ridge of the map from middles to queries, times the mean of the squares that it is added to
@@ -70,7 +70,7 @@ def ask_like(
     logged: with their nearest
     among: numbers of points that are asked for
     part: which draw of the seed it is
-    returns: the logged queries first; half as many in all as numbers, at most 50,000
+    returns: the logged queries first; as many in all as numbers, at most 100,000
     """
     n_drawn = min(round(DRAWN_SHARE * len(among)), DRAWN_MOST) - len(logged.queries)
     if n_drawn <= 0:
@@ -165,7 +165,7 @@ def part_log(queries: np.ndarray, learn: LearnSet, seed: int, progress: Progress
 
 
 def n_stands_for(n: int, n_asking: int) -> float:
-    """For how many queries one counts that asks for n vectors, so that all together count as half of these."""
+    """For how many queries one counts that asks for n vectors, so that all together count as often as these."""
     return max(1.0, DRAWN_SHARE * n / n_asking)
 
 

@@ -36,7 +36,9 @@ class Neighbors(NamedTuple):
     """
 
     train: np.ndarray  # (n_train,) int64, ascending
-    train_nearest: np.ndarray  # (n_train, ftopk or more) int32, nearest first, all of them training vectors
+    train_nearest: (
+        np.ndarray
+    )  # (n_train, ftopk or more) int32, nearest first, all of them training vectors; a query's are of all learn
     held_out: np.ndarray  # (n_held_out,) int64, ascending
     answers: np.ndarray  # (n_held_out, up to 10) int64, nearest among all other learn vectors
     train_kinship: np.ndarray  # (n_train, ftopk) uint8, how much each pair counts (see ivfast.start.kinship)
