@@ -19,22 +19,28 @@ MOST_TOKENS = 64  # of a line that count
 BATCH = 20_000  # lines embedded at once
 
 
-def distinct_lines(folders: list[Path]) -> list[str]:
-    """All lines of all .py files that differ, stripped, in the order of the files' names."""
-    lines: dict[str, None] = {}
-    for folder in folders:
-        for path in sorted(folder.rglob("*.py")):
+def installed_files() -> Iterator[str]:
+    """The text of every .py file of this environment and of the standard library, in the order of their names."""
+    for name in ("purelib", "stdlib"):
+        for path in sorted(Path(sysconfig.get_path(name)).rglob("*.py")):
             try:
-                text = path.read_text(encoding="utf-8")
+                yield path.read_text(encoding="utf-8")
             except (OSError, UnicodeDecodeError):
                 continue
-            lines.update(dict.fromkeys(line for part in text.splitlines() if len(line := part.strip()) >= SHORTEST))
-    return list(lines)
 
 
 def installed_lines() -> list[str]:
-    """Of this environment and of the standard library."""
-    return distinct_lines([Path(sysconfig.get_path(name)) for name in ("purelib", "stdlib")])
+    """All their lines that differ, stripped."""
+    lines: dict[str, None] = {}
+    for text in installed_files():
+        lines.update(dict.fromkeys(line for part in text.splitlines() if len(line := part.strip()) >= SHORTEST))
+    return list(lines)
+
+
+def different(rows: np.ndarray) -> np.ndarray:
+    """Each of the different rows once, where it stands first. rows: (n, dim) float32"""
+    _, first = np.unique(rows.view(np.dtype((np.void, rows.dtype.itemsize * rows.shape[1]))), return_index=True)
+    return rows[np.sort(first)]
 
 
 def embedded(lines: list[str]) -> Iterator[np.ndarray]:
@@ -65,7 +71,5 @@ def make_code_lines(n: int, n_query: int, seed: int = 1) -> tuple[np.ndarray, np
     """
     lines = installed_lines()
     order = np.random.default_rng(seed).permutation(len(lines))[: int(1.2 * (n + n_query))]  # some vectors are equal
-    found = np.concatenate(list(embedded([lines[i] for i in order])))
-    _, first = np.unique(found.view(np.dtype((np.void, found.dtype.itemsize * found.shape[1]))), return_index=True)
-    found = found[np.sort(first)]
+    found = different(np.concatenate(list(embedded([lines[i] for i in order]))))
     return found[n_query : n_query + n], found[:n_query]

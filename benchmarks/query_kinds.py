@@ -11,13 +11,11 @@ and a log of other queries from the same source.
 """
 
 import ast
-import sysconfig
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks.code_lines import embedded
+from benchmarks.code_lines import SHORTEST, different, embedded, installed_files
 from benchmarks.peers.task import exact
 from ivfast.data.synthetic import save_set
 
@@ -25,16 +23,6 @@ KINDS = ("comments", "bodies", "messages", "means")
 N_BASE, N_QUERY, N_LOG = 60_000, 2000, 2000
 WORDS = 4  # a sentence has so many at least
 MOVED, NOISE = 0.3, 0.5  # lengths beside the unit vectors of `means`
-
-
-def installed_files() -> Iterator[str]:
-    """The text of every .py file of this environment and of the standard library, in the order of names."""
-    for name in ("purelib", "stdlib"):
-        for path in sorted(Path(sysconfig.get_path(name)).rglob("*.py")):
-            try:
-                yield path.read_text(encoding="utf-8")
-            except (OSError, UnicodeDecodeError):
-                continue
 
 
 def is_sentence(text: str) -> bool:
@@ -69,16 +57,14 @@ def texts() -> dict[str, list[str]]:
                     found["firsts"][parts[0].split(". ")[0]] = None
                 found["paragraphs"].update(dict.fromkeys(part for part in parts[1:] if is_sentence(part)))
         code = (line for i, line in enumerate(lines, 1) if i not in inside and not line.startswith("#"))
-        found["code"].update(dict.fromkeys(line for line in code if len(line) >= 12))
+        found["code"].update(dict.fromkeys(line for line in code if len(line) >= SHORTEST))
     return {name: list(of) for name, of in found.items()}
 
 
 def vectors_of(lines: list[str], n: int, rng: np.random.Generator) -> np.ndarray:
     """Different vectors of so many lines at most, drawn. (n, 256) float32 of unit norm"""
     drawn = rng.permutation(len(lines))[: int(1.3 * n)]
-    found = np.concatenate(list(embedded([lines[i] for i in drawn])))
-    _, first = np.unique(found.view(np.dtype((np.void, 4 * found.shape[1]))), return_index=True)
-    return found[np.sort(first)][:n]
+    return different(np.concatenate(list(embedded([lines[i] for i in drawn]))))[:n]
 
 
 def means(base: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:

@@ -14,12 +14,16 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.peers.evaluator import search
 from benchmarks.peers.linear_router import Labelled, train_linear
 from benchmarks.peers.task import exact
 from benchmarks.query_kinds import KINDS, make_kinds
 from benchmarks.runs import results, run_dcnet
+from ivfast.data.vectors import Points, measure_space, open_vectors
 from ivfast.method import COUNTED, RECALL
-from ivfast.route.search import Answers, Lists, first_found, router_order, scanned_at, scanned_shares
+from ivfast.route.routers import Router
+from ivfast.route.search import Answers, Lists, scanned_at
+from ivfast.route.tiles import LogitTiles
 from ivfast.start.logged import split_log
 
 NLIST = 256
@@ -41,19 +45,19 @@ def train(folder: Path, kind: str, out: Path, *flags: str) -> str:
 
 def linear_router(folder: Path, kind: str, out: Path, log: np.ndarray) -> str:
     """What the peer scans, over k-means without copies. out: a finished run, whose k-means is taken"""
-    base, query, gt = (np.load(folder / kind / f"{name}.npy") for name in ("base", "query", "gt"))
-    centers, gt = np.load(out / "kmeans.npy"), gt[:, :COUNTED]
+    base, gt = np.load(folder / kind / "base.npy"), np.load(folder / kind / "gt.npy")[:, :COUNTED]
+    asked = open_vectors(folder / kind / "query.npy", "query", None)
+    query, centers = Points(asked, measure_space(asked, "IP")), np.load(out / "kmeans.npy")
     stored = (base @ centers.T).argmax(axis=1)
     labels = stored[exact(log, base, "IP")[:, 0]]
     trains, held = (Labelled(log[rows], labels[rows]) for rows in split_log(len(log), 1))
     linear = train_linear(centers, "IP", trains, held, 1)
     lists = Lists(len(base), np.bincount(stored, minlength=NLIST), stored[:, None].astype(np.int32))
     shares = []
-    for scores in (query @ centers.T, linear.scores(query)):
-        order, places = router_order(scores.astype(np.float32))
-        first = first_found(places, lists, Answers(gt, np.ones(gt.shape, dtype=bool)))
-        recall = np.cumsum(np.bincount(first.ravel() - 1, minlength=NLIST + 1)[:-1]) / gt.size
-        shares.append(scanned_at(recall, scanned_shares(order, lists).mean(axis=0), RECALL))
+    for scores in (lambda x: x @ centers.T, linear.scores):
+        tiles = LogitTiles(Router("linear_router", NLIST, scores), query)
+        found = search(tiles, lists, Answers(gt, np.ones(gt.shape, dtype=bool)))
+        shares.append(scanned_at(found.recall, found.scanned, RECALL))
     return f"| {100 * shares[0]:.2f} % | {shares[1] / shares[0]:.3f} | | |"
 
 

@@ -8,7 +8,6 @@ centers of either, at the lambda of four that scans least on these very queries,
 """
 
 import argparse
-import json
 import tempfile
 from pathlib import Path
 
@@ -16,11 +15,13 @@ import numpy as np
 
 import ivfast
 from benchmarks.peers.copies import LAMBDAS, OneCopy
-from benchmarks.runs import print_table, run_dcnet
+from benchmarks.peers.evaluator import search
+from benchmarks.runs import print_table, results, run_dcnet
 from ivfast.data.vectors import open_evaluation_set
 from ivfast.evaluate.results import right_answers
+from ivfast.route.distances import squared_distances
 from ivfast.route.routers import Router
-from ivfast.route.search import Answers, first_found, router_order, scanned_at, scanned_shares
+from ivfast.route.search import Answers, scanned_at
 from ivfast.route.tiles import LogitTiles
 from ivfast.store.place import Plan, place
 
@@ -40,9 +41,8 @@ def train(args: argparse.Namespace, name: str, metric: str, recall: float, out: 
 
 def by_benefit(out: Path, level: str) -> float:
     """What the trained centers scan, a share of base."""
-    rows = json.loads((out / "evaluation.json").read_text())["results"]
     wanted = ("centers", "benefit", COPIES, "fixed")
-    (row,) = [r for r in rows if (r["router"], r["rule"], r["percent"], r["probing"]) == wanted]
+    (row,) = [r for r in results(out) if (r["router"], r["rule"], r["percent"], r["probing"]) == wanted]
     return row["scanned_at"][level]
 
 
@@ -52,22 +52,15 @@ def by_soar(args: argparse.Namespace, name: str, out: Path, recall: float) -> fl
     data = open_evaluation_set(args.data_path, name, None)
     base, query = (model.points(vectors.raw(slice(None))) for vectors in (data.base, data.query))
     centers = base.space.inside(model.centers)
-    router = Router("centers", NLIST, lambda x: -distances(x, centers))
+    router = Router("centers", NLIST, lambda x: -squared_distances(x, centers, model.metric))
     wanted, at, valid = right_answers(data.gt)
-    order, places = router_order(LogitTiles(router, query).all())
-    shares = []
+    queries, shares = LogitTiles(router, query), []
     for weight in LAMBDAS:
         plan = Plan("soar", COPIES, OneCopy(centers, model.metric, weight, squared=True))
         lists = place(LogitTiles(router, base), [plan], WIDTH, wanted)[0]
-        first = first_found(places, lists, Answers(at, valid))
-        found = np.cumsum(np.bincount(first.ravel() - 1, minlength=NLIST + 1)[:-1]) / valid.sum()
-        shares.append(scanned_at(found, scanned_shares(order, lists).mean(axis=0), recall))
+        found = search(queries, lists, Answers(at, valid))
+        shares.append(scanned_at(found.recall, found.scanned, recall))
     return min(shares)
-
-
-def distances(x: np.ndarray, centers: np.ndarray) -> np.ndarray:
-    """Squared, up to |x|^2, (n, nlist) float32."""
-    return (np.square(centers).sum(axis=1) - 2 * x @ centers.T).astype(np.float32)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -1,7 +1,5 @@
 """A log of real queries: a file like those of learn, checked, each different query once."""
 
-import numpy as np
-
 from ivfast.data.cleaning import Cleaning, scan
 from ivfast.data.far import without_far
 from ivfast.data.twins import distinct_rows
@@ -35,8 +33,7 @@ def admit_log(log: Vectors, metric: str, cleaning: Cleaning, progress: Progress)
     scanned = without_far(scan(log, metric, progress, cleaning))
     distinct = distinct_rows(scanned)
     _refuse_few(log, len(distinct.rows), "different rows that can be used")
-    rows = np.sort(distinct.rows)
-    used = rows[spread(len(rows), MOST)]
+    used = distinct.rows[spread(len(distinct.rows), MOST)]
     progress.note(f"query_log: {len(used):,} different queries of {len(log):,} are used")
     return scanned.only(used)
 
