@@ -115,13 +115,18 @@ def test_files_in_the_folders_that_are_written_are_kept(
     assert all(Path(word).is_file() for word in words)
 
 
+@pytest.fixture
+def searching(tmp_path: Path, fit_of: Any, two: list[str]) -> list[str]:
+    """The words that make a gt of twenty queries, but for its name and the files of the base, which is stored."""
+    np.save(tmp_path / "q.npy", rows_of(20, 7, "L2"))
+    store(fit_of("L2"), tmp_path / "out", two)
+    return ["evaluate", str(tmp_path / "out"), "--query", str(tmp_path / "q.npy"), "--ray", "none", "--make_gt"]
+
+
 def test_answers_are_not_written_over_what_they_are_made_of(
-    tmp_path: Path, fit_of: Any, two: list[str], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, two: list[str], searching: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, query = tmp_path / "out", tmp_path / "q.npy"
-    np.save(query, rows_of(20, 7, "L2"))
-    store(fit_of("L2"), out, two)
-    words = ["evaluate", str(out), "--query", str(query), "--ray", "none", "--make_gt"]
+    words, query = searching, tmp_path / "q.npy"
     for target in (str(query), two[0]):
         assert main([*words, target, "--base", *two]) == 2
         assert "would be written over" in capsys.readouterr().err
@@ -134,14 +139,11 @@ def test_answers_are_not_written_over_what_they_are_made_of(
 
 
 def test_files_that_have_changed_since_are_named(
-    tmp_path: Path, fit_of: Any, two: list[str], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, two: list[str], searching: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, query = tmp_path / "out", tmp_path / "q.npy"
-    np.save(query, rows_of(20, 7, "L2"))
-    store(fit_of("L2"), out, two)
     np.save(two[1], np.load(two[1])[::-1])
     os.utime(two[1], ns=(1, 1))
-    words = ["evaluate", str(out), "--query", str(query), "--ray", "none", "--make_gt", str(tmp_path / "gt.npy")]
+    words = [*searching, str(tmp_path / "gt.npy")]
     assert main([*words, "--base", *two]) == 0
     assert f"warning: {two[1]} has changed since the index was made" in capsys.readouterr().err
 
