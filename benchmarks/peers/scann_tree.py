@@ -37,14 +37,13 @@ class Tree(NamedTuple):
     tokens: np.ndarray  # (n, 1 or 2) int32 by base row, -1 for none
 
 
-def build(task: Task, *, soar: bool) -> Tree:
-    """Index base, shuffled by the seed, since ScaNN takes none."""
+def build(x: np.ndarray, metric: str, nlist: int, seed: int, *, soar: bool) -> Tree:
+    """Index base, shuffled by the seed, since ScaNN takes none. x: (n, dim) float32, inside"""
     scann = importlib.import_module("scann")
     partitioner = importlib.import_module("scann.partitioning.partitioner_pb2")
-    x = task.base.x(slice(None))
-    order = generator(task.seed, 0, "order").permutation(len(x))
-    builder = scann.scann_ops_pybind.builder(x[order], FTOPK, MEASURES[task.metric]).tree(
-        num_leaves=task.nlist, num_leaves_to_search=1, training_sample_size=len(x), spherical=task.metric == "IP",
+    order = generator(seed, 0, "order").permutation(len(x))
+    builder = scann.scann_ops_pybind.builder(x[order], FTOPK, MEASURES[metric]).tree(
+        num_leaves=nlist, num_leaves_to_search=1, training_sample_size=len(x), spherical=metric == "IP",
         soar_lambda=SOAR_LAMBDA if soar else None,
     )  # fmt: skip
     searcher = builder.score_brute_force(quantize=False).build()
@@ -69,7 +68,7 @@ def own_recall(tree: Tree, query: np.ndarray, gt: np.ndarray, leaves: int) -> fl
 def make(task: Task, *, soar: bool) -> Peer:
     """Index base with ScaNN."""
     started = time.monotonic()
-    tree = build(task, soar=soar)
+    tree = build(task.base.x(slice(None)), task.metric, task.nlist, task.seed, soar=soar)
     return as_peer(task, tree, time.monotonic() - started)
 
 

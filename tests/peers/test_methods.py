@@ -96,7 +96,7 @@ def test_part_comes_first_and_the_old_primary_keeps_a_place() -> None:
 @pytest.mark.parametrize(("metric", "soar"), [("IP", False), ("IP", True), ("L2", False)])
 def test_scann_lists_and_order_give_its_own_recall(folder: Path, metric: str, soar: bool) -> None:
     in_sample = task_of(folder, metric, "in-sample")
-    tree = scann_tree.build(in_sample, soar=soar)
+    tree = scann_tree.build(in_sample.base.x(slice(None)), in_sample.metric, in_sample.nlist, in_sample.seed, soar=soar)
     peer = scann_tree.as_peer(in_sample, tree, 0.0)
     way = peer.ways["own"]
     lists = stored_by(in_sample, way, in_sample.base, way.copies[0], np.arange(len(in_sample.base)))
