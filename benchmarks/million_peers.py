@@ -49,7 +49,7 @@ def kmeans(million: Million, nlist: int, seed: int, keep: Path) -> tuple[np.ndar
         )  # fmt: skip
         with watched() as took:
             clustering.train(million.base)
-        np.save(keep / "kmeans.npy", clustering.centroids)
+        np.save(keep / "kmeans.npy", np.asarray(clustering.centroids))
         (keep / "kmeans.json").write_text(json.dumps(took))
     return np.load(keep / "kmeans.npy"), json.loads((keep / "kmeans.json").read_text())
 
@@ -72,8 +72,6 @@ def balanced(million: Million, centers: np.ndarray, built: dict[str, float]) -> 
     """See benchmarks.peers.balanced; alpha is FAISS' default."""
     near = Near(million.base[:: len(million.base) // 10_000], centers, 1)
     unit = np.float32(1 / np.sqrt(np.median(near.d2)))
-    x = million.base * unit
-
     with watched() as took:
         buckets = balanced_assignment_with_penalties(million.base * unit, centers * unit)[0]
     took = {"seconds": built["seconds"] + took["seconds"], "peak_mb": max(built["peak_mb"], took["peak_mb"])}
@@ -120,7 +118,7 @@ def timed(million: Million, stored: Stored, nprobes: dict[str, int]) -> dict[str
         add_entries(index, block[rows], rows + start, stored.buckets[rows + start, columns])
     query, threads = million.query.x(slice(None)), faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(1)
-    took = {}
+    took: dict[str, float] = {}
     for level, nprobe in nprobes.items():
         passes: list[float] = []
         while len(passes) < TIMED and sum(passes) < MOST_SECONDS:
@@ -128,9 +126,9 @@ def timed(million: Million, stored: Stored, nprobes: dict[str, int]) -> dict[str
             distances, buckets = quantizer.search(query, nprobe)
             found = search_distinct(index, query, million.gt.shape[1], buckets, distances, stored.copies)[1]
             passes.append(time.thread_time() - started)
-        recall = (found[:, :, None] == million.gt[:, None, :]).any(axis=1).mean()
-        if recall < float(level) - 0.001:
-            raise SystemExit(f"{stored.method}, {stored.rule}: FAISS finds {recall:.4f} at {level}, nprobe {nprobe}")
+            recall = (found[:, :, None] == million.gt[:, None, :]).any(axis=1).mean()
+            if recall < float(level) - 0.001:
+                raise SystemExit(f"{stored.method}, {stored.rule}: FAISS finds {recall:.4f} at {level}")
         took[level] = 1e6 * min(passes) / len(query)
     faiss.omp_set_num_threads(threads)
     return took
@@ -152,12 +150,11 @@ def measure(million: Million, stored: Stored) -> dict[str, Any]:
 
 def methods(options: argparse.Namespace, million: Million) -> Iterator[Stored]:
     """All that were asked for, one after the other."""
-    if {"kmeans", "balanced"} & set(options.methods):
-        centers, built = kmeans(million, options.nlist, options.seed, options.folder / "peers")
+    keep = options.folder / "peers"
     if "kmeans" in options.methods:
-        yield from by_rules(million, "kmeans", centers, built)
+        yield from by_rules(million, "kmeans", *kmeans(million, options.nlist, options.seed, keep))
     if "balanced" in options.methods:
-        yield balanced(million, centers, built)
+        yield balanced(million, *kmeans(million, options.nlist, options.seed, keep))
     for name in ("scann", "scann_soar"):
         if name in options.methods:
             yield scann(million, options.nlist, options.seed, soar=name == "scann_soar")
