@@ -164,6 +164,25 @@ def test_verdict_is_three_sentences_with_the_figures_of_the_evaluation(folder: P
     assert f"reached 91.3 % and scanned {102 * centers:.2f} %" in said[2]
 
 
+def test_the_page_speaks_of_the_recall_that_was_trained_for(tmp_path: Path) -> None:
+    folder, record = write_folder(tmp_path / "run"), evaluation()
+    record["settings"]["recall"] = 0.95
+    for one in record["results"]:
+        one["predicted"] = {level.replace("0.90", "0.95"): told for level, told in one["predicted"].items()}
+    save_json(folder / "evaluation.json", record)
+    rows = [r for r in record["results"] if r["probing"] == "fixed"]
+    at = {(r["router"], r["rule"], r["percent"]): r["scanned_at"]["0.95"] for r in rows}
+    kmeans, centers = at["kmeans", "ratio", 0.0], min(at["centers", "benefit", percent] for percent in (0.0, 0.8))
+    said = " ".join(read(write_page(folder)).text.split())
+    assert f"for 95 % recall a search scans {100 * centers:.2f} % of base" in said
+    assert f"than the {100 * kmeans:.2f} % with k-means" in said
+    assert "gives 95 % recall" in said
+    assert "Vectors scanned for 95 % recall on held-out" in said
+    assert "for 90 % recall" not in said
+    beside = " ".join(read(compare_pages([folder, folder])).text.split())
+    assert "Shares of base scanned for 95 % recall" in beside
+
+
 @pytest.mark.parametrize(("centers", "is_kmeans", "says"), [
     (0.03, False, "Use ivfast.npy"), (0.0601, False, "It makes no difference"), (0.07, False, "Keep k-means"),
     (0.03, True, "ivfast.npy is k-means"),

@@ -53,7 +53,7 @@ def write(config: Config, data: EvaluationSet, results: list[Result], found: Fou
     save_json(folder / "evaluation.json", record)
     save_text(folder / "evaluation.csv", as_csv(results))
     names = ["evaluation.json", "evaluation.csv", *draw_picture(folder, data.name, results, progress)]
-    progress.table(fitting(results, progress.console))
+    progress.table(fitting(results, progress.console, config.recall))
     if any(r.predicted for r in results):
         progress.table(predictions(results))
     for line in (*warnings(results), *notes_on_recall(results, answered(data.gt))):
@@ -120,13 +120,16 @@ def as_csv(results: list[Result]) -> str:
     return text.getvalue()
 
 
-def table(results: list[Result], *, tight: bool = False, brief: bool = False) -> Table:
+def table(results: list[Result], *, recall: float = RECALL, tight: bool = False, brief: bool = False) -> Table:
     """Scanned share at each level of recall, one row a result.
 
+    recall: that the run was trained for
     tight: without lines between columns; brief: without the columns that evaluation.json alone has then
     """
     title = f"share of base scanned for a {name_of_recall(results)} of"
-    shown = Table(title=title if brief else f"{title}; error: its standard error near 0.90", title_justify="left")
+    shown = Table(
+        title=title if brief else f"{title}; error: its standard error near {recall:.2f}", title_justify="left"
+    )
     if tight:
         shown.box, shown.show_edge, shown.padding = SIMPLE_HEAD, False, (0, 1, 0, 0)
     for name in ("router", "rule", "percent", "probing"):
@@ -135,21 +138,21 @@ def table(results: list[Result], *, tight: bool = False, brief: bool = False) ->
         shown.add_column(name, justify="right")
     for r in results:
         shares = (_percent(r.scanned_at[f"{level:.2f}"]) for level in LEVELS)
-        more = [] if brief else [error_near(r), f"{r.imbalance:.2f}", str(r.empty), f"{r.entries:,}"]
+        more = [] if brief else [error_near(r, recall), f"{r.imbalance:.2f}", str(r.empty), f"{r.entries:,}"]
         shown.add_row(r.router, r.rule, f"{r.percent:g}", r.probing, *shares, *more)
     return shown
 
 
-def fitting(results: list[Result], console: Console) -> Table:
+def fitting(results: list[Result], console: Console, recall: float = RECALL) -> Table:
     """That table as a terminal has room for it, where it would else cut cells: an ordinary one has 80 columns."""
     wide = console.options.update(max_width=WIDEST)
-    for shown in (table(results), table(results, tight=True)):
+    for shown in (table(results, recall=recall), table(results, recall=recall, tight=True)):
         if console.measure(shown, options=wide).maximum <= console.width:
             return shown
     return table(results, tight=True, brief=True)
 
 
-def error_near(result: Result, level: float = 0.90) -> str:
+def error_near(result: Result, level: float) -> str:
     """The standard error of the recall that is nearest to a level among those reported, for a table."""
     if not result.recall_error:
         return "-"

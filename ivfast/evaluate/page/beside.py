@@ -9,8 +9,9 @@ from ivfast.evaluate.page.canvas import RUNS, WIDTH, canvas, finish
 from ivfast.evaluate.page.markup import Figure, figures, items, percent, table, text
 from ivfast.evaluate.page.pictures import LINES, draw_curve, frame_recall
 from ivfast.evaluate.page.record import RunRecord
-from ivfast.evaluate.page.words import LEVEL, decision, gain_of
+from ivfast.evaluate.page.words import best_of, decision, gain_of, in_percent
 from ivfast.evaluate.results import best, name_of_recall
+from ivfast.method import RECALL
 from ivfast.route.routers import ROUTERS
 
 OF_EACH_RUN = {"save_path", "ai_center", "eval", "start_epoch", "resume", "dry_run"}  # they say where, not what
@@ -41,17 +42,20 @@ def _verdicts(records: list[RunRecord], letters: list[str], names: list[str]) ->
         for record, letter, name in zip(records, letters, names, strict=True)
     )
     header = ["", "data", "k-means", "trained centers", "less than k-means", "network", "imbalance", "seconds", "GB"]
-    rows = [[letter, *_row(record)] for record, letter in zip(records, letters, strict=True)]
+    levels = {record.level for record in records}
+    level = levels.pop() if len(levels) == 1 else f"{RECALL:.2f}"
+    rows = [[letter, *_row(record, level)] for record, letter in zip(records, letters, strict=True)]
     return f"<div class='verdict several'>{said}</div>{table(header, rows, n_words=2)}" + (
-        "<p class='soft'>Shares of base scanned for 90 % recall, each router at its best number of copies, fixed "
-        "probing; imbalance of the trained centers there; seconds and most memory of all stages recorded.</p>"
+        f"<p class='soft'>Shares of base scanned for {in_percent(level)} recall, each router at its best number of "
+        "copies, fixed probing; imbalance of the trained centers there; seconds and most memory of all stages "
+        "recorded.</p>"
     )
 
 
-def _row(record: RunRecord) -> list[str]:
-    found = {router: best(record.results, router) for router in ROUTERS}
-    shares = {router: percent(one.scanned_at[LEVEL]) if one else "-" for router, one in found.items()}
-    gain, centers = gain_of(record), found["centers"]
+def _row(record: RunRecord, level: str) -> list[str]:
+    found = {router: best_of(record, router, level) for router in ROUTERS}
+    shares = {router: percent(one.scanned_at[level]) if one else "-" for router, one in found.items()}
+    gain, centers = gain_of(record, level), found["centers"]
     peaks = [stage.peak_gb for stage in record.stages if stage.peak_gb is not None]
     return [
         record.evaluation["data_name"], shares["kmeans"], shares["centers"],

@@ -69,12 +69,12 @@ def _recall(record: RunRecord) -> str:
     levels = [f"{level:.2f}" for level in LEVELS]
     rows = [
         [ROUTERS[r.router].title if r.router in ROUTERS else r.router, r.rule, f"{r.percent:g}", r.probing,
-         *(percent(r.scanned_at.get(level)) for level in levels), error_near(r)]
+         *(percent(r.scanned_at.get(level)) for level in levels), error_near(r, float(record.level))]
         for r in record.results
     ]  # fmt: skip
     name = name_of_recall(record.results)
     header = ["router", "rule", "copies", "probing", *(f"{100 * level:.0f} % {name}" for level in LEVELS),
-              f"standard error of {name} near 90 %"]  # fmt: skip
+              f"standard error of {name} near {words.in_percent(record.level)}"]  # fmt: skip
     found = figures([one for one in drawn if one], "large")
     return found + details(f"Share of base scanned, all {len(rows)} results", table(header, rows, n_words=4))
 

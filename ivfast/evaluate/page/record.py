@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 
 from ivfast.evaluate.report import SCHEMA
 from ivfast.evaluate.results import Fulfilled, Result
+from ivfast.method import RECALL
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.tensors import METADATA, read_header
 
@@ -53,6 +54,11 @@ class RunRecord(NamedTuple):
         """Whether ivfast.npy is k-means, since training brought no sure gain."""
         of_older_files = str(self.evaluation.get("verdict", "")).startswith("ivfast.npy is k-means")
         return bool(self.evaluation.get("is_kmeans", of_older_files))
+
+    @property
+    def level(self) -> str:
+        """The recall that the run was trained for, as `Result.scanned_at` names it; of earlier files 0.90."""
+        return f"{self.evaluation['settings'].get('recall', RECALL):.2f}"
 
     @property
     def n_base(self) -> int:

@@ -9,7 +9,6 @@ from ivfast.evaluate.results import Result, best, name_of_recall
 from ivfast.route.routers import ROUTERS
 
 Finding = tuple[str, str]  # fine, look or warn; what is so, and what to do
-LEVEL = "0.90"  # of recall, that verdicts speak of
 UNEVEN = 2.0  # imbalance from which on buckets are called uneven
 MANY_TWINS = 0.01  # share of base from which on twins are worth mending
 WIDE = 0.5  # share of all variance that one column may have
@@ -21,48 +20,63 @@ HUB = 0.05  # of queries that name one row of base among their answers
 
 def of_recall(record: RunRecord) -> str:
     """What recall is of, how sure it is, and whether ties count."""
-    k, kind = name_of_recall(record.results).removeprefix("recall@"), best(record.results, "centers")
+    k, kind = name_of_recall(record.results).removeprefix("recall@"), best_of(record, "centers")
+    near = error_near(kind, float(record.level)) if kind and kind.recall_error else ""
     found = f"Recall is recall@{k}: the share found of the {k} nearest that gt names"
     if record.evaluation["settings"].get("ties"):
         found += ", where whoever is as near as the last of them counts as right"
-    if kind is None or not kind.recall_error:
-        return f"{found}."
-    return f"{found}; its standard error near 90 % is {error_near(kind)}."
+    return f"{found}; its standard error near {in_percent(record.level)} is {near}." if near else f"{found}."
+
+
+def in_percent(level: str) -> str:
+    """A level of recall in words."""
+    return f"{100 * float(level):.0f} %"
+
+
+def best_of(record: RunRecord, router: str, level: str | None = None) -> Result | None:
+    """The result that scans least at a level of recall; None: the one that the run was trained for."""
+    return best(record.results, router, level=level or record.level)
 
 
 def decision(record: RunRecord) -> str:
     """Use it or not, with both shares: one sentence."""
-    kmeans, centers = best(record.results, "kmeans"), best(record.results, "centers")
+    kmeans, centers, recall = best_of(record, "kmeans"), best_of(record, "centers"), in_percent(record.level)
     if record.is_kmeans:
-        took = f"; a search for 90 % recall scans {_share(centers)} of base" if centers else ""
+        took = f"; a search for {recall} recall scans {_share(record, centers)} of base" if centers else ""
         return f"ivfast.npy is k-means, since training brought no gain that was sure on held-out vectors{took}."
     if kmeans is None or centers is None:
         return (
-            f"For 90 % recall a search scans {_share(centers or kmeans)} of base; there is no k-means to compare with."
+            f"For {recall} recall a search scans {_share(record, centers or kmeans)} of base; there is no k-means to "
+            "compare with."
         )
     gain = gain_of(record)
-    shares = f"for 90 % recall a search scans {_share(centers)} of base"
+    shares, theirs = f"for {recall} recall a search scans {_share(record, centers)} of base", _share(record, kmeans)
     if gain > SAME:
-        return f"Use ivfast.npy: {shares}, {100 * gain:.0f} % less than the {_share(kmeans)} with k-means."
+        return f"Use ivfast.npy: {shares}, {100 * gain:.0f} % less than the {theirs} with k-means."
     if gain < -SAME:
-        return f"Keep k-means: {shares} with the trained centers, with k-means {_share(kmeans)}."
-    return f"It makes no difference: {shares} with the trained centers, and {_share(kmeans)} with k-means."
+        return f"Keep k-means: {shares} with the trained centers, with k-means {theirs}."
+    return f"It makes no difference: {shares} with the trained centers, and {theirs} with k-means."
 
 
-def gain_of(record: RunRecord) -> float:
-    """How much less the trained centers scan than k-means at 90 % recall, each at its best; NaN where either lacks."""
-    kmeans, centers = best(record.results, "kmeans"), best(record.results, "centers")
+def gain_of(record: RunRecord, level: str | None = None) -> float:
+    """How much less the trained centers scan than k-means, each at its best; NaN where either lacks.
+
+    level: of recall; None: the one that the run was trained for
+    """
+    level = level or record.level
+    kmeans, centers = best_of(record, "kmeans", level), best_of(record, "centers", level)
     if kmeans is None or centers is None:
         return float("nan")
-    return 1 - centers.scanned_at[LEVEL] / kmeans.scanned_at[LEVEL]
+    return 1 - centers.scanned_at[level] / kmeans.scanned_at[level]
 
 
 def verdict(record: RunRecord) -> tuple[str, str, str]:
     """Three sentences: use it or not; what it costs in memory; whether what was predicted came true."""
-    centers = best(record.results, "centers")
+    centers = best_of(record, "centers")
     if centers is None:
-        return decision(record), "No result of trained centers reaches 90 % recall.", _kept(None)
-    nearest = by_nearest(record.results)
+        none = f"No result of trained centers reaches {in_percent(record.level)} recall."
+        return decision(record), none, _kept(record, None)
+    nearest = by_nearest(record.results, record.level)
     if centers.percent == 0:
         cost = "Every vector is stored once, so the index takes no more memory than with k-means"
     else:
@@ -72,22 +86,23 @@ def verdict(record: RunRecord) -> tuple[str, str, str]:
         )
     if nearest is not None and (centers.percent or centers.rule != "ratio"):
         cost += f"; each vector stored once with its nearest center, as any engine does, it scans {percent(nearest)}"
-    return decision(record), f"{cost}.", _kept(centers)
+    return decision(record), f"{cost}.", _kept(record, centers)
 
 
-def _kept(centers: Result | None) -> str:
-    told = centers.predicted.get(LEVEL) if centers else None
+def _kept(record: RunRecord, centers: Result | None) -> str:
+    told = centers.predicted.get(record.level) if centers else None
     if told is None:
         return "Nothing was predicted from training vectors, so there is nothing to hold these figures against."
+    recall = in_percent(record.level)
     return (
-        f"From training vectors alone it was predicted that nprobe {told.nprobe:.1f} gives 90 % recall and scans "
+        f"From training vectors alone it was predicted that nprobe {told.nprobe:.1f} gives {recall} recall and scans "
         f"{percent(told.scanned)}: at that nprobe the queries reached {100 * told.reached:.1f} % and scanned "
         f"{percent(told.took)}."
     )
 
 
-def _share(result: Result | None) -> str:
-    return percent(result.scanned_at[LEVEL] if result else None)
+def _share(record: RunRecord, result: Result | None) -> str:
+    return percent(result.scanned_at[record.level] if result else None)
 
 
 def of_buckets(results: list[Result]) -> list[Finding]:
