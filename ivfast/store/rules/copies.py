@@ -27,7 +27,7 @@ class Copies:
             return buckets, keys
         crossing = tile.crossing(buckets) * np.float32(CROSSING_WEIGHT / self.gain.storing_t)
         if self.demand is None:
-            return cover(buckets, keys, crossing)
+            return cover(buckets, keys, crossing, power=self.power)
         askers = self.demand.askers(tile.start, len(tile.z))
         buckets, keys, crossing = (askers.of_vectors(known) for known in (buckets, keys, crossing))
         found, worth = cover(buckets, keys, crossing, askers, self.power)
@@ -36,6 +36,8 @@ class Copies:
 
 def asked_power(recall: float) -> float:
     """The power of how much a vector is asked for, by which its copies count: 1 up to a recall of 0.9, 0.1 at 0.99.
+
+    Times that, too, counts what a second copy adds to a first, see `cover`.
 
     The more of all answers is to be found, the more of what is missing are vectors that few ask for. Where all is to be
     found, one vector counts as much as another (docs/experiments.md, "The recall that is wanted").
@@ -62,6 +64,9 @@ def cover(
     Where nobody is known to ask it is own_b. Both estimates hold sum_y w_y once; other powers of it are put in its
     place where another recall is wanted: the key has (power - 1) log sum_y w_y beside.
 
+    Where nearly all is to be found, a vector that has no copy yet is missed sooner than one that has. So what a vector
+    gains by its second and further copies counts times the power as well: their keys have log power beside.
+
     buckets, keys: (n, width), the first stays; crossing: (n, width, width), times 1 / (2 storing_t)
     returns: both, reordered; keys fall along each row after the first; ties go to the smaller bucket
     """
@@ -80,4 +85,6 @@ def cover(
         best = key.argmax(axis=1)
         chosen[:, place], found[:, place] = order[rows, best], key[rows, best]
         own[rows, best] = -np.inf
+    if power != 1:
+        found[:, 2:] += np.float32(np.log(power))
     return np.take_along_axis(buckets, chosen, axis=1), found
