@@ -29,7 +29,7 @@ from benchmarks.peers.task import FTOPK, Task
 from ivfast.runtime.draws import generator
 
 SOAR_LAMBDA = 1.5
-AVQS = (1.0, 2.5, 5.0)
+AVQS = (1.0, 2.5, 5.0, 10.0, 20.0)
 MEASURES = {"IP": "dot_product", "L2": "squared_l2"}
 
 

@@ -3,11 +3,14 @@
 import numpy as np
 import pytest
 
-from benchmarks.peers import graph_parts
-from benchmarks.peers.choosing import choose
+from benchmarks import representatives
+from benchmarks.peers import graph_parts, kmeans
+from benchmarks.peers.choosing import choose, held_out_share
 from benchmarks.peers.evaluator import evaluate, stored_by
 from benchmarks.peers.task import Task
+from ivfast.route.search import scanned_at
 from ivfast.route.tiles import LogitTiles
+from tests import by_hand
 from tests.peers.reading import NLIST, at_90, hashed
 
 
@@ -57,3 +60,30 @@ def test_vectors_that_were_not_partitioned_go_to_the_part_of_their_nearest_repre
     assert (lists.buckets[:, 0] == best).all()
     assert peer.settings["in all"] == 4 * NLIST
     assert at_90(evaluate(transfer, peer)) < 0.7 * at_90(evaluate(transfer, hashed(transfer)))
+
+
+def test_buckets_rank_by_several_representatives_at_equal_storage(
+    in_sample: Task, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(representatives, "COUNTS", (1, len(in_sample.base)))
+    start = kmeans.train(in_sample, 10)
+    plain = kmeans.make(in_sample, 10, start)
+    lines = representatives.rows_of(in_sample, "k-means", plain, plain.ways["ratio"], 0.0)
+    assert [line[2] for line in lines] == ["0", "1", str(len(in_sample.base))]
+    x, query = (points.x(slice(None)).astype(np.float64) for points in (in_sample.base, in_sample.query))
+    expected = by_hand.nearest_share(x, query, in_sample.gt, start.centers)
+    assert float(lines[0][4]) == pytest.approx(100 * expected, abs=0.03)  # printed to 0.01; float32 ties
+    bucket = by_hand.distances(x, start.centers).argmin(axis=1)
+    near = by_hand.distances(query, x)
+    z = np.stack([-near[:, bucket == b].min(axis=1) for b in range(NLIST)], axis=1)  # all vectors represent
+    lists = by_hand.lists_of(bucket[:, None])
+    found = [by_hand.search(lists, in_sample.gt[:, :10], by_hand.best_probes(z, n)) for n in range(1, NLIST + 1)]
+    recall, scanned = (np.array([np.mean(pair[i]) for pair in found]) for i in (0, 1))
+    assert float(lines[2][4]) == pytest.approx(100 * scanned_at(recall, scanned, 0.9), abs=0.1)
+    train = in_sample.neighbors.train
+    told = []
+    for rows in (train, np.arange(len(x))):
+        found = graph_parts.represent(x[rows].astype(np.float32), bucket[rows], NLIST, len(x), in_sample.metric, 1)
+        router = graph_parts.route(in_sample, found, bucket)
+        told.append(f"{100 * held_out_share(in_sample, router, plain.ways['ratio'], 0.0):.2f}")
+    assert lines[2][3] == told[0] != told[1]  # held-out vectors do not represent their own bucket

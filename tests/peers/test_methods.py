@@ -1,11 +1,13 @@
 """Every peer learns what its paper says it learns."""
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks import compare
 from benchmarks.peers import balanced, kmeans, linear_router, neural_lsh, scann_tree, usp
 from benchmarks.peers.choosing import choose, held_out_share
 from benchmarks.peers.evaluator import evaluate, search, stored_by
@@ -125,3 +127,16 @@ def test_scann_avq_is_chosen_on_held_out_pairs_and_moves_centers(folder: Path, s
     moved = scann_tree.build(in_sample, soar=soar, avq=peer.settings["avq"]).centers
     assert np.linalg.norm(moved, axis=1).max() < 0.99  # shortened; spherical centers without AVQ are of unit norm
     np.testing.assert_allclose(np.linalg.norm(scann_tree.build(in_sample, soar=soar).centers, axis=1), 1, atol=1e-5)
+
+
+def test_methods_are_left_out_where_they_cannot_be_compared(folder: Path) -> None:
+    options = compare.parse(["--data_path", str(folder), "--set", "topics"])
+    left = {}
+    for metric, setting in product(("IP", "L2"), ("in-sample", "transfer")):
+        task = task_of(folder, metric, setting)
+        left[metric, setting] = {name for name in compare.METHODS if compare.unfit(name, task, options)}
+    scann = {"scann", "scann_soar", "scann_avq", "scann_avq_soar"}
+    assert left["IP", "in-sample"] == {"rairs_own"}
+    assert left["L2", "in-sample"] == scann - {"scann"}
+    assert left["IP", "transfer"] == scann | {"rairs_own"}
+    assert left["L2", "transfer"] == scann
