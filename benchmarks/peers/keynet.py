@@ -114,7 +114,10 @@ def train_keynet(
         if epoch - best_epoch >= PATIENCE:
             break
     network.load_state_dict(best)
-    settings = {"epoch": best_epoch, "held-out share": shares[best_epoch], "at the start": shares[0]}
+    settings = {
+        "epoch": best_epoch, "held-out share": shares[best_epoch], "at the start": shares[0],
+        "best of those trained": min(shares[1:], default=None),
+    }  # fmt: skip
     return net._replace(settings=settings)
 
 

@@ -62,13 +62,10 @@ def test_vectors_that_were_not_partitioned_go_to_the_part_of_their_nearest_repre
     assert at_90(evaluate(transfer, peer)) < 0.7 * at_90(evaluate(transfer, hashed(transfer)))
 
 
-def test_buckets_rank_by_several_representatives_at_equal_storage(
-    in_sample: Task, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(representatives, "COUNTS", (1, len(in_sample.base)))
+def test_buckets_rank_by_several_representatives_at_equal_storage(in_sample: Task) -> None:
     start = kmeans.train(in_sample, 10)
     plain = kmeans.make(in_sample, 10, start)
-    lines = representatives.rows_of(in_sample, "k-means", plain, plain.ways["ratio"], 0.0)
+    lines = representatives.rows_of(in_sample, "k-means", plain, plain.ways["ratio"], 0.0, [1, len(in_sample.base)])
     assert [line[2] for line in lines] == ["0", "1", str(len(in_sample.base))]
     x, query = (points.x(slice(None)).astype(np.float64) for points in (in_sample.base, in_sample.query))
     expected = by_hand.nearest_share(x, query, in_sample.gt, start.centers)
