@@ -9,7 +9,8 @@ in-sample: on base itself. FILE is JSON, a list of records, to which a run appen
 table of means and, behind +-, half the range over seeds. Shares are of the vectors of base, copies counted.
 Nothing is tuned on the queries of the evaluation: what isn't a paper's own is chosen on held-out learn pairs
 and printed below the table.
-benchmarks/peers holds the methods, each with its source; ScaNN and Neural LSH need `pip install '.[bench]'`.
+benchmarks/peers holds the methods, each with its source; ScaNN, Neural LSH and graph_parts need
+`pip install '.[bench]'`.
 """
 
 import argparse
@@ -24,7 +25,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers import balanced, copies, dcnet, kmeans, linear_router, neural_lsh, scann_tree, usp
+from benchmarks.peers import (
+    balanced,
+    copies,
+    dcnet,
+    graph_parts,
+    keynet,
+    kmeans,
+    linear_router,
+    neural_lsh,
+    scann_tree,
+    usp,
+)
 from benchmarks.peers.evaluator import evaluate
 from benchmarks.peers.peer import Peer
 from benchmarks.peers.task import MADE, SETTINGS, Task, check_sets, open_task, write_set
@@ -33,9 +45,11 @@ from benchmarks.tables import HEAD, table
 from ivfast.runtime.files import save_json
 
 METHODS = (
-    "kmeans25", "kmeans128", "balanced", "scann", "scann_soar", "linear_router", "usp", "neural_lsh", "centers", "net",
+    "kmeans25", "kmeans128", "rairs_own", "balanced", "scann", "scann_soar", "scann_avq", "scann_avq_soar",
+    "linear_router", "keynet", "usp", "neural_lsh", "graph_parts", "centers", "net",
 )  # fmt: skip
-NEEDS = {"scann": "scann", "scann_soar": "scann", "neural_lsh": "pymetis"}  # of the extra `bench`
+SCANN = tuple(name for name in METHODS if name.startswith("scann"))
+NEEDS = dict.fromkeys(SCANN, "scann") | dict.fromkeys(("neural_lsh", "graph_parts"), "pymetis")  # of the extra `bench`
 PACKAGES = ("faiss-cpu", "numpy", "torch", "jax", "scann", "pymetis")
 Options = argparse.Namespace
 
@@ -61,10 +75,12 @@ def unfit(name: str, task: Task, options: Options) -> str:
         return f"{NEEDS[name]} is not installed"
     if name == "net" and not options.hidden:
         return "--param_list has no hidden layer"
-    if name in ("scann", "scann_soar") and not task.in_sample:
+    if name in SCANN and not task.in_sample:
         return "ScaNN trains on what it indexes: --setting in-sample"
-    if name == "scann_soar" and task.metric != "IP":
-        return "ScaNN has SOAR for inner products alone"
+    if name in SCANN[1:] and task.metric != "IP":
+        return "ScaNN has SOAR and AVQ for inner products alone"
+    if name == "rairs_own" and task.metric != "L2":
+        return "RAIRS' own rule is for L2; --copies has its loss under IP, cut to a budget"
     return ""
 
 
@@ -85,12 +101,17 @@ def make(
     makers: dict[str, Callable[[], Peer]] = {
         "kmeans25": kmeans25,
         "kmeans128": lambda: kmeans.make(task, 128, kmeans.train(task, 128)),
+        "rairs_own": lambda: copies.make_rairs_own(task, start),
         "balanced": lambda: balanced.make(task, start),
         "scann": lambda: scann_tree.make(task, soar=False),
         "scann_soar": lambda: scann_tree.make(task, soar=True),
+        "scann_avq": lambda: scann_tree.make_avq(task, soar=False),
+        "scann_avq_soar": lambda: scann_tree.make_avq(task, soar=True),
         "linear_router": lambda: linear_router.make(task, start),
+        "keynet": lambda: keynet.make(task, start, param_list[1:-1], **epochs),
         "usp": lambda: usp.make(task, param_list, **epochs),
         "neural_lsh": lambda: neural_lsh.make(task, param_list, **epochs),
+        "graph_parts": lambda: graph_parts.make(task),
         "centers": lambda: dcnet.make_centers(task, out, seconds, copies=options.copies),
         "net": lambda: dcnet.make_net(task, out, seconds),
     }
@@ -164,7 +185,7 @@ def parse(argv: list[str] | None) -> Options:
         help="dim, hidden layers and nlist of all networks; the first and the last are the set's and --nlist",
     )
     parser.add_argument("--rows", type=int, help="of learn and base at most, for trials")
-    parser.add_argument("--peer_epochs", type=int, help="of usp and neural_lsh; default: their papers'")
+    parser.add_argument("--peer_epochs", type=int, help="of usp, neural_lsh and keynet; default: their papers'")
     parser.add_argument("--out", type=Path, help="JSON file to append to")
     parser.add_argument("--extra", nargs=argparse.REMAINDER, default=[], help="further flags of run_dcnet.py, last")
     options = parser.parse_args(argv)

@@ -4,22 +4,26 @@
     python -m benchmarks.query_log --folder DIR --kinds comments --logged 2000 200 --noise
 
 For each kind of `benchmarks.query_kinds` it trains without a log, with so many logged queries of 2,000, and with a log
-of random directions where --noise asks for it. Beside these stands a linear router over k-means' buckets, trained on
-the same log (see `benchmarks.peers.linear_router`; a quarter of the log chooses its epoch). Printed is what a search
-scans for 90 % of the ten nearest, over k-means, which scans the share behind its name.
+of random directions where --noise asks for it. Beside these stand two peers over k-means' buckets that are trained on
+the same log, a linear router and KeyNet (see `benchmarks.peers`; a quarter of the log chooses their epochs). Printed
+is what a search scans for 90 % of the ten nearest, over k-means, which scans the share behind its name.
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from benchmarks.peers.evaluator import search
+from benchmarks.peers.keynet import Pairs, Rewrite, train_keynet, with_noise
 from benchmarks.peers.linear_router import Labelled, train_linear
 from benchmarks.peers.task import exact
 from benchmarks.query_kinds import KINDS, make_kinds
-from benchmarks.runs import results, run_dcnet
-from ivfast.data.vectors import Points, measure_space, open_vectors
+from benchmarks.runs import HIDDEN, results, run_dcnet
+from ivfast.data.space import Space
+from ivfast.data.vectors import Points, Vectors, measure_space, open_vectors
 from ivfast.method import COUNTED, RECALL
 from ivfast.route.routers import Router
 from ivfast.route.search import Answers, Lists, scanned_at
@@ -27,6 +31,7 @@ from ivfast.route.tiles import LogitTiles
 from ivfast.start.logged import split_log
 
 NLIST = 256
+KEYNET_HIDDEN = tuple(map(int, HIDDEN["IP"]))
 
 
 def train(folder: Path, kind: str, out: Path, *flags: str) -> str:
@@ -43,22 +48,52 @@ def train(folder: Path, kind: str, out: Path, *flags: str) -> str:
     return f"| {100 * kmeans:.2f} % | " + " | ".join(f"{share:.3f}" for share in over) + " |"
 
 
-def linear_router(folder: Path, kind: str, out: Path, log: np.ndarray) -> str:
-    """What the peer scans, over k-means without copies. out: a finished run, whose k-means is taken"""
-    base, gt = np.load(folder / kind / "base.npy"), np.load(folder / kind / "gt.npy")[:, :COUNTED]
-    asked = open_vectors(folder / kind / "query.npy", "query", None)
-    query, centers = Points(asked, measure_space(asked, "IP")), np.load(out / "kmeans.npy")
-    stored = (base @ centers.T).argmax(axis=1)
-    labels = stored[exact(log, base, "IP")[:, 0]]
-    trains, held = (Labelled(log[rows], labels[rows]) for rows in split_log(len(log), 1))
-    linear = train_linear(centers, "IP", trains, held, 1)
-    lists = Lists(len(base), np.bincount(stored, minlength=NLIST), stored[:, None].astype(np.int32))
-    shares = []
-    for scores in (lambda x: x @ centers.T, linear.scores):
-        tiles = LogitTiles(Router("linear_router", NLIST, scores), query)
-        found = search(tiles, lists, Answers(gt, np.ones(gt.shape, dtype=bool)))
-        shares.append(scanned_at(found.recall, found.scanned, RECALL))
-    return f"| {100 * shares[0]:.2f} % | {shares[1] / shares[0]:.3f} | | |"
+class Stored(NamedTuple):
+    """A set under k-means' buckets."""
+
+    centers: np.ndarray  # (NLIST, dim) float32
+    base: np.ndarray  # (n, dim) float32
+    bucket: np.ndarray  # (n,) int64
+    space: Space
+
+    def share(self, scores: Callable[[np.ndarray], np.ndarray], query: np.ndarray, gt: np.ndarray) -> float:
+        """Share scanned for 90 % of the right answers where buckets rank by scores; 1 if never."""
+        lists = Lists(len(self.base), np.bincount(self.bucket, minlength=NLIST), self.bucket[:, None].astype(np.int32))
+        points = Points(Vectors("query", Path("query.npy"), query), self.space)
+        found = search(LogitTiles(Router("peer", NLIST, scores), points), lists, Answers(gt, gt >= 0))
+        return float(np.nan_to_num(scanned_at(found.recall, found.scanned, RECALL), nan=1.0))
+
+
+def peers_of_log(folder: Path, kind: str, out: Path, log: np.ndarray) -> list[tuple[str, str]]:
+    """What peers scan, over k-means without copies. out: a finished run, whose k-means is taken"""
+    base, query = (np.load(folder / kind / f"{part}.npy") for part in ("base", "query"))
+    gt, centers = np.load(folder / kind / "gt.npy")[:, :COUNTED], np.load(out / "kmeans.npy")
+    space = measure_space(open_vectors(folder / kind / "query.npy", "query", None), "IP")
+    stored = Stored(centers, base, (base @ centers.T).argmax(axis=1), space)
+    trains, held = (log[rows] for rows in split_log(len(log), 1))
+    kmeans = stored.share(lambda x: x @ centers.T, query, gt)
+    peers = {"linear router": linear_router(stored, trains, held), "KeyNet": key_net(stored, trains, held)}
+    shares = {name: stored.share(scores, query, gt) / kmeans for name, scores in peers.items()}
+    return [(name, f"| {100 * kmeans:.2f} % | {share:.3f} | | |") for name, share in shares.items()]
+
+
+def linear_router(stored: Stored, trains: np.ndarray, held: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Trained on the buckets of the nearest of logged queries."""
+    labels = (stored.bucket[exact(queries, stored.base, "IP")[:, 0]] for queries in (trains, held))
+    pairs = (Labelled(queries, bucket) for queries, bucket in zip((trains, held), labels, strict=True))
+    return train_linear(stored.centers, "IP", *pairs, seed=1).scores
+
+
+def key_net(stored: Stored, trains: np.ndarray, held: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Trained on logged queries, with noisy copies, and the nearest of each; held ones tell the epoch."""
+    queries, answers = with_noise(trains, "IP", 1), exact(held, stored.base, "IP")
+    pairs = Pairs(queries, stored.base[exact(queries, stored.base, "IP")[:, 0]])
+
+    def scores_by(rewrite: Rewrite) -> Callable[[np.ndarray], np.ndarray]:
+        return lambda x: rewrite(x) @ stored.centers.T
+
+    net = train_keynet(pairs, "IP", KEYNET_HIDDEN, 1, lambda rewrite: stored.share(scores_by(rewrite), held, answers))
+    return scores_by(net.rewrite)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -84,7 +119,8 @@ def main(argv: list[str] | None = None) -> None:
             np.save(args.folder / f"log_{kind}_{name}.npy", rows)
             out = args.folder / f"{kind}_{name}"
             print(f"| {kind} | {name} {train(args.folder, kind, out, '--query_log', f'log_{kind}_{name}')}", flush=True)
-            print(f"| {kind} | {name}, linear router {linear_router(args.folder, kind, plain, rows)}", flush=True)
+            for peer, line in peers_of_log(args.folder, kind, plain, rows):
+                print(f"| {kind} | {name}, {peer} {line}", flush=True)
 
 
 if __name__ == "__main__":

@@ -2,5 +2,5 @@
 
 task: data of one comparison; peer: what a method hands over; evaluator: what that scans and finds;
 choosing: settings chosen on held-out learn pairs; copies: rules that choose copies. One method each:
-kmeans, balanced, scann_tree, linear_router, usp, neural_lsh, dcnet. Tested in tests/peers.
+kmeans, balanced, scann_tree, linear_router, keynet, usp, neural_lsh, graph_parts, dcnet. Tested in tests/peers.
 """

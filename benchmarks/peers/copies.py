@@ -12,6 +12,11 @@ SOAR and RAIRS give each vector one copy at most, where the loss is least; over 
 are those whose loss is least beside the loss of the first bucket taken again, (1 + lambda) |r|^2, which is
 what RAIRS compares with to leave a vector single. SPANN's eps is what the budget makes it. Their lambdas are
 chosen on held-out learn pairs. Distances are Euclidean under IP too, where all rows are of unit norm.
+
+`rairs_own` is RAIRS as its authors' program has it (yangzh1998/rairs), under L2 alone and without a budget: of the
+ten nearest buckets, the nearest joins in, taken again; where its loss is least the vector stays single. Lambda is
+the 0.5 of their test. Their lists share what two buckets hold in common (SEIL), so that a search computes a copy's
+distance once; here it counts each time, as all copies do.
 """
 
 from dataclasses import dataclass
@@ -21,12 +26,12 @@ import numpy as np
 
 from benchmarks.peers.choosing import choose, held_out_share
 from benchmarks.peers.kmeans import Trained
-from benchmarks.peers.peer import Way, way_of
+from benchmarks.peers.peer import Peer, Way, way_of
 from benchmarks.peers.task import Task
 from benchmarks.runs import PERCENTS
 from ivfast.data.vectors import Points
 from ivfast.route.distances import squared_distances, top
-from ivfast.route.tiles import Tile
+from ivfast.route.tiles import LogitTiles, Tile
 from ivfast.runtime.draws import generator
 from ivfast.store.rules.rule import Rule
 
@@ -34,6 +39,7 @@ LAMBDAS = (0.5, 1.0, 1.5, 3.0)  # SOAR's paper has 1, ScaNN's documentation 1.5
 CHOSEN_AT = 0.8  # percent
 SOME = tuple(percent for percent in PERCENTS if percent > 0)  # without copies all rules but benefit are one
 MOST_REPLICAS = 8  # SPANN's
+OWN_LAMBDA, OWN_CANDIDATES = 0.5, 10  # RAIRS': five nearest buckets for each of a vector's two places
 TINY = np.finfo(np.float32).tiny
 
 
@@ -75,6 +81,38 @@ class OneCopy:
         second = np.where(key > -np.inf, second, -1)
         buckets, keys = np.stack([first, second], axis=1), np.stack([np.zeros_like(key), key], axis=1)
         return buckets[:, :width].astype(np.int32), keys[:, :width]
+
+
+@dataclass(frozen=True, eq=False)
+class RairsOwn:
+    """The nearest bucket, and that of RAIRS' least loss among the nearest ten unless it is the nearest again."""
+
+    centers: np.ndarray  # (nlist, dim) float32, inside
+    metric: str
+
+    def rank(self, tile: Tile, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """See ivfast.store.rules.rule.Rule."""
+        d2 = squared_distances(tile.x, self.centers, self.metric)
+        near = top(-d2, min(OWN_CANDIDATES, d2.shape[1])).astype(np.int64)
+        first, rows = near[:, 0], np.arange(len(d2))
+        losses = residual_losses(tile.x, self.centers, d2, first, OWN_LAMBDA, squared=False)
+        losses = np.take_along_axis(losses, near, axis=1)
+        losses[:, 0] = (1 + OWN_LAMBDA) * d2[rows, first]
+        best = losses.argmin(axis=1)  # the nearest where two are equal
+        second = np.where(best > 0, near[rows, best], -1)
+        buckets = np.stack([first, second], axis=1)[:, :width].astype(np.int32)
+        return buckets, np.zeros(buckets.shape, dtype=np.float32)
+
+
+def make_rairs_own(task: Task, trained: Trained) -> Peer:
+    """RAIRS on given centers, with as many copies as its rule gives to base."""
+    rule = RairsOwn(trained.centers, task.metric)
+    tiles = LogitTiles(trained.router, task.base).tiles()
+    n_copies = sum(int((rule.rank(tile, 2)[0][:, 1] >= 0).sum()) for tile in tiles)
+    copies = n_copies / len(task.base)
+    way = Way(trained.router, lambda _, __: rule, (copies,))
+    settings = {"lambda": OWN_LAMBDA, "candidates": OWN_CANDIDATES, "copies": copies}
+    return Peer("rairs_own", trained.router, {"own": way}, trained.seconds, trained.centers.nbytes, settings)
 
 
 @dataclass(frozen=True, eq=False)

@@ -46,7 +46,7 @@ def as_router(name: str, network: nn.Sequential, nlist: int) -> Router:
     return Router(name, nlist, logits)
 
 
-def n_bytes(network: nn.Sequential) -> int:
+def n_bytes(network: nn.Module) -> int:
     """Of all weights."""
     return sum(weight.numel() * weight.element_size() for weight in network.parameters())
 

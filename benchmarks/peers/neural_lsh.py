@@ -67,22 +67,25 @@ def make(task: Task, param_list: tuple[int, ...], epochs: int = EPOCHS) -> Peer:
 
     router = as_router("neural_lsh", network, task.nlist)
 
-    def by_parts(way: Way) -> Way:
-        def rule_for(points: Points, copies: float) -> Rule:
-            rule = way.rule_for(points, copies)
-            return PartFirst(rule, parts) if task.in_sample else rule
-
-        return Way(router, rule_for)
-
-    by_part = by_parts(way_of(task, router, "membership", {0.0: 1.0}))
+    by_part = by_parts(task, way_of(task, router, "membership", {0.0: 1.0}), parts)
     share, epoch = train(
         task, network, optimizer, epochs, len(train_rows), BATCH, loss_of, schedule.step, router, by_part
     )
-    ways = {"membership": by_parts(way_of(task, router, "membership"))}
+    ways = {"membership": by_parts(task, way_of(task, router, "membership"), parts)}
     sizes = np.bincount(parts, minlength=task.nlist)
     settings = {"epoch": epoch, "held-out share": share, "largest part over mean": float(sizes.max() / sizes.mean())}
     seconds = time.monotonic() - started
     return Peer("neural_lsh", router, ways, seconds, n_bytes(network), settings)
+
+
+def by_parts(task: Task, way: Way, parts: np.ndarray) -> Way:
+    """A way of storing that puts base into its parts first, where it was base that was partitioned."""
+
+    def rule_for(points: Points, copies: float) -> Rule:
+        rule = way.rule_for(points, copies)
+        return PartFirst(rule, parts) if task.in_sample else rule
+
+    return way._replace(rule_for=rule_for)
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,17 +1,19 @@
 """Rules that choose copies do what their papers say."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from benchmarks.peers import copies, kmeans
-from benchmarks.peers.evaluator import evaluate
+from benchmarks.peers.evaluator import evaluate, stored_by
 from benchmarks.peers.peer import nearest_with
 from benchmarks.peers.task import Task
 from ivfast.route.routers import Router
 from ivfast.route.tiles import LogitTiles
 from ivfast.store.rules.rule import Rule
 from tests import by_hand
-from tests.peers.reading import NLIST, at_90
+from tests.peers.reading import NLIST, at_90, hashed, task_of
 
 
 def ranked(rule: Rule, router: Router, task: Task) -> tuple[np.ndarray, np.ndarray]:
@@ -40,6 +42,27 @@ def test_copies_go_where_the_papers_loss_is_least(transfer: Task, squared: bool)
         assert keys[i, 1] == pytest.approx(-losses.min() / (2.5 * (r @ r)), rel=1e-3)  # float32
     tile = next(LogitTiles(start, transfer.base).tiles())
     assert copies.OneCopy(centers, transfer.metric, 1.5, squared).rank(tile, 1)[0].shape == (len(tile.z), 1)
+
+
+def test_rairs_by_its_own_rule_copies_only_where_the_nearest_bucket_again_is_worse(folder: Path) -> None:
+    task = task_of(folder, "L2", "transfer")
+    start = kmeans.train(task, 5)
+    centers, lam = start.centers.astype(np.float64), 0.5  # of the authors' test, as their ten candidates
+    x = task.base.x(slice(None)).astype(np.float64)
+    expected = []
+    for row in x:
+        residuals = row - centers
+        near = np.argsort(np.square(residuals).sum(axis=1))[:10]
+        losses = [residuals[c] @ residuals[c] + lam * residuals[c] @ residuals[near[0]] for c in near]
+        best = int(np.argmin(losses))
+        expected.append([near[0], near[best] if best else -1])
+    peer = copies.make_rairs_own(task, start)
+    way = peer.ways["own"]
+    lists = stored_by(task, way, task.base, way.copies[0], np.arange(len(x)))
+    assert (lists.buckets[:, :2] == expected).mean() > 0.999  # float32 ties
+    assert 0 < way.copies[0] < 1  # some stay single
+    assert lists.entries == len(x) + round(way.copies[0] * len(x)) == (lists.buckets >= 0).sum()
+    assert at_90(evaluate(task, peer), percent=way.copies[0], rule="own") < at_90(evaluate(task, hashed(task)))
 
 
 def test_spann_leaves_out_what_lies_behind_a_bucket_taken(transfer: Task) -> None:

@@ -1,11 +1,13 @@
 """Every peer learns what its paper says it learns."""
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from benchmarks import compare
 from benchmarks.peers import balanced, kmeans, linear_router, neural_lsh, scann_tree, usp
 from benchmarks.peers.choosing import choose, held_out_share
 from benchmarks.peers.evaluator import evaluate, search, stored_by
@@ -93,10 +95,13 @@ def test_part_comes_first_and_the_old_primary_keeps_a_place() -> None:
     assert keys[:, 1:].tolist() == [[-1, -2], [-1, 0], [-1, 0]]
 
 
-@pytest.mark.parametrize(("metric", "soar"), [("IP", False), ("IP", True), ("L2", False)])
-def test_scann_lists_and_order_give_its_own_recall(folder: Path, metric: str, soar: bool) -> None:
+@pytest.mark.parametrize(
+    ("metric", "soar", "avq"),
+    [("IP", False, None), ("IP", True, None), ("L2", False, None), ("IP", False, 2.5), ("IP", True, 2.5)],
+)
+def test_scann_lists_and_order_give_its_own_recall(folder: Path, metric: str, soar: bool, avq: float | None) -> None:
     in_sample = task_of(folder, metric, "in-sample")
-    tree = scann_tree.build(in_sample.base.x(slice(None)), in_sample.metric, in_sample.nlist, in_sample.seed, soar=soar)
+    tree = scann_tree.build_task(in_sample, soar=soar, avq=avq)
     peer = scann_tree.as_peer(in_sample, tree, 0.0)
     way = peer.ways["own"]
     lists = stored_by(in_sample, way, in_sample.base, way.copies[0], np.arange(len(in_sample.base)))
@@ -110,3 +115,28 @@ def test_scann_lists_and_order_give_its_own_recall(folder: Path, metric: str, so
         # ties of the tenth neighbour, and of leaves in float32: 3,000 answers
         assert curve.recall[leaves - 1] == pytest.approx(scann_tree.own_recall(tree, query, gt, leaves), abs=1e-3)
     assert at_90(evaluate(in_sample, peer), percent=way.copies[0]) < at_90(evaluate(in_sample, hashed(in_sample)))
+
+
+@pytest.mark.parametrize("soar", [False, True])
+def test_scann_avq_is_chosen_on_held_out_pairs_and_moves_centers(folder: Path, soar: bool) -> None:
+    in_sample = task_of(folder, "IP", "in-sample")
+    peer = scann_tree.make_avq(in_sample, soar=soar, avqs=(1.0, 5.0))
+    assert peer.name == ("scann_avq_soar" if soar else "scann_avq")
+    assert peer.settings["avq"] == choose(peer.settings["held-out shares"])
+    assert (peer.ways["own"].copies[0] > 0) is soar
+    moved = scann_tree.build_task(in_sample, soar=soar, avq=peer.settings["avq"]).centers
+    assert np.linalg.norm(moved, axis=1).max() < 0.99  # shortened; spherical centers without AVQ are of unit norm
+    np.testing.assert_allclose(np.linalg.norm(scann_tree.build_task(in_sample, soar=soar).centers, axis=1), 1, atol=1e-5)
+
+
+def test_methods_are_left_out_where_they_cannot_be_compared(folder: Path) -> None:
+    options = compare.parse(["--data_path", str(folder), "--set", "topics"])
+    left = {}
+    for metric, setting in product(("IP", "L2"), ("in-sample", "transfer")):
+        task = task_of(folder, metric, setting)
+        left[metric, setting] = {name for name in compare.METHODS if compare.unfit(name, task, options)}
+    scann = {"scann", "scann_soar", "scann_avq", "scann_avq_soar"}
+    assert left["IP", "in-sample"] == {"rairs_own"}
+    assert left["L2", "in-sample"] == scann - {"scann"}
+    assert left["IP", "transfer"] == scann | {"rairs_own"}
+    assert left["L2", "transfer"] == scann
