@@ -1,0 +1,284 @@
+"""What compressed vectors cost each kind of centers: error of codes, best recall, microseconds at equal recall.
+
+    python -m benchmarks.codes --data_path DIR --sets text:IP words:IP sift:L2 --save_path OUT
+
+Of each set DIR/SET/{base,query,gt}.npy are read. OUT/SET keeps what `ivfast.fit` trained on base, or holds a finished
+run of it. Codes are fitted to the same rows for all centers. *from*: where the differences start that codes hold: the
+center, as FAISS does; the mean of the bucket, as `ivfast index` does; or zero, FAISS' by_residual False.
+
+Two tables a set. *error*: mean squared distance of the stored entries to what their codes say, over the mean squared
+norm of base. *best*: recall@10 by a search of a third of all buckets. Microseconds are of one thread, the least of
+several passes in turn, and interpolated between settings, as are the vectors scanned, in percent of base. *refined*:
+the hundred best by codes are ranked anew by the vectors themselves, which takes these in memory as well.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import faiss
+import numpy as np
+
+import ivfast
+from benchmarks.index_time import Case, read, recall_of
+from benchmarks.runs import print_table
+from ivfast.index.codes import bucket_means, stand_on
+from ivfast.index.fill import add_entries, finish, sizes_of
+from ivfast.index.growth import Index
+
+K, REFINED_FROM = 10, 100
+LEVELS = (0.80, 0.90)
+PASSES = 3  # of which the fastest counts
+NPROBES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+ENOUGH = 0.92  # recall refined, beyond which no more settings are timed
+FITTED_ON = 20_000  # rows of base
+STARTS = ("center", "mean", "zero")
+
+Search = Callable[[np.ndarray, int], np.ndarray]  # queries, k -> ids
+
+
+class Layout(NamedTuple):
+    """Centers, and which vectors lie in which bucket."""
+
+    name: str
+    centers: np.ndarray  # (nlist, dim) float32
+    rows: np.ndarray  # (entries,) of base
+    buckets: np.ndarray  # (entries,)
+    ours: Index | None = None  # what searches it; None: plain FAISS
+
+
+class Way(NamedTuple):
+    """One index to measure."""
+
+    layout: Layout
+    kind: str
+    start: str
+    index: Any
+    error: float
+
+
+class Point(NamedTuple):
+    """What one setting finds and takes."""
+
+    recall: float
+    microseconds: float
+    scanned: float
+
+
+def kinds_of(dim: int) -> tuple[str, ...]:
+    """Codes for vectors of a dim: PQ of about a quarter as many bytes, half as many 4-bit codes, one bit, one byte."""
+    divisors = [m for m in range(1, dim) if dim % m == 0]
+    m = min(divisors, key=lambda one: abs(one - dim / 4))
+    return f"PQ{m}", f"PQ{max(one for one in divisors if one <= dim / 2)}x4fs", "RaBitQ", "SQ8"
+
+
+def empty_codes(centers: np.ndarray, metric: str, kind: str, start: str, rows: np.ndarray) -> Any:
+    """A FAISS index with its codes fitted, nothing stored. start: center, mean or zero"""
+    (nlist, dim), measure = centers.shape, faiss.METRIC_INNER_PRODUCT if metric == "IP" else faiss.METRIC_L2
+    index: Any = faiss.index_factory(dim, f"IVF{nlist},{kind.removesuffix('fs')}", measure)
+    faiss.downcast_index(index.quantizer).add(centers)
+    if start == "mean":
+        stand_on(index, bucket_means(rows, index.quantizer.search(rows, 1)[1][:, 0], centers))
+    if hasattr(index, "pq"):
+        index.pq.cp.seed = 1
+    index.by_residual = start != "zero"
+    index.train(rows)
+    return index
+
+
+def error_of(index: Any, base: np.ndarray, rows: np.ndarray, buckets: np.ndarray) -> float:
+    """Mean squared distance of entries to what their codes say, over the mean squared norm of base."""
+    total, step = 0.0, 10_000
+    for start in range(0, len(rows), step):
+        x = np.ascontiguousarray(base[rows[start : start + step]])
+        lists = np.ascontiguousarray(buckets[start : start + step], dtype=np.int64)
+        codes, said = np.empty((len(x), index.code_size), np.uint8), np.empty_like(x)
+        index.encode_vectors(len(x), *map(faiss.swig_ptr, (x, lists, codes)), False)  # noqa: FBT003
+        index.decode_vectors(len(x), *map(faiss.swig_ptr, (codes, lists, said)))
+        total += float(np.square((said - x).astype(np.float64)).sum())
+    return total / len(rows) / float(np.square(base.astype(np.float64)).sum(axis=1).mean())
+
+
+def refined(search: Search, vectors: Any, query: np.ndarray, k: int) -> np.ndarray:
+    """The k best of the hundred best by codes, ranked anew by the vectors. vectors: an IndexFlat of base"""
+    ids = np.ascontiguousarray(search(query, REFINED_FROM))
+    scores = np.empty(ids.shape, np.float32)
+    vectors.compute_distance_subset(
+        len(query), faiss.swig_ptr(query), REFINED_FROM, *map(faiss.swig_ptr, (scores, ids))
+    )
+    sign = -1 if vectors.metric_type == faiss.METRIC_INNER_PRODUCT else 1
+    worth = np.where(ids >= 0, sign * scores, np.inf)
+    return np.take_along_axis(ids, np.argpartition(worth, k - 1, axis=1)[:, :k], axis=1)
+
+
+def layouts_of(case: Case, folder: Path, copies: float) -> list[Layout]:
+    """k-means and the trained centers, each vector once, and ours with copies."""
+    if not (folder / "index.faiss").is_file():
+        model = ivfast.fit(case.base, metric=case.metric, copies=copies, save_path=folder, seed=1)
+        model.index(case.base, copies).save(folder)
+    ours = ivfast.load_index(folder)
+    lists: Any = ours.faiss_index.invlists
+    sizes, found = sizes_of(ours.faiss_index), []
+    measure = faiss.METRIC_INNER_PRODUCT if case.metric == "IP" else faiss.METRIC_L2
+    for name, file in (("k-means", "kmeans.npy"), ("trained", "ivfast.npy")):
+        centers = np.ascontiguousarray(np.load(folder / file), dtype=np.float32)
+        nearest = faiss.knn(case.base, centers, 1, metric=measure)[1][:, 0]
+        found.append(Layout(name, centers, np.arange(len(nearest)), nearest))
+    ids = [faiss.rev_swig_ptr(lists.get_ids(i), int(n)).copy() for i, n in enumerate(sizes) if n]
+    buckets = np.repeat(np.arange(len(sizes)), sizes)
+    name = f"ours, {copies:g} copies"
+    return [*found, Layout(name, found[1].centers, np.concatenate(ids), buckets, ours)]
+
+
+def ways_of(case: Case, layouts: list[Layout], kind: str) -> list[Way]:
+    """Every layout with every start that FAISS lets one choose."""
+    chosen = np.random.default_rng(1).permutation(len(case.base))[:FITTED_ON]
+    rows, fitted, ways = np.ascontiguousarray(case.base[chosen]), {}, []
+    for start in STARTS:
+        if start == "zero" and kind == "RaBitQ":
+            continue
+        for layout in layouts:
+            key = layout.centers.tobytes()
+            if (key, start) not in fitted:
+                fitted[key, start] = empty_codes(layout.centers, case.metric, kind, start, rows)
+            index: Any = faiss.deserialize_index(faiss.serialize_index(fitted[key, start]))
+            error = error_of(index, case.base, layout.rows, layout.buckets)
+            add_entries(index, case.base[layout.rows], layout.rows, layout.buckets)
+            ways.append(Way(layout, kind, start, finish(index, kind), error))
+    return ways
+
+
+def set_to(way: Way, nprobe: int) -> Search:
+    """A search of so many buckets; of ours so many on average, by the share that they hold."""
+    if way.layout.ours is None:
+
+        def plain(query: np.ndarray, k: int) -> np.ndarray:
+            way.index.nprobe = nprobe
+            return way.index.search(query, k)[1]
+
+        return plain
+    index, share = with_codes(way.layout.ours, way.index, way.kind), share_of(way.layout.ours, nprobe)
+    return lambda query, k: index.search(query, k, scanned=share)[0]
+
+
+def with_codes(flat: Index, coded: Any, kind: str) -> Index:
+    """An index with the same entries as codes, told by the share that it scans."""
+    built = flat.n_built, flat.imbalance_built
+    return Index(
+        flat.model, coded, flat.calibration, flat.probes_use, flat.reach, flat.copies, kind, flat.n, flat.next_id, built
+    )
+
+
+def share_of(index: Index, nprobe: int) -> float:
+    """Entries over vectors that a search of so many buckets on average compares with."""
+    return float(np.interp(nprobe, index.calibration.probed, index.calibration.scanned))
+
+
+def scanned_by(way: Way, query: np.ndarray, nprobe: int) -> float:
+    """Entries over vectors that these queries are compared with."""
+    if (ours := way.layout.ours) is None:
+        return float(sizes_of(way.index)[way.index.quantizer.search(query, nprobe)[1]].sum(axis=1).mean() / ours_n(way))
+    threshold = ours.threshold(K, None, share_of(ours, nprobe), None)
+    ranked = ours.candidates(query, threshold)
+    return float(ours.shares[ranked.buckets[ranked.gains > threshold]].sum() / len(query))
+
+
+def ours_n(way: Way) -> int:
+    """Vectors stored, each counted once."""
+    return int(way.layout.rows.max()) + 1
+
+
+def curves(case: Case, ways: list[Way], refine: bool) -> list[list[Point]]:
+    """Recall, time and scanned share of each index at each setting; all indexes take turns."""
+    vectors = (faiss.IndexFlatIP if case.metric == "IP" else faiss.IndexFlatL2)(case.base.shape[1])
+    vectors.add(case.base)
+    found: list[list[Point]] = [[] for _ in ways]
+    for nprobe in NPROBES:
+        going = [i for i, curve in enumerate(found) if not curve or curve[-1].recall < ENOUGH]
+        searches = {i: set_to(ways[i], nprobe) for i in going}
+        times, recall = dict.fromkeys(going, np.inf), {}
+        for _ in range(PASSES):
+            for i in going:
+                started = time.thread_time()
+                ids = refined(searches[i], vectors, case.query, K) if refine else searches[i](case.query, K)
+                times[i] = min(times[i], time.thread_time() - started)
+                recall[i] = recall_of(ids, case.gt)
+        for i in going:
+            shown = 1e6 * times[i] / len(case.query), scanned_by(ways[i], case.query, nprobe)
+            found[i].append(Point(recall[i], *shown))
+    return found
+
+
+def at_recall(curve: list[Point], level: float) -> str:
+    """Microseconds and percent scanned where a curve reaches a recall, between the two settings around it."""
+    reached = next((i for i, point in enumerate(curve) if point.recall >= level), None)
+    if reached is None:
+        return "-"
+    ends = curve[max(0, reached - 1) : reached + 1]
+    recalls = [point.recall for point in ends]
+    took, scanned = (float(np.interp(level, recalls, [point[i] for point in ends])) for i in (1, 2))
+    return f"{'at most ' if reached == 0 else ''}{took:.0f} ({100 * scanned:.2f})"
+
+
+def at_time(curve: list[Point], microseconds: float) -> str:
+    """The recall that a curve has reached by then; - where even its first setting takes longer."""
+    times = np.maximum.accumulate([point.microseconds for point in curve])
+    best = np.maximum.accumulate([point.recall for point in curve])
+    return "-" if times[0] > microseconds else f"{np.interp(microseconds, times, best):.3f}"
+
+
+def measure(case: Case, layouts: list[Layout], name: str, budget: float) -> None:
+    """Print both tables of a set."""
+    (n, dim), wide = case.base.shape, max(1, len(layouts[0].centers) // 3)
+    print(f"\n{name}: {n:,} x {dim}, {case.metric}, {len(layouts[0].centers)} buckets, {len(case.query):,} queries")
+    errors, tables = [], {False: [], True: []}
+    vectors = (faiss.IndexFlatIP if case.metric == "IP" else faiss.IndexFlatL2)(dim)
+    vectors.add(case.base)
+    for kind in kinds_of(dim):
+        ways = ways_of(case, layouts, kind)
+        for way in ways:
+            search = set_to(way, wide)
+            best = (
+                recall_of(search(case.query, K), case.gt),
+                recall_of(refined(search, vectors, case.query, K), case.gt),
+            )
+            head = [f"{kind}, {way.index.code_size} bytes", way.layout.name, way.start]
+            errors.append([*head, f"{way.error:.4f}", *(f"{one:.3f}" for one in best)])
+        for refine, lines in tables.items():
+            for way, curve in zip(ways, curves(case, ways, refine), strict=True):
+                levels = (at_recall(curve, level) for level in LEVELS)
+                lines.append([kind, way.layout.name, way.start, *levels, at_time(curve, budget)])
+    print("\nError and best recall\n")
+    print_table(["codes", "centers", "from", "error", "best", "best, refined"], errors)
+    for refine, lines in tables.items():
+        print(f"\nMicroseconds (% scanned) {'with' if refine else 'without'} refinement\n")
+        at = [f"at {level:.2f}" for level in LEVELS]
+        print_table(["codes", "centers", "from", *at, f"recall in {budget:g} microseconds"], lines)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Print the tables of each set."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_path", type=Path, required=True)
+    parser.add_argument("--sets", nargs="+", default=["text:IP", "words:IP", "sift:L2"], metavar="SET:METRIC")
+    parser.add_argument(
+        "--save_path", type=Path, default=Path("codes_out"), help="SAVE_PATH/SET keeps what was trained"
+    )
+    parser.add_argument("--copies", type=float, default=0.8)
+    parser.add_argument("--n_query", type=int, default=1000, help="queries, the first ones")
+    parser.add_argument("--budget", type=float, default=100, help="microseconds a query")
+    options = parser.parse_args(argv)
+    for one in options.sets:
+        name, metric = one.split(":")
+        case = read(options.data_path / name, metric)
+        few = slice(0, options.n_query)
+        case = case._replace(query=np.ascontiguousarray(case.query[few]), gt=case.gt[few])
+        layouts = layouts_of(case, options.save_path / name, options.copies)
+        faiss.omp_set_num_threads(1)
+        measure(case, layouts, name, options.budget)
+
+
+if __name__ == "__main__":
+    main()

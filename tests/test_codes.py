@@ -1,0 +1,127 @@
+"""Codes of an index: what they stand against, and what the benchmark of codes measures, against NumPy."""
+
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pytest
+
+from ivfast.index.codes import COUNT, bucket_means, centers_in, flats_of, plain_is_closer
+from ivfast.index.fill import add_entries, empty_index, finish
+from ivfast.index.probing import search_lists
+from tests import by_hand
+
+DIM, NLIST = 16, 8
+
+
+def make_unit(n: int, seed: int) -> np.ndarray:
+    rows = np.random.default_rng(3).normal(0, 1, (NLIST, DIM))[np.random.default_rng(seed).integers(0, NLIST, n)]
+    rows = rows + np.random.default_rng(seed).normal(0, 1, (n, DIM))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def make_rows(n: int, seed: int, metric: str) -> np.ndarray:
+    return make_unit(n, seed) if metric == "IP" else 5 + 3 * make_unit(n, seed)
+
+
+def make_centers() -> np.ndarray:
+    centers = np.random.default_rng(3).normal(0, 1, (NLIST, DIM))
+    return (centers / np.linalg.norm(centers, axis=1, keepdims=True)).astype(np.float32)
+
+
+def off_center(metric: str) -> np.ndarray:
+    """Centers that lie beside the middle of their buckets, as trained ones do."""
+    centers = make_centers() + 0.3 * np.random.default_rng(5).normal(0, 1, (NLIST, DIM)).astype(np.float32)
+    return centers / np.linalg.norm(centers, axis=1, keepdims=True) if metric == "IP" else 5 + 3 * centers
+
+
+def nearest_of(rows: np.ndarray, centers: np.ndarray, metric: str) -> np.ndarray:
+    return (rows @ centers.T if metric == "IP" else -by_hand.distances(rows, centers)).argmax(axis=1)
+
+
+def filled(metric: str, kind: str, *, means: bool = True) -> Any:
+    """All rows in the bucket of their nearest center; means: whether codes stand against means."""
+    centers, rows = off_center(metric), make_rows(3000, 1, metric)
+    if means:
+        index: Any = empty_index(centers, metric, kind, rows, 1)
+    else:
+        index = faiss.index_factory(DIM, f"IVF{NLIST},{kind}", faiss.METRIC_INNER_PRODUCT if metric == "IP" else 1)
+        index.quantizer.add(centers)
+        index.train(rows)
+    add_entries(index, rows, np.arange(len(rows)), nearest_of(rows, centers, metric))
+    return index
+
+
+def held_by(index: Any) -> np.ndarray:
+    index.make_direct_map()
+    return index.reconstruct_n(0, index.ntotal)
+
+
+@pytest.mark.parametrize("kind", ["PQ4x4", "SQ8", "RaBitQ"])
+@pytest.mark.parametrize("metric", ["IP", "L2"])
+def test_codes_stand_against_means_and_centers_say_what_is_probed(kind: str, metric: str):
+    centers, rows, query = off_center(metric), make_rows(3000, 1, metric), make_rows(50, 2, metric)
+    index, at_centers = filled(metric, kind), filled(metric, kind, means=False)
+    np.testing.assert_array_equal(centers_in(index), centers)
+    nearest = nearest_of(rows, centers, metric)
+    wanted = [(rows[nearest == b].sum(axis=0) + 2 * centers[b]) / ((nearest == b).sum() + 2) for b in range(NLIST)]
+    np.testing.assert_allclose(index.quantizer.reconstruct_n(0, NLIST), wanted, atol=1e-5)
+    for nprobe in (1, 3):
+        theirs, ours = (one.quantizer.search(query, nprobe)[1] for one in (at_centers, index))
+        np.testing.assert_array_equal(np.sort(theirs, axis=1), np.sort(ours, axis=1))
+    lost = [np.square(held_by(one) - rows).sum(axis=1).mean() for one in (index, at_centers)]
+    assert lost[0] < 0.95 * lost[1]
+
+
+@pytest.mark.parametrize("kind", ["PQ4x4", "PQ4x4fs", "SQ8", "RaBitQ"])
+@pytest.mark.parametrize("metric", ["IP", "L2"])
+def test_a_search_of_chosen_lists_scores_as_plain_faiss_does(kind: str, metric: str, tmp_path: Path):
+    """Handed distances to centers, codes that stand against means would be off by a term a bucket."""
+    index, query = finish(filled(metric, kind.removesuffix("fs")), kind), make_rows(50, 2, metric)
+    faiss.write_index(index, str(tmp_path / "index.faiss"))
+    plain: Any = faiss.read_index(str(tmp_path / "index.faiss"))
+    plain.nprobe = 3
+    buckets = plain.quantizer.search(query, 3)[1]
+    nonsense = np.full(buckets.shape, 7, np.float32)
+    scores, ids = search_lists(index, query, 5, np.append(buckets, np.full((50, 1), -1), axis=1), nonsense[:, [0] * 4])
+    expected, theirs = plain.search(query, 5)
+    np.testing.assert_allclose(scores, expected, rtol=1e-4, atol=1e-4)
+    assert (ids == theirs).mean() > 0.99
+    if kind in ("PQ4x4", "SQ8"):
+        held = held_by(filled(metric, kind))[ids]
+        own = np.einsum("qd,qkd->qk", query, held) if metric == "IP" else ((query[:, None] - held) ** 2).sum(axis=2)
+        np.testing.assert_allclose(scores, own, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("metric", ["IP", "L2"])
+def test_vectors_as_they_are_need_no_means(metric: str):
+    index = empty_index(off_center(metric), metric, "Flat", make_rows(3000, 1, metric), 1)
+    assert len(flats_of(index)) == 1
+    np.testing.assert_array_equal(centers_in(index), off_center(metric))
+
+
+def test_a_bucket_that_nobody_lies_in_keeps_its_center():
+    rows, centers = make_unit(10, 1), make_centers()
+    means = bucket_means(rows, np.zeros(10, np.int64), centers)
+    np.testing.assert_allclose(means[1:], centers[1:], atol=1e-7)
+    np.testing.assert_allclose(means[0], (rows.sum(axis=0) + COUNT * centers[0]) / (COUNT + 10), atol=1e-6)
+
+
+def test_vectors_of_few_parts_are_coded_as_they_are():
+    """Each quarter of a vector is one of 16: codes of 4 bits hold all of it, but not what it differs by."""
+    rng = np.random.default_rng(1)
+    parts = rng.normal(0, 1, (4, 16, DIM // 4))
+    rows = np.concatenate([part[rng.integers(0, 16, 3000)] for part in parts], axis=1).astype(np.float32)
+    index: Any = empty_index(rows[:NLIST].copy(), "L2", "PQ4x4", rows, 1)
+    assert not index.by_residual
+    assert len(flats_of(index)) == 1
+    clumps: Any = empty_index(off_center("L2"), "L2", "PQ4x4", make_rows(3000, 1, "L2"), 1)
+    assert clumps.by_residual
+
+
+@pytest.mark.parametrize("n", [16, 17, 40])
+def test_few_rows_are_enough_to_try_codes_on(n: int):
+    rows = make_unit(n, 1)
+    assert plain_is_closer(faiss.ProductQuantizer(DIM, 4, 4), rows, 0.1 * rows, 1) in (True, False)
+    assert not plain_is_closer(faiss.ProductQuantizer(DIM, 4, 4), make_unit(300, 1), 0.1 * make_unit(300, 1), 1)
