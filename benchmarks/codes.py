@@ -6,13 +6,15 @@ Of each set DIR/SET/{base,query,gt}.npy are read. OUT/SET keeps what `ivfast.fit
 run of it. Codes are fitted to the same rows for all centers. *from*: where the differences start that codes hold: the
 center, as FAISS does; the mean of the bucket, as `ivfast index` does; or zero, FAISS' by_residual False.
 
-Two tables a set. *error*: mean squared distance of the stored entries to what their codes say, over the mean squared
-norm of base. *best*: recall@10 by a search of a third of all buckets. Microseconds are of one thread, the least of
-several passes in turn, and interpolated between settings, as are the vectors scanned, in percent of base. *refined*:
-the hundred best by codes are ranked anew by the vectors themselves, which takes these in memory as well.
+One table a kind of codes. *error*: mean squared distance of a sample of the stored entries to what their codes say,
+over the mean squared norm of base. *best*: recall@10 by a search of a third of all buckets. Microseconds are of one
+thread, the least of several passes in which all indexes take turns, and interpolated between settings, as are the
+vectors scanned, in percent of base. *refined*: the hundred best by codes are ranked anew by the vectors themselves,
+which takes these in memory as well.
 """
 
 import argparse
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,9 +33,11 @@ from ivfast.index.growth import Index
 K, REFINED_FROM = 10, 100
 LEVELS = (0.80, 0.90)
 PASSES = 3  # of which the fastest counts
-NPROBES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
-ENOUGH = 0.92  # recall refined, beyond which no more settings are timed
-FITTED_ON = 20_000  # rows of base
+N_TIMED = 150  # queries, of those whose recall is counted
+NPROBES = (1, 2, 4, 8, 16, 32, 64)
+ENOUGH = 0.91  # recall refined, beyond which no more settings are measured
+FITTED_ON, FIT_ROUNDS = 10_000, 10  # rows of base, and rounds of k-means, for codes of all centers
+N_CODED = 5000  # entries whose error is measured
 STARTS = ("center", "mean", "zero")
 
 Search = Callable[[np.ndarray, int], np.ndarray]  # queries, k -> ids
@@ -62,16 +66,17 @@ class Way(NamedTuple):
 class Point(NamedTuple):
     """What one setting finds and takes."""
 
+    scanned: float
     recall: float
     microseconds: float
-    scanned: float
+    refined: float
+    refined_microseconds: float
 
 
 def kinds_of(dim: int) -> tuple[str, ...]:
-    """Codes for vectors of a dim: PQ of about a quarter as many bytes, half as many 4-bit codes, one bit, one byte."""
-    divisors = [m for m in range(1, dim) if dim % m == 0]
-    m = min(divisors, key=lambda one: abs(one - dim / 4))
-    return f"PQ{m}", f"PQ{max(one for one in divisors if one <= dim / 2)}x4fs", "RaBitQ", "SQ8"
+    """Codes for vectors of a dim: a byte for about eight entries, as 4-bit codes, a bit an entry, a byte an entry."""
+    m = max(m for m in range(1, dim // 8 + 1) if dim % m == 0 and dim % (2 * m) == 0)
+    return f"PQ{m}", f"PQ{2 * m}x4fs", "RaBitQ", "SQ8"
 
 
 def empty_codes(centers: np.ndarray, metric: str, kind: str, start: str, rows: np.ndarray) -> Any:
@@ -82,7 +87,7 @@ def empty_codes(centers: np.ndarray, metric: str, kind: str, start: str, rows: n
     if start == "mean":
         stand_on(index, bucket_means(rows, index.quantizer.search(rows, 1)[1][:, 0], centers))
     if hasattr(index, "pq"):
-        index.pq.cp.seed = 1
+        index.pq.cp.seed, index.pq.cp.niter = 1, FIT_ROUNDS
     index.by_residual = start != "zero"
     index.train(rows)
     return index
@@ -90,24 +95,20 @@ def empty_codes(centers: np.ndarray, metric: str, kind: str, start: str, rows: n
 
 def error_of(index: Any, base: np.ndarray, rows: np.ndarray, buckets: np.ndarray) -> float:
     """Mean squared distance of entries to what their codes say, over the mean squared norm of base."""
-    total, step = 0.0, 10_000
-    for start in range(0, len(rows), step):
-        x = np.ascontiguousarray(base[rows[start : start + step]])
-        lists = np.ascontiguousarray(buckets[start : start + step], dtype=np.int64)
-        codes, said = np.empty((len(x), index.code_size), np.uint8), np.empty_like(x)
-        index.encode_vectors(len(x), *map(faiss.swig_ptr, (x, lists, codes)), False)  # noqa: FBT003
-        index.decode_vectors(len(x), *map(faiss.swig_ptr, (codes, lists, said)))
-        total += float(np.square((said - x).astype(np.float64)).sum())
-    return total / len(rows) / float(np.square(base.astype(np.float64)).sum(axis=1).mean())
+    some = np.random.default_rng(1).permutation(len(rows))[:N_CODED]
+    x, lists = np.ascontiguousarray(base[rows[some]]), np.ascontiguousarray(buckets[some], dtype=np.int64)
+    codes, said = np.empty((len(x), index.code_size), np.uint8), np.empty_like(x)
+    index.encode_vectors(len(x), *map(faiss.swig_ptr, (x, lists, codes)), False)  # noqa: FBT003
+    index.decode_vectors(len(x), *map(faiss.swig_ptr, (codes, lists, said)))
+    whole = np.square(base, dtype=np.float64).sum(axis=1).mean()
+    return float(np.square(said - x, dtype=np.float64).sum(axis=1).mean() / whole)
 
 
-def refined(search: Search, vectors: Any, query: np.ndarray, k: int) -> np.ndarray:
-    """The k best of the hundred best by codes, ranked anew by the vectors. vectors: an IndexFlat of base"""
-    ids = np.ascontiguousarray(search(query, REFINED_FROM))
-    scores = np.empty(ids.shape, np.float32)
-    vectors.compute_distance_subset(
-        len(query), faiss.swig_ptr(query), REFINED_FROM, *map(faiss.swig_ptr, (scores, ids))
-    )
+def ranked_anew(ids: np.ndarray, vectors: Any, query: np.ndarray, k: int) -> np.ndarray:
+    """The k best of some ids by the vectors themselves. ids: (q, more), -1: none; vectors: an IndexFlat of base"""
+    ids, scores = np.ascontiguousarray(ids), np.empty(ids.shape, np.float32)
+    pointers = (faiss.swig_ptr(one) for one in (scores, ids))
+    vectors.compute_distance_subset(len(query), faiss.swig_ptr(query), ids.shape[1], *pointers)
     sign = -1 if vectors.metric_type == faiss.METRIC_INNER_PRODUCT else 1
     worth = np.where(ids >= 0, sign * scores, np.inf)
     return np.take_along_axis(ids, np.argpartition(worth, k - 1, axis=1)[:, :k], axis=1)
@@ -137,7 +138,7 @@ def ways_of(case: Case, layouts: list[Layout], kind: str) -> list[Way]:
     chosen = np.random.default_rng(1).permutation(len(case.base))[:FITTED_ON]
     rows, fitted, ways = np.ascontiguousarray(case.base[chosen]), {}, []
     for start in STARTS:
-        if start == "zero" and kind == "RaBitQ":
+        if start == "zero" and kind in ("RaBitQ", "SQ8"):
             continue
         for layout in layouts:
             key = layout.centers.tobytes()
@@ -190,72 +191,76 @@ def ours_n(way: Way) -> int:
     return int(way.layout.rows.max()) + 1
 
 
-def curves(case: Case, ways: list[Way], refine: bool) -> list[list[Point]]:
-    """Recall, time and scanned share of each index at each setting; all indexes take turns."""
-    vectors = (faiss.IndexFlatIP if case.metric == "IP" else faiss.IndexFlatL2)(case.base.shape[1])
-    vectors.add(case.base)
+def curves(case: Case, ways: list[Way], vectors: Any) -> list[list[Point]]:
+    """What each index finds and takes at each setting; all take turns. vectors: an IndexFlat of base"""
     found: list[list[Point]] = [[] for _ in ways]
+    few = np.ascontiguousarray(case.query[:N_TIMED])
     for nprobe in NPROBES:
-        going = [i for i, curve in enumerate(found) if not curve or curve[-1].recall < ENOUGH]
+        going = [i for i, curve in enumerate(found) if not curve or curve[-1].refined < ENOUGH]
         searches = {i: set_to(ways[i], nprobe) for i in going}
-        times, recall = dict.fromkeys(going, np.inf), {}
+        times = dict.fromkeys(going, (np.inf, np.inf))
         for _ in range(PASSES):
-            for i in going:
-                started = time.thread_time()
-                ids = refined(searches[i], vectors, case.query, K) if refine else searches[i](case.query, K)
-                times[i] = min(times[i], time.thread_time() - started)
-                recall[i] = recall_of(ids, case.gt)
-        for i in going:
-            shown = 1e6 * times[i] / len(case.query), scanned_by(ways[i], case.query, nprobe)
-            found[i].append(Point(recall[i], *shown))
+            for i, search in searches.items():
+                plain, anew = timed(search, few, vectors)
+                times[i] = min(times[i][0], plain), min(times[i][1], anew)
+        for i, search in searches.items():
+            both = recalls_of(case, search, vectors)
+            plain, anew = (1e6 * took / len(few) for took in times[i])
+            found[i].append(Point(scanned_by(ways[i], case.query, nprobe), both[0], plain, both[1], anew))
     return found
 
 
-def at_recall(curve: list[Point], level: float) -> str:
+def timed(search: Search, query: np.ndarray, vectors: Any) -> tuple[float, float]:
+    """Seconds of this thread for a search by codes alone, and for one that is refined."""
+    started = time.thread_time()
+    search(query, K)
+    between = time.thread_time()
+    ranked_anew(search(query, REFINED_FROM), vectors, query, K)
+    return between - started, time.thread_time() - between
+
+
+def recalls_of(case: Case, search: Search, vectors: Any) -> tuple[float, float]:
+    """Recall@10 by codes alone, and refined."""
+    ids = search(case.query, REFINED_FROM)
+    return recall_of(ids[:, :K], case.gt), recall_of(ranked_anew(ids, vectors, case.query, K), case.gt)
+
+
+def at_recall(curve: list[Point], level: float, *, refined: bool) -> str:
     """Microseconds and percent scanned where a curve reaches a recall, between the two settings around it."""
-    reached = next((i for i, point in enumerate(curve) if point.recall >= level), None)
+    recall, took = (3, 4) if refined else (1, 2)
+    reached = next((i for i, point in enumerate(curve) if point[recall] >= level), None)
     if reached is None:
         return "-"
     ends = curve[max(0, reached - 1) : reached + 1]
-    recalls = [point.recall for point in ends]
-    took, scanned = (float(np.interp(level, recalls, [point[i] for point in ends])) for i in (1, 2))
-    return f"{'at most ' if reached == 0 else ''}{took:.0f} ({100 * scanned:.2f})"
+    recalls = [point[recall] for point in ends]
+    time_taken, scanned = (float(np.interp(level, recalls, [point[i] for point in ends])) for i in (took, 0))
+    return f"{'at most ' if reached == 0 else ''}{time_taken:.0f} ({100 * scanned:.2f})"
 
 
 def at_time(curve: list[Point], microseconds: float) -> str:
-    """The recall that a curve has reached by then; - where even its first setting takes longer."""
-    times = np.maximum.accumulate([point.microseconds for point in curve])
-    best = np.maximum.accumulate([point.recall for point in curve])
+    """The refined recall that a curve has reached by then; - where even its first setting takes longer."""
+    times = np.maximum.accumulate([point.refined_microseconds for point in curve])
+    best = np.maximum.accumulate([point.refined for point in curve])
     return "-" if times[0] > microseconds else f"{np.interp(microseconds, times, best):.3f}"
 
 
 def measure(case: Case, layouts: list[Layout], name: str, budget: float) -> None:
-    """Print both tables of a set."""
+    """Print the tables of a set."""
     (n, dim), wide = case.base.shape, max(1, len(layouts[0].centers) // 3)
     print(f"\n{name}: {n:,} x {dim}, {case.metric}, {len(layouts[0].centers)} buckets, {len(case.query):,} queries")
-    errors, tables = [], {False: [], True: []}
     vectors = (faiss.IndexFlatIP if case.metric == "IP" else faiss.IndexFlatL2)(dim)
     vectors.add(case.base)
+    levels = [f"{level:.2f}{more}" for more in ("", ", refined") for level in LEVELS]
+    head = ["centers", "from", "error", "best", "best, refined", *levels, f"refined in {budget:g} microseconds"]
     for kind in kinds_of(dim):
-        ways = ways_of(case, layouts, kind)
-        for way in ways:
-            search = set_to(way, wide)
-            best = (
-                recall_of(search(case.query, K), case.gt),
-                recall_of(refined(search, vectors, case.query, K), case.gt),
-            )
-            head = [f"{kind}, {way.index.code_size} bytes", way.layout.name, way.start]
-            errors.append([*head, f"{way.error:.4f}", *(f"{one:.3f}" for one in best)])
-        for refine, lines in tables.items():
-            for way, curve in zip(ways, curves(case, ways, refine), strict=True):
-                levels = (at_recall(curve, level) for level in LEVELS)
-                lines.append([kind, way.layout.name, way.start, *levels, at_time(curve, budget)])
-    print("\nError and best recall\n")
-    print_table(["codes", "centers", "from", "error", "best", "best, refined"], errors)
-    for refine, lines in tables.items():
-        print(f"\nMicroseconds (% scanned) {'with' if refine else 'without'} refinement\n")
-        at = [f"at {level:.2f}" for level in LEVELS]
-        print_table(["codes", "centers", "from", *at, f"recall in {budget:g} microseconds"], lines)
+        ways, lines = ways_of(case, layouts, kind), []
+        for way, curve in zip(ways, curves(case, ways, vectors), strict=True):
+            best = (f"{one:.3f}" for one in recalls_of(case, set_to(way, wide), vectors))
+            shown = [at_recall(curve, level, refined=refined) for refined in (False, True) for level in LEVELS]
+            lines.append([way.layout.name, way.start, f"{way.error:.4f}", *best, *shown, at_time(curve, budget)])
+        print(f"\n{name}, {kind}, {ways[0].index.code_size} bytes: microseconds (% scanned) at a recall\n")
+        print_table(head, lines)
+        sys.stdout.flush()
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -267,7 +272,7 @@ def main(argv: list[str] | None = None) -> None:
         "--save_path", type=Path, default=Path("codes_out"), help="SAVE_PATH/SET keeps what was trained"
     )
     parser.add_argument("--copies", type=float, default=0.8)
-    parser.add_argument("--n_query", type=int, default=1000, help="queries, the first ones")
+    parser.add_argument("--n_query", type=int, default=500, help="queries, the first ones")
     parser.add_argument("--budget", type=float, default=100, help="microseconds a query")
     options = parser.parse_args(argv)
     for one in options.sets:
