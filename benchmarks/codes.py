@@ -133,8 +133,8 @@ def layouts_of(case: Case, folder: Path, copies: float) -> list[Layout]:
     return [*found, Layout(name, found[1].centers, np.concatenate(ids), buckets, ours)]
 
 
-def ways_of(case: Case, layouts: list[Layout], kind: str) -> list[Way]:
-    """Every layout with every start that FAISS lets one choose."""
+def ways_of(case: Case, layouts: list[Layout], kind: str, *, searched: bool = True) -> list[Way]:
+    """Every layout with every start that FAISS lets one choose. searched: False leaves the lists empty"""
     chosen = np.random.default_rng(1).permutation(len(case.base))[:FITTED_ON]
     rows, fitted, ways = np.ascontiguousarray(case.base[chosen]), {}, []
     for start in STARTS:
@@ -146,7 +146,8 @@ def ways_of(case: Case, layouts: list[Layout], kind: str) -> list[Way]:
                 fitted[key, start] = empty_codes(layout.centers, case.metric, kind, start, rows)
             index: Any = faiss.deserialize_index(faiss.serialize_index(fitted[key, start]))
             error = error_of(index, case.base, layout.rows, layout.buckets)
-            add_entries(index, case.base[layout.rows], layout.rows, layout.buckets)
+            if searched:
+                add_entries(index, case.base[layout.rows], layout.rows, layout.buckets)
             ways.append(Way(layout, kind, start, finish(index, kind), error))
     return ways
 
@@ -244,7 +245,7 @@ def at_time(curve: list[Point], microseconds: float) -> str:
     return "-" if times[0] > microseconds else f"{np.interp(microseconds, times, best):.3f}"
 
 
-def measure(case: Case, layouts: list[Layout], name: str, budget: float) -> None:
+def measure(case: Case, layouts: list[Layout], name: str, kinds: list[str], budget: float) -> None:
     """Print the tables of a set."""
     (n, dim), wide = case.base.shape, max(1, len(layouts[0].centers) // 3)
     print(f"\n{name}: {n:,} x {dim}, {case.metric}, {len(layouts[0].centers)} buckets, {len(case.query):,} queries")
@@ -252,7 +253,7 @@ def measure(case: Case, layouts: list[Layout], name: str, budget: float) -> None
     vectors.add(case.base)
     levels = [f"{level:.2f}{more}" for more in ("", ", refined") for level in LEVELS]
     head = ["centers", "from", "error", "best", "best, refined", *levels, f"refined in {budget:g} microseconds"]
-    for kind in kinds_of(dim):
+    for kind in kinds:
         ways, lines = ways_of(case, layouts, kind), []
         for way, curve in zip(ways, curves(case, ways, vectors), strict=True):
             best = (f"{one:.3f}" for one in recalls_of(case, set_to(way, wide), vectors))
@@ -261,6 +262,19 @@ def measure(case: Case, layouts: list[Layout], name: str, budget: float) -> None
         print(f"\n{name}, {kind}, {ways[0].index.code_size} bytes: microseconds (% scanned) at a recall\n")
         print_table(head, lines)
         sys.stdout.flush()
+
+
+def measure_errors(case: Case, layouts: list[Layout], name: str, kinds: list[str]) -> None:
+    """Print what codes lose, without any search."""
+    lines = []
+    for kind in kinds:
+        lost = {(way.layout.name, way.start): way.error for way in ways_of(case, layouts, kind, searched=False)}
+        for layout in layouts:
+            shown = (lost.get((layout.name, start)) for start in STARTS)
+            lines.append([kind, layout.name, *("-" if one is None else f"{one:.4f}" for one in shown)])
+    print(f"\n{name}: {len(case.base):,} x {case.base.shape[1]}, {case.metric}, {len(layouts[0].centers)} buckets\n")
+    print_table(["codes", "centers", *(f"from {start}" for start in STARTS)], lines)
+    sys.stdout.flush()
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -274,6 +288,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--copies", type=float, default=0.8)
     parser.add_argument("--n_query", type=int, default=500, help="queries, the first ones")
     parser.add_argument("--budget", type=float, default=100, help="microseconds a query")
+    parser.add_argument("--kinds", nargs="+", help="as ivfast index --kind has them (default: four by the dim)")
+    parser.add_argument("--errors_only", action="store_true", help="no search, which takes most of the time")
     options = parser.parse_args(argv)
     for one in options.sets:
         name, metric = one.split(":")
@@ -282,7 +298,11 @@ def main(argv: list[str] | None = None) -> None:
         case = case._replace(query=np.ascontiguousarray(case.query[few]), gt=case.gt[few])
         layouts = layouts_of(case, options.save_path / name, options.copies)
         faiss.omp_set_num_threads(1)
-        measure(case, layouts, name, options.budget)
+        kinds = options.kinds or list(kinds_of(case.base.shape[1]))
+        if options.errors_only:
+            measure_errors(case, layouts, name, kinds)
+        else:
+            measure(case, layouts, name, kinds, options.budget)
 
 
 if __name__ == "__main__":

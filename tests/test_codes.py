@@ -7,9 +7,10 @@ import faiss
 import numpy as np
 import pytest
 
+from benchmarks import codes
 from ivfast.index.codes import COUNT, bucket_means, centers_in, flats_of, plain_is_closer
 from ivfast.index.fill import add_entries, empty_index, finish
-from ivfast.index.probing import search_lists
+from ivfast.index.probing import search_distinct, search_lists
 from tests import by_hand
 
 DIM, NLIST = 16, 8
@@ -125,3 +126,46 @@ def test_few_rows_are_enough_to_try_codes_on(n: int):
     rows = make_unit(n, 1)
     assert plain_is_closer(faiss.ProductQuantizer(DIM, 4, 4), rows, 0.1 * rows, 1) in (True, False)
     assert not plain_is_closer(faiss.ProductQuantizer(DIM, 4, 4), make_unit(300, 1), 0.1 * make_unit(300, 1), 1)
+
+
+def test_what_codes_lose_is_measured_as_numpy_does():
+    rows = make_unit(3000, 1)
+    index = filled("IP", "PQ4x4")
+    buckets = nearest_of(rows, off_center("IP"), "IP")
+    lost = np.square(held_by(index).astype(np.float64) - rows).sum() / np.square(rows.astype(np.float64)).sum()
+    assert codes.error_of(index, rows, np.arange(3000), buckets) == pytest.approx(lost, rel=1e-4)
+
+
+@pytest.mark.parametrize("metric", ["IP", "L2"])
+def test_refining_copies_names_no_vector_twice_and_keeps_the_nearest(metric: str):
+    centers, rows, query = off_center(metric), make_rows(3000, 1, metric), make_rows(40, 2, metric)
+    vectors = (faiss.IndexFlatIP if metric == "IP" else faiss.IndexFlatL2)(DIM)
+    vectors.add(rows)
+    index: Any = empty_index(centers, metric, "PQ4x4", rows, 1)
+    near = np.argsort(by_hand.distances(rows, centers), axis=1)[:, :2]
+    add_entries(index, np.repeat(rows, 2, axis=0), np.repeat(np.arange(3000), 2), near.ravel())
+    every = np.tile(np.arange(NLIST), (40, 1))
+    found = search_distinct(index, query, 100, every, np.zeros(every.shape, np.float32), 1.0)[1]
+    best = codes.ranked_anew(found, vectors, query, 10)
+    exact = by_hand.distances(query, rows)
+    for row, (ids, few) in enumerate(zip(found, best, strict=True)):
+        assert len(set(few.tolist())) == 10
+        np.testing.assert_allclose(np.sort(exact[row, few]), np.sort(exact[row, ids])[:10], rtol=1e-4, atol=1e-5)
+
+
+def test_answers_that_are_missing_are_ranked_last():
+    rows = make_unit(50, 1)
+    vectors = faiss.IndexFlatIP(DIM)
+    vectors.add(rows)
+    ids = np.full((2, 20), -1)
+    ids[:, :12] = np.arange(12)
+    assert codes.ranked_anew(ids, vectors, rows[:2].copy(), 10).min() >= 0
+
+
+def test_a_curve_is_read_between_its_settings():
+    curve = [codes.Point(0.01, 0.5, 10, 0.7, 20), codes.Point(0.03, 0.7, 30, 0.9, 60)]
+    assert codes.at_recall(curve, 0.6, refined=False) == "20 (2.00)"
+    assert codes.at_recall(curve, 0.8, refined=True) == "40 (2.00)"
+    assert codes.at_recall(curve, 0.8, refined=False) == "-"
+    assert codes.at_recall(curve, 0.7, refined=True) == "at most 20 (1.00)"
+    assert [codes.at_time(curve, budget) for budget in (10, 40, 99)] == ["-", "0.800", "0.900"]
