@@ -7,10 +7,9 @@ run of it. Codes are fitted to the same rows for all centers. *from*: where the 
 center, as FAISS does; the mean of the bucket, as `ivfast index` does; or zero, FAISS' by_residual False.
 
 One table a kind of codes. *error*: mean squared distance of a sample of the stored entries to what their codes say,
-over the mean squared norm of base. *best*: recall@10 by a search of a third of all buckets. Microseconds are of one
-thread, the least of several passes in which all indexes take turns, and interpolated between settings, as are the
-vectors scanned, in percent of base. *refined*: the hundred best by codes are ranked anew by the vectors themselves,
-which takes these in memory as well.
+over the mean squared norm of base. *best*: recall@10 by a search of a third of all buckets. Microseconds, of one
+thread, are the least of passes in which all indexes take turns; between settings they are interpolated, as is what is
+scanned, in percent of base. *refined*: the hundred best by codes are ranked anew by the vectors, which takes these too.
 """
 
 import argparse
@@ -33,7 +32,7 @@ from ivfast.index.growth import Index
 K, REFINED_FROM = 10, 100
 LEVELS = (0.80, 0.90)
 PASSES = 3  # of which the fastest counts
-N_TIMED = 150  # queries, of those whose recall is counted
+N_TIMED = 150  # queries
 NPROBES = (1, 2, 4, 8, 16, 32, 64)
 ENOUGH = 0.91  # recall refined, beyond which no more settings are measured
 FITTED_ON, FIT_ROUNDS = 10_000, 10  # rows of base, and rounds of k-means, for codes of all centers
@@ -54,7 +53,7 @@ class Layout(NamedTuple):
 
 
 class Way(NamedTuple):
-    """One index to measure."""
+    """An index to measure."""
 
     layout: Layout
     kind: str
@@ -129,8 +128,7 @@ def layouts_of(case: Case, folder: Path, copies: float) -> list[Layout]:
         found.append(Layout(name, centers, np.arange(len(nearest)), nearest))
     ids = [faiss.rev_swig_ptr(lists.get_ids(i), int(n)).copy() for i, n in enumerate(sizes) if n]
     buckets = np.repeat(np.arange(len(sizes)), sizes)
-    name = f"ours, {copies:g} copies"
-    return [*found, Layout(name, found[1].centers, np.concatenate(ids), buckets, ours)]
+    return [*found, Layout(f"ours, {copies:g} copies", found[1].centers, np.concatenate(ids), buckets, ours)]
 
 
 def ways_of(case: Case, layouts: list[Layout], kind: str, *, searched: bool = True) -> list[Way]:
@@ -168,28 +166,23 @@ def set_to(way: Way, nprobe: int) -> Search:
 def with_codes(flat: Index, coded: Any, kind: str) -> Index:
     """An index with the same entries as codes, told by the share that it scans."""
     built = flat.n_built, flat.imbalance_built
-    return Index(
-        flat.model, coded, flat.calibration, flat.probes_use, flat.reach, flat.copies, kind, flat.n, flat.next_id, built
-    )
+    beside = flat.calibration, flat.probes_use, flat.reach, flat.copies
+    return Index(flat.model, coded, *beside, kind, flat.n, flat.next_id, built)
 
 
 def share_of(index: Index, nprobe: int) -> float:
-    """Entries over vectors that a search of so many buckets on average compares with."""
+    """Entries over vectors that a search of so many buckets on average scans."""
     return float(np.interp(nprobe, index.calibration.probed, index.calibration.scanned))
 
 
 def scanned_by(way: Way, query: np.ndarray, nprobe: int) -> float:
     """Entries over vectors that these queries are compared with."""
     if (ours := way.layout.ours) is None:
-        return float(sizes_of(way.index)[way.index.quantizer.search(query, nprobe)[1]].sum(axis=1).mean() / ours_n(way))
+        entries = sizes_of(way.index)[way.index.quantizer.search(query, nprobe)[1]].sum(axis=1)
+        return float(entries.mean() / (way.layout.rows.max() + 1))
     threshold = ours.threshold(K, None, share_of(ours, nprobe), None)
     ranked = ours.candidates(query, threshold)
     return float(ours.shares[ranked.buckets[ranked.gains > threshold]].sum() / len(query))
-
-
-def ours_n(way: Way) -> int:
-    """Vectors stored, each counted once."""
-    return int(way.layout.rows.max()) + 1
 
 
 def curves(case: Case, ways: list[Way], vectors: Any) -> list[list[Point]]:
@@ -247,9 +240,8 @@ def at_time(curve: list[Point], microseconds: float) -> str:
 
 def measure(case: Case, layouts: list[Layout], name: str, kinds: list[str], budget: float) -> None:
     """Print the tables of a set."""
-    (n, dim), wide = case.base.shape, max(1, len(layouts[0].centers) // 3)
-    print(f"\n{name}: {n:,} x {dim}, {case.metric}, {len(layouts[0].centers)} buckets, {len(case.query):,} queries")
-    vectors = (faiss.IndexFlatIP if case.metric == "IP" else faiss.IndexFlatL2)(dim)
+    wide = max(1, len(layouts[0].centers) // 3)
+    vectors = (faiss.IndexFlatIP if case.metric == "IP" else faiss.IndexFlatL2)(case.base.shape[1])
     vectors.add(case.base)
     levels = [f"{level:.2f}{more}" for more in ("", ", refined") for level in LEVELS]
     head = ["centers", "from", "error", "best", "best, refined", *levels, f"refined in {budget:g} microseconds"]
@@ -265,7 +257,7 @@ def measure(case: Case, layouts: list[Layout], name: str, kinds: list[str], budg
 
 
 def measure_errors(case: Case, layouts: list[Layout], name: str, kinds: list[str]) -> None:
-    """Print what codes lose, without any search."""
+    """Print what codes lose."""
     lines = []
     for kind in kinds:
         lost = {(way.layout.name, way.start): way.error for way in ways_of(case, layouts, kind, searched=False)}
@@ -299,9 +291,8 @@ def main(argv: list[str] | None = None) -> None:
         layouts = layouts_of(case, options.save_path / name, options.copies)
         faiss.omp_set_num_threads(1)
         kinds = options.kinds or list(kinds_of(case.base.shape[1]))
-        if options.errors_only:
-            measure_errors(case, layouts, name, kinds)
-        else:
+        measure_errors(case, layouts, name, kinds)
+        if not options.errors_only:
             measure(case, layouts, name, kinds, options.budget)
 
 
