@@ -109,10 +109,10 @@ def buckets_of(given: Given, item: Bordered) -> np.ndarray:
 
 def _write(index: Any, path: Path) -> None:
     """Without centers: a thousand files with them would be read by whoever merges these."""
+    quantizer: Any = faiss.downcast_index(index.quantizer)
     flats = flats_of(index)
     held = [flat.reconstruct_n(0, index.nlist) for flat in flats]
-    for flat in flats:
-        flat.reset()
+    quantizer.reset()  # both of two flats, and the number of them that it says to whoever reads it
     try:
         faiss.write_index(index, str(path))
     except RuntimeError as problem:  # all that FAISS says of a disk
@@ -120,6 +120,7 @@ def _write(index: Any, path: Path) -> None:
     finally:
         for flat, centers in zip(flats, held, strict=True):
             flat.add(centers)
+        quantizer.ntotal = index.nlist
 
 
 def read_lists(path: Path, flags: int = 0) -> Any:
