@@ -9,8 +9,10 @@ import pytest
 
 from benchmarks import codes
 from ivfast.index.codes import COUNT, bucket_means, centers_in, flats_of, plain_is_closer
-from ivfast.index.fill import add_entries, empty_index, finish
+from ivfast.index.fill import add_entries, empty_index, finish, merge_shards
 from ivfast.index.probing import search_distinct, search_lists
+from ivfast.spread.lists import _write as write_shard
+from ivfast.spread.lists import read_lists
 from tests import by_hand
 
 DIM, NLIST = 16, 8
@@ -169,3 +171,20 @@ def test_a_curve_is_read_between_its_settings():
     assert codes.at_recall(curve, 0.8, refined=False) == "-"
     assert codes.at_recall(curve, 0.7, refined=True) == "at most 20 (1.00)"
     assert [codes.at_time(curve, budget) for budget in (10, 40, 99)] == ["-", "0.800", "0.900"]
+
+
+@pytest.mark.parametrize("kind", ["SQ8", "PQ4x4"])
+def test_shards_without_centers_are_merged_into_what_one_index_holds(kind: str, tmp_path: Path):
+    rows, whole = make_rows(3000, 1, "L2"), filled("L2", kind)
+    buckets = nearest_of(rows, off_center("L2"), "L2")
+    faiss.write_index(empty_index(off_center("L2"), "L2", kind, rows, 1), str(tmp_path / "empty.faiss"))
+    shard, merged = (read_lists(tmp_path / "empty.faiss") for _ in range(2))
+    for part in (slice(0, 1000), slice(1000, 3000)):
+        add_entries(shard, rows[part], np.arange(3000)[part], buckets[part])
+        write_shard(shard, tmp_path / f"{part.start}.faiss")
+        shard.reset()
+    merge_shards(merged, [str(tmp_path / f"{start}.faiss") for start in (0, 1000)], tmp_path / "lists")
+    every = np.tile(np.arange(NLIST), (50, 1))
+    ours, theirs = (search_lists(one, rows[:50], 5, every, np.zeros(every.shape)) for one in (merged, whole))
+    np.testing.assert_allclose(ours[0], theirs[0], rtol=1e-5)
+    np.testing.assert_array_equal(centers_in(merged), off_center("L2"))
