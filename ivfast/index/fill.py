@@ -10,6 +10,7 @@ import numpy as np
 from faiss.contrib.ondisk import merge_ondisk
 
 from ivfast.data.vectors import Vectors, rows_per_block
+from ivfast.index.codes import fit_codes
 from ivfast.runtime.errors import RunError, UserError
 from ivfast.runtime.files import free_space, make_folder, part_of, remove
 from ivfast.runtime.progress import Progress
@@ -34,9 +35,8 @@ def empty_index(centers: np.ndarray, metric: str, kind: str, rows: np.ndarray, s
         index: Any = faiss.index_factory(dim, f"IVF{nlist},{filled_as}", measure)
         quantizer: Any = faiss.downcast_index(index.quantizer)
         quantizer.add(np.ascontiguousarray(centers, dtype=np.float32))
-        if hasattr(index, "pq"):
-            index.pq.cp.seed = seed
-        index.train(np.ascontiguousarray(rows, dtype=np.float32))
+        if isinstance(index, faiss.IndexIVF):
+            fit_codes(index, np.ascontiguousarray(rows, dtype=np.float32), seed)
     except (RuntimeError, AttributeError) as problem:
         said = str(problem).strip().splitlines()[-1].rpartition("failed: ")[2][:100]  # before it: where in C++
         raise UserError(

@@ -2,12 +2,11 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
-import faiss
 import numpy as np
 
 from ivfast.data.centers import check_norms, open_centers
+from ivfast.index.codes import centers_in
 from ivfast.index.files import Parts, read_index
 from ivfast.index.growth import Index
 from ivfast.index.model import TrainedModel
@@ -52,8 +51,7 @@ def put_together(model: TrainedModel, parts: Parts) -> Index:
     folder, about = model.folder, parts.about
     if parts.faiss_index.nlist != model.nlist or parts.faiss_index.d != model.dim:
         raise UserError(f"{folder}: index.faiss is of another ivfast.npy; make it again with `ivfast index`")
-    quantizer: Any = faiss.downcast_index(parts.faiss_index.quantizer)
-    if not np.array_equal(quantizer.reconstruct_n(0, model.nlist), model.centers.astype(np.float32)):
+    if not np.array_equal(centers_in(parts.faiss_index), model.centers.astype(np.float32)):
         raise UserError(f"{folder}: index.faiss is of another ivfast.npy; make it again with `ivfast index`")
     n_built, imbalance_built = about["built"]
     return Index(

@@ -7,6 +7,7 @@ import numpy as np
 
 from ivfast.data.exact import searcher
 from ivfast.data.space import Space
+from ivfast.index.codes import distances_by_codes
 from ivfast.method import NEAR
 
 IN_SOFTMAX = 32  # nearest buckets over which chances are taken
@@ -86,7 +87,7 @@ def search_lists(
     n = len(rows)
     rows = np.ascontiguousarray(rows, dtype=np.float32)
     buckets = np.ascontiguousarray(buckets, dtype=np.int64)
-    distances = np.ascontiguousarray(distances, dtype=np.float32)
+    distances = np.ascontiguousarray(distances_by_codes(index, rows, buckets, distances), dtype=np.float32)
     scores, numbers = np.empty((n, k), dtype=np.float32), np.empty((n, k), dtype=np.int64)
     parameters: Any = faiss.SearchParametersIVF()
     parameters.nprobe = buckets.shape[1]

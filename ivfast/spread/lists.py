@@ -8,6 +8,7 @@ import faiss
 import numpy as np
 
 from ivfast.data.vectors import rows_per_block
+from ivfast.index.codes import flats_of
 from ivfast.index.entries import stored_ids, vectors_of
 from ivfast.index.files import FAISS_NAME
 from ivfast.index.fill import TRAINED_ON, add_entries, check_faiss_path, check_room, empty_index, merge_shards
@@ -109,14 +110,17 @@ def buckets_of(given: Given, item: Bordered) -> np.ndarray:
 def _write(index: Any, path: Path) -> None:
     """Without centers: a thousand files with them would be read by whoever merges these."""
     quantizer: Any = faiss.downcast_index(index.quantizer)
-    centers = quantizer.reconstruct_n(0, index.nlist)
-    quantizer.reset()
+    flats = flats_of(index)
+    held = [flat.reconstruct_n(0, index.nlist) for flat in flats]
+    quantizer.reset()  # both of two flats, and the number of them that it says to whoever reads it
     try:
         faiss.write_index(index, str(path))
     except RuntimeError as problem:  # all that FAISS says of a disk
         raise OSError(str(problem).strip().splitlines()[-1][:200]) from None
     finally:
-        quantizer.add(centers)
+        for flat, centers in zip(flats, held, strict=True):
+            flat.add(centers)
+        quantizer.ntotal = index.nlist
 
 
 def read_lists(path: Path, flags: int = 0) -> Any:
