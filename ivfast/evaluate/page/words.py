@@ -6,6 +6,7 @@ from ivfast.evaluate.page.markup import percent
 from ivfast.evaluate.page.record import RunRecord
 from ivfast.evaluate.report import SAME, by_nearest, error_near
 from ivfast.evaluate.results import Result, best, name_of_recall
+from ivfast.evaluate.trust import is_unlike
 from ivfast.route.routers import ROUTERS
 
 Finding = tuple[str, str]  # fine, look or warn; what is so, and what to do
@@ -79,8 +80,18 @@ def _kept(centers: Result | None) -> str:
     told = centers.predicted.get(LEVEL) if centers else None
     if told is None:
         return "Nothing was predicted from training vectors, so there is nothing to hold these figures against."
+    by, beside = "training vectors alone", ""
+    if centers and centers.by_base:
+        base, asked = centers.by_base, f"{centers.by_base.queries:,} vectors of base that stood for queries"
+        beside = (
+            f"From training vectors alone it would be nprobe {told.nprobe:.1f}, where {asked} found "
+            f"{100 * base.found[LEVEL]:.1f} % (standard error {100 * base.error[LEVEL]:.1f} %)"
+        )
+        unlike = is_unlike(base.found[LEVEL] - float(LEVEL), base.error[LEVEL], told.nprobe)
+        beside += ": base is not like learn. " if unlike else ". "
+        by, told = "vectors of base that stood for queries", base.predicted[LEVEL]
     return (
-        f"From training vectors alone it was predicted that nprobe {told.nprobe:.1f} gives 90 % recall and scans "
+        f"{beside}From {by} it was predicted that nprobe {told.nprobe:.1f} gives 90 % recall and scans "
         f"{percent(told.scanned)}: at that nprobe the queries reached {100 * told.reached:.1f} % and scanned "
         f"{percent(told.took)}."
     )
