@@ -71,7 +71,7 @@ def in_one_line(results: Sequence[Result], recall: float) -> str | None:
     )
     instead = (
         f"they foretell nprobe {found.base.nprobe:.1f}, which is predicted for base: it may be off by "
-        f"{200 * found.error:.1f} %, and by more where queries are of another kind than base"
+        f"{200 * found.error:.1f} %, and by more where queries are of another kind or answers are not the nearest"
     )
     if is_unlike(found.off, found.error, found.learn.nprobe):
         return f"warning: base is not like learn: {foretold}, but {there}; {instead}"
