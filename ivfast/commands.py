@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
+from ivfast.choose.own_queries import stand_ins
 from ivfast.data.centers import tell_one_place
 from ivfast.data.cleaning import Cleaning
 from ivfast.data.far import note_other_unit
@@ -314,15 +315,19 @@ def _evaluate(
         with progress.stage("ties"):
             tied = find_ties(data, found.metric, progress)
     width, nprobes = min(config.ftopk, nlist), tuple(p for p in config.nprobes if p <= nlist)
+    logged = config.query_log is not None or (found.model is not None and found.model.log is not None)
+    asked = None
+    if learn and not logged:  # else what is predicted is told by logged queries
+        with progress.stage("nearest of vectors of base"):
+            asked = stand_ins(points, Points(learn, space), reverse, width, config.seed, progress)
     results = []
     for setting in settings:
         check_whole(data.gt, "gt")
         results += evaluate_router(
-            setting, data, space, width, nprobes, config.valid_batch_size, progress, reverse, tied
+            setting, data, space, width, nprobes, config.valid_batch_size, progress, reverse, tied, asked
         )
     with progress.stage("report"):
         report.write(config, data, results, found, progress)
-        logged = config.query_log is not None or (found.model is not None and found.model.log is not None)
         write_data_page(config.save_path, data, progress, logged=logged)
     remove_mapped(config.save_path / "cache")
     return results

@@ -183,6 +183,30 @@ def test_the_page_speaks_of_the_recall_that_was_trained_for(tmp_path: Path) -> N
     assert "Shares of base scanned for 95 % recall" in beside
 
 
+@pytest.mark.parametrize(("found", "unlike"), [(0.845, True), (0.89, False)])
+def test_what_vectors_of_base_foretell_stands_beside_what_learn_does(
+    found: float, unlike: bool, tmp_path: Path
+) -> None:
+    record = evaluation()
+    foretold = {"0.90": {"nprobe": 6.5, "scanned": 0.061, "reached": 0.907, "took": 0.0625}}
+    for one in record["results"]:
+        if one["predicted"]:
+            one["by_base"] = {
+                "queries": 1000,
+                "found": {"0.90": found},
+                "error": {"0.90": 0.006},
+                "predicted": foretold,
+            }
+    save_json(tmp_path / "evaluation.json", record)
+    text = read(write_page(tmp_path)).text
+    assert (
+        f"it would be nprobe 2.5, where 1,000 vectors of base that stood for queries found {100 * found:.1f} %" in text
+    )
+    assert ("base is not like learn" in text) == unlike
+    assert "nprobe 6.5 gives 90 % recall and scans 6.10 %" in text
+    assert "reached 90.7 % and scanned 6.25 %" in text
+
+
 @pytest.mark.parametrize(("centers", "is_kmeans", "says"), [
     (0.03, False, "Use ivfast.npy"), (0.0601, False, "It makes no difference"), (0.07, False, "Keep k-means"),
     (0.03, True, "ivfast.npy is k-means"),

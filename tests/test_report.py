@@ -28,6 +28,7 @@ from ivfast.runtime.progress import Progress, silent
 FIELDS = [
     "router", "rule", "percent", "probing", "nprobe", "recall", "scanned", "scanned_p99", "scanned_at",
     "imbalance", "largest", "empty", "entries", "predicted", "sizes", "recall_k", "recall_error", "recall_without_ties",
+    "by_base",
 ]  # fmt: skip
 COLUMNS = "router,rule,percent,probing,nprobe,recall,scanned,recall_k,recall_error,recall_without_ties"
 

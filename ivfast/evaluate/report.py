@@ -14,7 +14,8 @@ from rich.table import Table
 from ivfast.data.vectors import EvaluationSet
 from ivfast.evaluate.folder import Found
 from ivfast.evaluate.picture import draw_picture
-from ivfast.evaluate.results import Result, best, name_of_recall
+from ivfast.evaluate.results import Fulfilled, Result, best, name_of_recall
+from ivfast.evaluate.trust import in_one_line, off_by
 from ivfast.method import COUNTED, LEVELS, RECALL, TIED
 from ivfast.route.certainty import doubt, in_words
 from ivfast.route.routers import ROUTERS
@@ -49,6 +50,7 @@ def write(config: Config, data: EvaluationSet, results: list[Result], found: Fou
         "results": [as_json(result) for result in results],
         "is_kmeans": found.is_kmeans,
         "verdict": sentence,
+        "learn_foretells_off_by": off_by(results, config.recall),
     }
     save_json(folder / "evaluation.json", record)
     save_text(folder / "evaluation.csv", as_csv(results))
@@ -56,7 +58,8 @@ def write(config: Config, data: EvaluationSet, results: list[Result], found: Fou
     progress.table(fitting(results, progress.console, config.recall))
     if any(r.predicted for r in results):
         progress.table(predictions(results))
-    for line in (*warnings(results), *notes_on_recall(results, answered(data.gt))):
+    said = in_one_line(results, config.recall)
+    for line in (*([said] if said else []), *warnings(results), *notes_on_recall(results, answered(data.gt))):
         progress.note(line)
     progress.note(sentence)
     progress.note(f"written: {', '.join(str(folder / name) for name in names)}")
@@ -94,11 +97,17 @@ def as_json(result: Result) -> dict[str, Any]:
     """A result without its curve; levels of recall never reached are None."""
     record = result._asdict()
     del record["curve"]
-    record["predicted"] = {level: fulfilled._asdict() for level, fulfilled in result.predicted.items()}
+    record["predicted"] = _as_records(result.predicted)
+    if result.by_base is not None:
+        record["by_base"] = result.by_base._asdict() | {"predicted": _as_records(result.by_base.predicted)}
     record["scanned_at"] = {level: None if np.isnan(share) else share for level, share in result.scanned_at.items()}
     record["recall_error"] = [None if np.isnan(error) else error for error in result.recall_error]
     record["recall_without_ties"] = list(result.recall_without_ties)
     return record
+
+
+def _as_records(predicted: dict[str, Fulfilled]) -> dict[str, dict[str, float]]:
+    return {level: fulfilled._asdict() for level, fulfilled in predicted.items()}
 
 
 def as_csv(results: list[Result]) -> str:
@@ -187,18 +196,19 @@ def notes_on_recall(results: list[Result], n_queries: int) -> list[str]:
 
 
 def predictions(results: list[Result]) -> Table:
-    """What was predicted from learn alone for each level of recall, beside what came of it."""
-    title = f"predicted from learn alone: nprobe, scanned -> {name_of_recall(results)}, scanned"
-    shown = Table(title=title, title_justify="left")
+    """What was predicted for each level of recall, beside what came of it: by vectors of base, or from learn alone."""
+    by_base = any(r.by_base for r in results)
+    by = "by vectors of base that stood for queries" if by_base else "from learn alone"
+    shown = Table(title=f"predicted {by}: nprobe, scanned -> {name_of_recall(results)}, scanned", title_justify="left")
     for name in ("router", "percent"):
         shown.add_column(name)
     for level in LEVELS:
         shown.add_column(f"{level:.2f}", justify="right")
     for r in results:
-        if r.predicted:
+        if r.told:
             cells = (
                 f"{k.nprobe:.1f}, {_percent(k.scanned)} -> {k.reached:.3f}, {_percent(k.took)}" if k else "-"
-                for k in (r.predicted.get(f"{level:.2f}") for level in LEVELS)
+                for k in (r.told.get(f"{level:.2f}") for level in LEVELS)
             )
             shown.add_row(r.router, f"{r.percent:g}", *cells)
     return shown

@@ -5,6 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ivfast.choose.held_out import HeldOut
+from ivfast.choose.own_queries import ToldByBase, told_by_base
 from ivfast.data.space import Space
 from ivfast.data.vectors import EvaluationSet, Points
 from ivfast.method import COUNTED, LEVELS
@@ -24,9 +26,9 @@ from ivfast.route.search import (
 )
 from ivfast.route.tiles import LogitTiles, make_tiles
 from ivfast.runtime.progress import Progress
-from ivfast.store.demand import demand_of_base
+from ivfast.store.demand import Demand, demand_of_base
 from ivfast.store.place import Plan, place
-from ivfast.store.records import Facts, router_plans, storing_ts
+from ivfast.store.records import Facts, Predicted, router_plans, storing_ts
 from ivfast.store.reverse import ReverseNeighbors
 from ivfast.store.rules import RULES
 
@@ -71,6 +73,21 @@ class Result(NamedTuple):
     recall_k: int = COUNTED  # recall is of so many nearest at most
     recall_error: Sequence[float] = ()  # standard error of each recall, over queries; NaN: unknown
     recall_without_ties: Sequence[float] = ()  # where ties count as right; else empty
+    by_base: "ByBase | None" = None  # where vectors of base stood for queries
+
+    @property
+    def told(self) -> dict[str, "Fulfilled"]:
+        """What is predicted for base: by vectors of it where some stood for queries, else from learn alone."""
+        return self.by_base.predicted if self.by_base else self.predicted
+
+
+class ByBase(NamedTuple):
+    """What vectors of base tell that stood for queries, beside what held-out learn vectors foretold."""
+
+    queries: int  # vectors of base that were searched for
+    found: dict[str, float]  # by level of recall: the recall of theirs at the nprobe predicted from learn
+    error: dict[str, float]  # its standard error
+    predicted: dict[str, "Fulfilled"]  # what they predict, and what came of it
 
 
 class Fulfilled(NamedTuple):
@@ -99,6 +116,7 @@ def right_answers(gt: np.ndarray, tied: np.ndarray | None = None) -> tuple[np.nd
 def evaluate_router(
     setting: RouterSetting, data: EvaluationSet, space: Space, width: int, nprobes: tuple[int, ...],
     read_rows: int, progress: Progress, reverse: ReverseNeighbors | None = None, tied: np.ndarray | None = None,
+    asked: HeldOut | None = None,
 ) -> list[Result]:  # fmt: skip
     """Store base under every plan, then search all queries both ways.
 
@@ -106,13 +124,20 @@ def evaluate_router(
     read_rows: rows read from disk at once
     reverse: who has which vector of base among its nearest, for rules that ask
     tied: (n_query, ties) rows of base that count as right beside gt's, -1: none; None: ties don't count
+    asked: vectors of base that stand for queries, see `stand_ins`; None: none do
     """
     wanted, at, valid = right_answers(data.gt, tied)
     own = slice(min(COUNTED, data.gt.shape[1]))  # columns of gt itself
     right = valid[:, own].sum(axis=1)
     router = setting.router
     with progress.stage(f"assigning base, {router.name}"):
-        plans, lists = _store_base(setting, Points(data.base, space), width, wanted, read_rows, progress, reverse)
+        base = Points(data.base, space)
+        plans, lists, demand = _store_base(setting, base, width, wanted, read_rows, progress, reverse)
+    told: list[ToldByBase] = []
+    if asked is not None and setting.facts is not None:
+        with progress.stage(f"vectors of base as queries, {router.name}"):
+            told = told_by_base(asked, router, setting.kind.default_rule, setting.facts, setting.copies, demand)
+    del demand
     queries = LogitTiles(router, Points(data.query, space), read_rows=read_rows)
 
     def make_searches() -> list[_Fixed | _Adaptive]:
@@ -136,14 +161,17 @@ def evaluate_router(
     if with_ties:
         without = [search.points(int(right.sum()))[1].tolist() for search in searches]
         results = [r._replace(recall_without_ties=one) for r, one in zip(results, without, strict=True)]
+    if told:
+        by_copies = dict(zip(setting.copies, told, strict=True))
+        results = [r._replace(by_base=_by_base(r, by_copies[r.percent])) if r.predicted else r for r in results]
     return [r._replace(recall_k=own.stop) for r in results]
 
 
 def _store_base(
     setting: RouterSetting, base: Points, width: int, wanted: np.ndarray, read_rows: int, progress: Progress,
     reverse: ReverseNeighbors | None,
-) -> tuple[list[Plan], list[Lists]]:  # fmt: skip
-    """Every plan of a router, and what it stores. wanted: base rows that are answers"""
+) -> tuple[list[Plan], list[Lists], Demand | None]:  # fmt: skip
+    """Every plan of a router, what it stores, and who asks. wanted: base rows that are answers"""
     tiles = make_tiles(setting.router, base, temperatures=storing_ts(setting.facts), read_rows=read_rows, width=width)
     asks = reverse is not None and setting.asks
     with progress.bar(f"assigning base, {setting.router.name}", (3 if asks else 2) * len(base)) as bar:
@@ -151,7 +179,7 @@ def _store_base(
         if reverse is not None and setting.facts is not None and asks:
             demand = demand_of_base(tiles, reverse, setting.facts.nprobe, bar)
         plans = router_plans(setting.kind, setting.facts, setting.copies, demand)
-        return plans, place(tiles, plans, width, wanted, bar)
+        return plans, place(tiles, plans, width, wanted, bar), demand
 
 
 class _Fixed:
@@ -264,6 +292,10 @@ def _fulfilled(setting: RouterSetting, plan: Plan, recall: np.ndarray, scanned: 
     storing = setting.facts.storing(plan.copies) if setting.facts else None
     if storing is None or plan.name != setting.kind.default_rule:
         return {}
+    return _came_of(storing.predicted, recall, scanned)
+
+
+def _came_of(told: dict[str, Predicted], recall: np.ndarray, scanned: np.ndarray) -> dict[str, Fulfilled]:
     nprobes = np.arange(1, len(recall) + 1)
     return {
         level: Fulfilled(
@@ -272,8 +304,19 @@ def _fulfilled(setting: RouterSetting, plan: Plan, recall: np.ndarray, scanned: 
             reached=float(np.interp(predicted.nprobe, nprobes, recall)),
             took=float(np.interp(predicted.nprobe, nprobes, scanned)),
         )
-        for level, predicted in storing.predicted.items()
+        for level, predicted in told.items()
     }
+
+
+def _by_base(result: Result, told: ToldByBase) -> ByBase:
+    """result: by fixed probing, whose curve goes through every nprobe"""
+    found = {level: told.recall_at(one.nprobe) for level, one in result.predicted.items()}
+    return ByBase(
+        queries=told.n,
+        found={level: recall for level, (recall, _) in found.items()},
+        error={level: error for level, (_, error) in found.items()},
+        predicted=_came_of(told.predicted(), *result.curve),
+    )
 
 
 def best(results: list[Result], router: str, probing: str = "fixed", level: str = "0.90") -> Result | None:

@@ -120,7 +120,7 @@ def _predictions(record: RunRecord) -> str:
         [pictures.name_of(r), f"{100 * float(level):.0f} %", f"{one.nprobe:.1f}", f"{100 * one.reached:.1f} %",
          percent(one.scanned), percent(one.took)]
         for r in pictures.by_default(record.results)
-        for level, one in r.predicted.items()
+        for level, one in r.told.items()
     ]  # fmt: skip
     if not rows:
         return "<p class='soft'>Nothing was predicted: the evaluation knew no training vectors.</p>"

@@ -177,16 +177,16 @@ def _over_epochs(
 
 
 def of_predictions(record: RunRecord) -> list[Figure]:
-    """Recall and scanned share, as they were predicted from learn alone and as they came."""
-    results = [r for r in by_default(record.results) if r.predicted]
+    """Recall and scanned share, as they were predicted and as they came."""
+    results = [r for r in by_default(record.results) if r.told]
     if not results:
         return []
-    levels = sorted({level for r in results for level in r.predicted})
+    levels = sorted({level for r in results for level in r.told})
     copies = sorted({r.percent for r in results})
     with canvas(WIDTH, 3.8) as recalls, canvas(WIDTH, 3.8) as shares:
         for i, r in enumerate(results):
             color, mark = COLORS[r.router], "osD^"[copies.index(r.percent) % 4]
-            told = [(levels.index(level), one) for level, one in r.predicted.items()]
+            told = [(levels.index(level), one) for level, one in r.told.items()]
             beside = 0.5 * ((i + 0.5) / len(results) - 0.5)  # so that points do not hide each other
             places = [place + beside for place, _ in told]
             above = [100 * (one.reached - float(levels[place])) for place, one in told]
@@ -197,13 +197,15 @@ def of_predictions(record: RunRecord) -> list[Figure]:
         recalls.axes.set_xticks(range(len(levels)), [f"{100 * float(level):.0f} %" for level in levels])
         recalls.axes.set_xlabel("recall predicted")
         recalls.axes.set_ylabel("reached less predicted (points of 1 %)")
-        every = [one for r in results for k in r.predicted.values() for one in (k.scanned, k.took) if one > 0]
+        every = [one for r in results for k in r.told.values() for one in (k.scanned, k.took) if one > 0]
         shares.axes.plot([min(every), max(every)], [min(every), max(every)], "-", color=COLORS["ink"], linewidth=1)
         share_axis(shares.axes, "share of base scanned, predicted (log)")
         share_axis(shares.axes, "share scanned, as it came (log)", "y")
         for drawn in (recalls, shares):
             legend_below(drawn)
     told = "Predicted from training vectors alone, before there was a base."
+    if any(r.by_base for r in results):
+        told = "Predicted by vectors of base that stood for queries."
     return [
         finish(recalls, "predicted-recall", "Recall reached less recall predicted",
                f"{told} At the nprobe named for a recall: how far the queries' recall lay above or below it; "

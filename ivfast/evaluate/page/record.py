@@ -9,7 +9,7 @@ import numpy as np
 from safetensors import SafetensorError
 
 from ivfast.evaluate.report import SCHEMA
-from ivfast.evaluate.results import Fulfilled, Result
+from ivfast.evaluate.results import ByBase, Fulfilled, Result
 from ivfast.method import RECALL
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.tensors import METADATA, read_header
@@ -128,11 +128,17 @@ def _as_result(stored: dict[str, Any]) -> Result:
     known |= {
         "scanned_at": at,
         "curve": (np.maximum.accumulate(recall), scanned),
-        "predicted": {level: Fulfilled(**one) for level, one in stored["predicted"].items()},
+        "predicted": _as_fulfilled(stored["predicted"]),
         "sizes": stored.get("sizes", {}),
         "recall_error": [np.nan if error is None else float(error) for error in stored.get("recall_error", ())],
     }
+    if told := stored.get("by_base"):
+        known["by_base"] = ByBase(**(told | {"predicted": _as_fulfilled(told["predicted"])}))
     return Result(**known)
+
+
+def _as_fulfilled(stored: dict[str, dict[str, float]]) -> dict[str, Fulfilled]:
+    return {level: Fulfilled(**one) for level, one in stored.items()}
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

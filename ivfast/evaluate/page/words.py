@@ -6,6 +6,7 @@ from ivfast.evaluate.page.markup import percent
 from ivfast.evaluate.page.record import RunRecord
 from ivfast.evaluate.report import SAME, by_nearest, error_near
 from ivfast.evaluate.results import Result, best, name_of_recall
+from ivfast.evaluate.trust import is_unlike
 from ivfast.route.routers import ROUTERS
 
 Finding = tuple[str, str]  # fine, look or warn; what is so, and what to do
@@ -93,9 +94,18 @@ def _kept(record: RunRecord, centers: Result | None) -> str:
     told = centers.predicted.get(record.level) if centers else None
     if told is None:
         return "Nothing was predicted from training vectors, so there is nothing to hold these figures against."
-    recall = in_percent(record.level)
+    recall, by, beside = in_percent(record.level), "training vectors alone", ""
+    if centers and centers.by_base:
+        base, asked = centers.by_base, f"{centers.by_base.queries:,} vectors of base that stood for queries"
+        found, error = base.found[record.level], base.error[record.level]
+        beside = (
+            f"From training vectors alone it would be nprobe {told.nprobe:.1f}, where {asked} found "
+            f"{100 * found:.1f} % (standard error {100 * error:.1f} %)"
+        )
+        beside += ": base is not like learn. " if is_unlike(found - float(record.level), error, told.nprobe) else ". "
+        by, told = "vectors of base that stood for queries", base.predicted[record.level]
     return (
-        f"From training vectors alone it was predicted that nprobe {told.nprobe:.1f} gives {recall} recall and scans "
+        f"{beside}From {by} it was predicted that nprobe {told.nprobe:.1f} gives {recall} recall and scans "
         f"{percent(told.scanned)}: at that nprobe the queries reached {100 * told.reached:.1f} % and scanned "
         f"{percent(told.took)}."
     )
