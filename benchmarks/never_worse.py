@@ -21,7 +21,8 @@ from benchmarks.peers.task import SETTINGS, check_sets, write_set
 from benchmarks.runs import PERCENTS, print_table
 from ivfast.choose.facts import fit_facts
 from ivfast.data.vectors import Points
-from ivfast.evaluate.results import Result, RouterSetting, evaluate_router
+from ivfast.evaluate.result import Result
+from ivfast.evaluate.results import RouterSetting, evaluate_router
 from ivfast.route.routers import ROUTERS, Router, centers_router
 from ivfast.runtime.checkpoint import checkpoint_folder
 from ivfast.runtime.config import Config

@@ -35,7 +35,7 @@ _HOMES = {
     "TrainedModel": "ivfast.index.model",
     "Ranked": "ivfast.index.model",
     "Placed": "ivfast.index.model",
-    "Result": "ivfast.evaluate.results",
+    "Result": "ivfast.evaluate.result",
     "Progress": "ivfast.runtime.progress",
     "UserError": "ivfast.runtime.errors",
     "RunError": "ivfast.runtime.errors",
@@ -62,7 +62,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from ivfast.commands import evaluate_centers, train_centers
-    from ivfast.evaluate.results import Result
+    from ivfast.evaluate.result import Result
     from ivfast.front.fit import fit
     from ivfast.front.kmeans import Kmeans
     from ivfast.index.growth import Index

@@ -18,7 +18,8 @@ from ivfast.evaluate import report
 from ivfast.evaluate.folder import Found, find_model
 from ivfast.evaluate.page.write import write_data_page
 from ivfast.evaluate.refit import FittedOn, FromFile, Source, make_settings, open_learn, space_for
-from ivfast.evaluate.results import Result, evaluate_router
+from ivfast.evaluate.result import Result
+from ivfast.evaluate.results import evaluate_router
 from ivfast.index.load import load
 from ivfast.index.model import TrainedModel
 from ivfast.network.backend import load_search

@@ -10,7 +10,8 @@ import pytest
 
 from ivfast.data.vectors import EvaluationSet, Vectors
 from ivfast.evaluate.refit import n_threshold_rows
-from ivfast.evaluate.results import Result, RouterSetting, evaluate_router, right_answers
+from ivfast.evaluate.result import Result
+from ivfast.evaluate.results import RouterSetting, evaluate_router, right_answers
 from ivfast.route.routers import ROUTERS, Router, RouterKind, centers_router
 from ivfast.runtime.progress import silent
 from ivfast.store.records import Facts, Predicted, Storing

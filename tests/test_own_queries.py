@@ -10,7 +10,7 @@ from ivfast.choose.own_queries import STAND_FOR_ALL, stand_ins, told_by_base, wi
 from ivfast.data.exact import nearest_of
 from ivfast.data.twins import distinct_rows
 from ivfast.data.vectors import Points, Vectors
-from ivfast.evaluate.results import ByBase, Fulfilled, Result
+from ivfast.evaluate.result import ByBase, Fulfilled, Result
 from ivfast.evaluate.trust import in_one_line, off_by
 from ivfast.route.routers import Router
 from ivfast.route.tiles import LogitTiles

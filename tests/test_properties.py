@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from ivfast.data.space import Space
 from ivfast.data.vectors import EvaluationSet, Points, Vectors
-from ivfast.evaluate.results import Result, RouterSetting, evaluate_router
+from ivfast.evaluate.result import Result
+from ivfast.evaluate.results import RouterSetting, evaluate_router
 from ivfast.route.routers import Router, RouterKind, centers_router
 from ivfast.route.tiles import LogitTiles
 from ivfast.runtime.progress import silent

@@ -21,7 +21,7 @@ from ivfast.data.vectors import EvaluationSet, open_evaluation_set
 from ivfast.evaluate.folder import Found
 from ivfast.evaluate.picture import draw
 from ivfast.evaluate.report import answered, as_csv, as_json, fitting, notes_on_recall, table, verdict, warnings, write
-from ivfast.evaluate.results import Fulfilled, Result, best
+from ivfast.evaluate.result import Fulfilled, Result, best
 from ivfast.runtime.config import Config
 from ivfast.runtime.progress import Progress, silent
 

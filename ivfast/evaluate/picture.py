@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from warnings import catch_warnings
 
-from ivfast.evaluate.results import Result, best, name_of_recall
+from ivfast.evaluate.result import Result, best, name_of_recall
 from ivfast.route.routers import ROUTERS
 from ivfast.runtime.files import write_beside
 from ivfast.runtime.packages import broken, is_wish, reason

@@ -14,7 +14,7 @@ from rich.table import Table
 from ivfast.data.vectors import EvaluationSet
 from ivfast.evaluate.folder import Found
 from ivfast.evaluate.picture import draw_picture
-from ivfast.evaluate.results import Fulfilled, Result, best, name_of_recall
+from ivfast.evaluate.result import Fulfilled, Result, best, name_of_recall
 from ivfast.evaluate.trust import in_one_line, off_by
 from ivfast.method import COUNTED, LEVELS, RECALL, TIED
 from ivfast.route.certainty import doubt, in_words

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ivfast.evaluate.results import Fulfilled, Result, best
+from ivfast.evaluate.result import Fulfilled, Result, best
 from ivfast.route.routers import ROUTERS
 
 OFF = 0.03  # of recall: base is called unlike learn above it, three standard errors of a thousand stand-ins

@@ -10,7 +10,7 @@ from ivfast.evaluate.page.markup import Figure, figures, items, percent, table, 
 from ivfast.evaluate.page.pictures import LINES, draw_curve, frame_recall
 from ivfast.evaluate.page.record import RunRecord
 from ivfast.evaluate.page.words import best_of, decision, gain_of, in_percent
-from ivfast.evaluate.results import best, name_of_recall
+from ivfast.evaluate.result import best, name_of_recall
 from ivfast.method import RECALL
 from ivfast.route.routers import ROUTERS
 

@@ -8,7 +8,7 @@ from ivfast.evaluate.page.beside import compared, labels
 from ivfast.evaluate.page.markup import details, figures, items, page, percent, table, text
 from ivfast.evaluate.page.record import RunRecord, read_record
 from ivfast.evaluate.report import error_near
-from ivfast.evaluate.results import Result, name_of_recall
+from ivfast.evaluate.result import Result, name_of_recall
 from ivfast.method import LEVELS
 from ivfast.route.routers import ROUTERS
 from ivfast.runtime.errors import UserError

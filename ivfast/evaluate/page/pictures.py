@@ -8,7 +8,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from ivfast.evaluate.page.canvas import COLORS, SMALL, WIDTH, Canvas, canvas, finish, legend_below, share_axis
 from ivfast.evaluate.page.markup import Figure
 from ivfast.evaluate.page.record import Epoch, RunRecord
-from ivfast.evaluate.results import Result, name_of_recall
+from ivfast.evaluate.result import Result, name_of_recall
 from ivfast.route.routers import ROUTERS
 
 LINES = ("-", "--", ":", "-.")  # by number of copies

@@ -9,7 +9,7 @@ import numpy as np
 from safetensors import SafetensorError
 
 from ivfast.evaluate.report import SCHEMA
-from ivfast.evaluate.results import ByBase, Fulfilled, Result
+from ivfast.evaluate.result import ByBase, Fulfilled, Result
 from ivfast.method import RECALL
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.tensors import METADATA, read_header

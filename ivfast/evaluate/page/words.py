@@ -5,7 +5,7 @@ from typing import Any
 from ivfast.evaluate.page.markup import percent
 from ivfast.evaluate.page.record import RunRecord
 from ivfast.evaluate.report import SAME, by_nearest, error_near
-from ivfast.evaluate.results import Result, best, name_of_recall
+from ivfast.evaluate.result import Result, best, name_of_recall
 from ivfast.evaluate.trust import is_unlike
 from ivfast.route.routers import ROUTERS
 
