@@ -5,24 +5,12 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
-from ivfast.choose.own_queries import stand_ins
-from ivfast.data.centers import tell_one_place
-from ivfast.data.cleaning import Cleaning
-from ivfast.data.far import note_other_unit
-from ivfast.data.intake import scan_set
-from ivfast.data.mapped import remove_mapped
-from ivfast.data.npy import check_whole
-from ivfast.data.ties import find_ties
-from ivfast.data.vectors import EvaluationSet, Points, Vectors, learn_path, open_evaluation_set
-from ivfast.evaluate import report
-from ivfast.evaluate.folder import Found, find_model
-from ivfast.evaluate.page.write import write_data_page
-from ivfast.evaluate.refit import FittedOn, FromFile, Source, make_settings, open_learn, space_for
+from ivfast.data.vectors import learn_path
+from ivfast.evaluate.folder import find_model
 from ivfast.evaluate.result import Result
-from ivfast.evaluate.results import evaluate_router
+from ivfast.evaluate.run import evaluate_found
 from ivfast.index.load import load
 from ivfast.index.model import TrainedModel
-from ivfast.network.backend import load_search
 from ivfast.network.hosts import Group, check_hosts, is_among_several, joined
 from ivfast.network.precision import precision_name
 from ivfast.network.usable import usable_backend
@@ -39,8 +27,6 @@ from ivfast.runtime.progress import Progress
 from ivfast.runtime.quota import about_threads, within_quota
 from ivfast.runtime.signals import UNHEARD, handled
 from ivfast.runtime.watched import is_watched, run_watched
-from ivfast.start.descent import Means
-from ivfast.store.reverse import reverse_of_base
 from ivfast.train.admit import open_training, with_epochs
 from ivfast.train.disk import bytes_by_stage
 from ivfast.train.epochs import resume, start_point, train_epoch
@@ -126,7 +112,7 @@ def evaluate_centers(
         _say_what_is_used(config, chosen, ("gpu",), shown)
         config = _with_backend(config, chosen, shown)
         found = find_model(config, chosen)
-        return _evaluate(clip(found.settings(config), chosen), found, shown)
+        return evaluate_found(clip(found.settings(config), chosen), found, shown)
 
 
 def _run_training(
@@ -227,7 +213,7 @@ def _train(config: Config, progress: Progress, group: Group) -> None:
     found = find_model(replace(config, eval=True, ai_center=config.save_path / "ivfast.npy"), set())
     learn, data = run.learn.points.vectors, run.data
     del run, point  # neighbours, and states on the device
-    _evaluate(config, found, progress, learn, data)
+    evaluate_found(config, found, progress, learn, data)
     progress.note(f"done in {time.monotonic() - started:.0f} s; centers: {config.save_path / 'ivfast.npy'}")
 
 
@@ -279,56 +265,3 @@ def pick_up(config: Config, progress: Progress) -> Saved | None:
     )
     refuse_others(saved, config, None)
     return saved
-
-
-def _evaluate(
-    config: Config, found: Found, progress: Progress, learn: Vectors | None = None, data: EvaluationSet | None = None
-) -> list[Result]:
-    """Every router found. learn, data: where they were opened and scanned already"""
-    nlist, dim = found.centers.shape
-    check_percents(config, nlist)
-    cleaning, copies = Cleaning(config.normalize, config.drop_bad_rows), config.percents
-    if data is None:
-        with progress.stage("checking files"):
-            data = open_evaluation_set(config.data_path, config.data_name, dim)
-            data = scan_set(data, found.metric, progress, cleaning)
-    if found.model is None and (beside := found.path.parent / "dcnet.safetensors").is_file():
-        progress.note(f"{beside} belongs to another {found.path.name}: its network and what was fitted are left out")
-    learn = learn or open_learn(config.data_path, config.learn_name, found, config.ftopk, cleaning, progress)
-    space = space_for(found, learn)
-    for vectors in (data.base, data.query):
-        note_other_unit(vectors, space, progress)
-    tell_one_place(found.path.name, space.inside(found.centers), progress)
-    source: Source | None = None
-    if learn and found.model:
-        source = FromFile(found.model, Points(learn, space), copies)
-    elif learn:
-        source = FittedOn(space.inside(found.centers), Points(learn, space), copies, config.ftopk, config.seed)
-    with progress.stage("settings of routers"):
-        settings = make_settings(found, space, source, copies, config.backend, config.gpu)
-    points, reverse = Points(data.base, space), None
-    if source and len(points) > 1 and any(setting.asks for setting in settings):
-        means = Means(config.save_path / "cache", load_search(config.backend, config.gpu))
-        with progress.stage("neighbours of base"):
-            reverse = reverse_of_base(means, points, source.asking, progress, found.model and found.model.asking_log)
-    tied = None
-    if config.ties:
-        with progress.stage("ties"):
-            tied = find_ties(data, found.metric, progress)
-    width, nprobes = min(config.ftopk, nlist), tuple(p for p in config.nprobes if p <= nlist)
-    logged = config.query_log is not None or (found.model is not None and found.model.log is not None)
-    asked = None
-    if learn and not logged:  # else what is predicted is told by logged queries
-        with progress.stage("nearest of vectors of base"):
-            asked = stand_ins(points, Points(learn, space), reverse, width, config.seed, progress)
-    results = []
-    for setting in settings:
-        check_whole(data.gt, "gt")
-        results += evaluate_router(
-            setting, data, space, width, nprobes, config.valid_batch_size, progress, reverse, tied, asked
-        )
-    with progress.stage("report"):
-        report.write(config, data, results, found, progress)
-        write_data_page(config.save_path, data, progress, logged=logged)
-    remove_mapped(config.save_path / "cache")
-    return results

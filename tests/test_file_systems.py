@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from ivfast import commands
 from ivfast.data.formats import open_rows
 from ivfast.data.formats.convert import convert
 from ivfast.data.mapped import remove_mapped
 from ivfast.data.npy import check_whole, map_of, open_array
 from ivfast.data.vectors import open_vectors
+from ivfast.evaluate import run
 from ivfast.index.fill import empty_index, fill_on_disk
 from ivfast.runtime import checkpoint, lock, tensors
 from ivfast.runtime.cache import cached
@@ -393,14 +393,14 @@ def test_what_is_cut_short_before_it_is_evaluated_ends_in_one_line(
     folder = Path(shutil.copytree(data, tmp_path / "data"))
     path = folder / "faces" / f"{name}.npy"
 
-    original = commands.make_settings
+    original = run.make_settings
 
     def cut(*args: Any) -> Any:
         found = original(*args)
         os.truncate(path, 128)
         return found
 
-    monkeypatch.setattr(commands, "make_settings", cut)
+    monkeypatch.setattr(run, "make_settings", cut)
     assert main(flags(folder, tmp_path / "out", *SHORT)) == 1
     assert f"error: {name}: {path} was cut short" in capsys.readouterr().err.splitlines()[-1]
     assert (tmp_path / "out" / "ivfast.npy").is_file()

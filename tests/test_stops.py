@@ -159,7 +159,7 @@ def test_stopped_evaluation_is_to_be_run_again(
     data: Path, finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """It has no checkpoint to go on from: --eval refuses --resume."""
-    monkeypatch.setattr("ivfast.commands.evaluate_router", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr("ivfast.evaluate.run.evaluate_router", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     assert main(flags(data, tmp_path, "--eval", "True", "--ai_center", str(finished / "ivfast.npy"))) == 143
     assert capsys.readouterr().err.endswith("stopped by signal 15; run it again\n")
 
