@@ -124,10 +124,9 @@ def of_epochs(record: RunRecord) -> list[Figure]:
             "The loss of training. It changes its goal with each epoch, so it need not fall steadily.", mark=".",
         ))  # fmt: skip
     if record.epochs:
-        recall = f"{100 * float(record.level):.0f} %"
         values = _by_router(record.epochs, lambda epoch: epoch.held_out)
         caption = (
-            f"Vectors scanned for {recall} recall on held-out training vectors, over those with k-means stored alike: "
+            "Vectors scanned for 90 % recall on held-out training vectors, over those with k-means stored alike: "
             "below 1 less is scanned. A ring marks the epoch that was exported."
         )
         chosen = record.evaluation.get("chosen_epochs") or {}
@@ -135,7 +134,7 @@ def of_epochs(record: RunRecord) -> list[Figure]:
         nprobes: dict[str, list[tuple[float, float]]] = {
             "centers": [(epoch.number, epoch.nprobe) for epoch in record.epochs]
         }
-        caption = f"Buckets probed for {recall} of held-out answers, trained centers: what the next epoch trains for."
+        caption = "Buckets probed for 90 % of held-out answers, trained centers: what the next epoch trains for."
         found.append(_over_epochs("nprobe", "nprobe (buckets)", nprobes, caption, from_zero=True))
     return found
 
