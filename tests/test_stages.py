@@ -78,6 +78,6 @@ def test_a_run_leaves_a_record_of_each_stage(tmp_path: Path) -> None:
     assert dict.fromkeys(names) == dict.fromkeys((
         "checking files", "k-means", "neighbours of learn", "held-out answers", "kinship", "measuring buckets",
         "first judgement", "training", "judging", "checkpoints", "choosing", "fitting facts", "writing the model",
-        "settings of routers", "neighbours of base", "assigning base, kmeans", "searching, kmeans",
-        "assigning base, centers", "searching, centers", "report",
+        "settings of routers", "neighbours of base", "nearest of vectors of base", "assigning base, kmeans",
+        "searching, kmeans", "assigning base, centers", "searching, centers", "report",
     ))  # fmt: skip

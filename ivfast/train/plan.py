@@ -13,6 +13,7 @@ from rich.table import Table
 from ivfast.choose.facts import LEAST_USE_PER_BUCKET, MOST_USE, USE_PER_BUCKET
 from ivfast.choose.held_out import JUDGED as MOST_JUDGED
 from ivfast.choose.held_out import MOST_ASKING, SAMPLE_LEAST, SAMPLE_PER_BUCKET
+from ivfast.choose.own_queries import ASKED_SHARE, MOST_ASKED
 from ivfast.choose.verdict import WAYS
 from ivfast.method import COUNTED, MANY_BUCKETS, SEEN
 from ivfast.route.routers import trained_routers
@@ -129,6 +130,7 @@ def seconds_of_stages(sizes: Sizes, rates: Rates) -> dict[str, float]:
     fitted += min(n, USE_PER_BUCKET * sizes.nlist, max(MOST_USE, LEAST_USE_PER_BUCKET * sizes.nlist))
     by_judging, by_fitting = (JUDGED_OF_MANY, FITTED_OF_MANY) if sizes.many else (JUDGED, FITTED)
     each = by_judging * sum(product(judged, router) for router in trained)
+    n_asked = min(MOST_ASKED, int(ASKED_SHARE * n_base))
     known = sizes.in_sample and n_base > LIMITS.exact_learn
     seconds = {
         "imports and all else": START_SECONDS,
@@ -147,6 +149,7 @@ def seconds_of_stages(sizes: Sizes, rates: Rates) -> dict[str, float]:
         + by_judging * product(judged, "kmeans"),
         "writing the model": 8 * math.prod(sizes.param_list[-2:]) / WRITE_RATE,
         "neighbours of base": KNOWN_SECONDS * n_base / 1e6 if known else neighbor_seconds(n_base, dim, rates.product),
+        "nearest of vectors of base": 0 if sizes.in_sample else EXACT_SEARCH * n_asked * n_base * dim / rates.product,
     }
     for router in ("kmeans", *trained):
         seconds[f"assigning base, {router}"] = ASSIGNED * product(n_base, router)

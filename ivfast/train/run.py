@@ -15,7 +15,7 @@ from ivfast.data.vectors import (
     EvaluationSet,
     moments,
 )
-from ivfast.method import LEAST_SHARE, LEAST_USE, RECALL, USE_MEMORY
+from ivfast.method import LEAST_SHARE, LEAST_USE, SURE_RECALL, USE_MEMORY
 from ivfast.network.backend import (
     Backend,
     Goal,
@@ -175,16 +175,12 @@ def _prepare(
 
 
 def _held_out(config: Config, learn: LearnSet, width: int, progress: Progress) -> tuple[HeldOut, HeldOut]:
-    """All held-out vectors, and those among them that states are judged by.
-
-    The first tell how to store for the recall that is wanted. Centers are trained and chosen for 0.90 whatever is
-    wanted: those that were trained for 0.99 scanned more at 0.99 (docs/experiments.md, "Trained for 0.90 whatever
-    recall is wanted").
-    """
+    """All held-out vectors, and those among them that states are judged by."""
     held = make_held_out(learn, config.nlist, width, config.seed, progress, recall=config.recall)
     if len(held.rows) <= JUDGED:
-        return held, held._replace(recall=RECALL)
-    return held, make_held_out(fewer(learn, JUDGED), config.nlist, width, config.seed, progress)
+        return held, held
+    few = fewer(learn, JUDGED)
+    return held, make_held_out(few, config.nlist, width, config.seed, progress, recall=config.recall)
 
 
 def _measure(config: Config, cache: Cache, start: np.ndarray) -> tuple[Cells | None, Buckets]:
@@ -229,7 +225,8 @@ def refit_goal(run: Run, centers: np.ndarray, m: np.ndarray) -> Goal:
     """k, nprobe and slope on the held-out pairs, m held as it is. m: (nlist,) use of the buckets"""
     x, x_pair = run.judged.pair_points()
     least_m = LEAST_SHARE / len(m) if run.backend.setup.blocks else LEAST_USE  # as the loss has it
-    return fit_goal(pair_logits(x, x_pair, centers, run.config.metric, run.buckets.delta_floor), m, least_m)
+    recall = min(run.config.recall, SURE_RECALL)
+    return fit_goal(pair_logits(x, x_pair, centers, run.config.metric, run.buckets.delta_floor), m, least_m, recall)
 
 
 def judge_all(run: Run, params: Any, centers: np.ndarray, k: float) -> dict[str, Judgement]:

@@ -9,6 +9,7 @@ from ivfast.evaluate.page.canvas import COLORS, SMALL, WIDTH, Canvas, canvas, fi
 from ivfast.evaluate.page.markup import Figure
 from ivfast.evaluate.page.record import Epoch, RunRecord
 from ivfast.evaluate.result import Result, name_of_recall
+from ivfast.method import SURE_RECALL
 from ivfast.route.routers import ROUTERS
 
 LINES = ("-", "--", ":", "-.")  # by number of copies
@@ -124,9 +125,10 @@ def of_epochs(record: RunRecord) -> list[Figure]:
             "The loss of training. It changes its goal with each epoch, so it need not fall steadily.", mark=".",
         ))  # fmt: skip
     if record.epochs:
+        recall = f"{100 * min(float(record.level), SURE_RECALL):.0f} %"
         values = _by_router(record.epochs, lambda epoch: epoch.held_out)
         caption = (
-            "Vectors scanned for 90 % recall on held-out training vectors, over those with k-means stored alike: "
+            f"Vectors scanned for {recall} recall on held-out training vectors, over those with k-means stored alike: "
             "below 1 less is scanned. A ring marks the epoch that was exported."
         )
         chosen = record.evaluation.get("chosen_epochs") or {}
@@ -134,7 +136,7 @@ def of_epochs(record: RunRecord) -> list[Figure]:
         nprobes: dict[str, list[tuple[float, float]]] = {
             "centers": [(epoch.number, epoch.nprobe) for epoch in record.epochs]
         }
-        caption = "Buckets probed for 90 % of held-out answers, trained centers: what the next epoch trains for."
+        caption = f"Buckets probed for {recall} of held-out answers, trained centers: what the next epoch trains for."
         found.append(_over_epochs("nprobe", "nprobe (buckets)", nprobes, caption, from_zero=True))
     return found
 

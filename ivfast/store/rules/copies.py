@@ -9,6 +9,7 @@ from ivfast.store.demand import Demand, TileAskers
 from ivfast.store.rules.gain import Gain
 
 MISSED = 10.0  # times the share of answers that may be missed: the power of how much a vector is asked for
+LATER = 2.0  # times the power: how much a vector's second and further copies count, at most wholly
 CROSSING_WEIGHT = 0.5  # of a copy's overlap with buckets that already hold the vector
 
 
@@ -37,7 +38,6 @@ class Copies:
 def asked_power(recall: float) -> float:
     """The power of how much a vector is asked for, by which its copies count: 1 up to a recall of 0.9, 0.1 at 0.99.
 
-    Times that, too, counts what a second copy adds to a first, see `cover`.
 
     The more of all answers is to be found, the more of what is missing are vectors that few ask for. Where all is to be
     found, one vector counts as much as another (docs/experiments.md, "The recall that is wanted").
@@ -65,7 +65,8 @@ def cover(
     place where another recall is wanted: the key has (power - 1) log sum_y w_y beside.
 
     Where nearly all is to be found, a vector that has no copy yet is missed sooner than one that has. So what a vector
-    gains by its second and further copies counts times the power as well: their keys have log power beside.
+    gains by its second and further copies counts twice the power, at most wholly: the keys of these have
+    the log of that beside.
 
     buckets, keys: (n, width), the first stays; crossing: (n, width, width), times 1 / (2 storing_t)
     returns: both, reordered; keys fall along each row after the first; ties go to the smaller bucket
@@ -85,6 +86,6 @@ def cover(
         best = key.argmax(axis=1)
         chosen[:, place], found[:, place] = order[rows, best], key[rows, best]
         own[rows, best] = -np.inf
-    if power != 1:
-        found[:, 2:] += np.float32(np.log(power))
+    if LATER * power < 1:
+        found[:, 2:] += np.float32(np.log(LATER * power))
     return np.take_along_axis(buckets, chosen, axis=1), found
