@@ -13,7 +13,7 @@ from rich.table import Table
 from ivfast.choose.facts import LEAST_USE_PER_BUCKET, MOST_USE, USE_PER_BUCKET
 from ivfast.choose.held_out import JUDGED as MOST_JUDGED
 from ivfast.choose.held_out import MOST_ASKING, SAMPLE_LEAST, SAMPLE_PER_BUCKET
-from ivfast.choose.own_queries import ASKED_SHARE, MOST_ASKED
+from ivfast.choose.own_queries import ASKED_SHARE, LEAST_ASKED, MOST_ASKED, STAND_FOR_ALL
 from ivfast.choose.verdict import WAYS
 from ivfast.method import COUNTED, MANY_BUCKETS, SEEN
 from ivfast.route.routers import trained_routers
@@ -152,6 +152,8 @@ def seconds_of_stages(sizes: Sizes, rates: Rates) -> dict[str, float]:
         "nearest of vectors of base": 0 if sizes.in_sample else EXACT_SEARCH * n_asked * n_base * dim / rates.product,
     }
     for router in ("kmeans", *trained):
+        if n_asked >= LEAST_ASKED and not sizes.in_sample:
+            seconds[f"vectors of base as queries, {router}"] = by_judging * product(STAND_FOR_ALL, router)
         seconds[f"assigning base, {router}"] = ASSIGNED * product(n_base, router)
         seconds[f"searching, {router}"] = SEARCHED * product(sizes.n_query, router)
     return seconds | {"report": REPORT_SECONDS}
