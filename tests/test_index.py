@@ -378,6 +378,9 @@ def test_bad_questions_end_in_one_line(index_of: Callable[..., Index], model_of:
         (lambda: model_of("IP").index(make_rows(2000, 1, "IP"), 0.3), "copies 0.3: expected one of"),
         (lambda: model_of("IP").index(make_rows(2000, 1, "IP"), 0.8, "PQ7"), "kind 'PQ7': FAISS cannot make"),
         (lambda: model_of("IP").index(make_rows(2000, 1, "IP"), 0.8, "HNSW"), "kind 'HNSW'"),
+        (lambda: model_of("IP").index(make_rows(2000, 1, "IP"), 0.8, "RaBitQfs"), "kind 'RaBitQfs': expected one of"),
+        (lambda: model_of("IP").index(make_rows(2000, 1, "IP"), 0.8, "RQ4x4fs"), "kind 'RQ4x4fs': expected one of"),
+        (lambda: model_of("IP").index(make_rows(40, 1, "IP"), 0.8, "PQ4"), "kind 'PQ4': found 40 vectors, too few"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=told) as refused:
             call()

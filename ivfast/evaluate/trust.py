@@ -70,8 +70,8 @@ def in_one_line(results: Sequence[Result], recall: float) -> str | None:
         f"(standard error {100 * found.error:.1f} %)"
     )
     instead = (
-        f"they foretell nprobe {found.base.nprobe:.1f}, which is predicted for base: it may be off by "
-        f"{200 * found.error:.1f} %, and by more where queries are of another kind or answers are not the nearest"
+        f"they foretell {percent} at nprobe {found.base.nprobe:.1f}, which is predicted for base: recall may be off by "
+        f"{200 * found.error:.1f} % there, and by more where queries are of another kind or answers are not the nearest"
     )
     if is_unlike(found.off, found.error, found.learn.nprobe):
         return f"warning: base is not like learn: {foretold}, but {there}; {instead}"

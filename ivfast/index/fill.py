@@ -39,11 +39,16 @@ def empty_index(centers: np.ndarray, metric: str, kind: str, rows: np.ndarray, s
             fit_codes(index, np.ascontiguousarray(rows, dtype=np.float32), seed)
     except (RuntimeError, AttributeError) as problem:
         said = str(problem).strip().splitlines()[-1].rpartition("failed: ")[2][:100]  # before it: where in C++
+        if "training points" in said:
+            raise UserError(
+                f"kind {kind!r}: found {len(rows)} vectors, too few to fit such codes to ({said}); take SQ8 or Flat"
+            ) from None
         raise UserError(
             f"kind {kind!r}: FAISS cannot make it for {dim} entries ({said}); expected one of {', '.join(KINDS)}, with "
             f"m a divisor of {dim}"
         ) from None
-    if not isinstance(index, faiss.IndexIVF):
+    packed = isinstance(index, faiss.IndexIVFFastScan) or (kind.endswith("x4fs") and not hasattr(index, "pq"))
+    if not isinstance(index, faiss.IndexIVF) or packed:  # packed codes take no entries for lists that are named
         raise UserError(f"kind {kind!r}: expected one of {', '.join(KINDS)}, which keep everything in inverted lists")
     return index
 

@@ -130,7 +130,7 @@ def seconds_of_stages(sizes: Sizes, rates: Rates) -> dict[str, float]:
     fitted += min(n, USE_PER_BUCKET * sizes.nlist, max(MOST_USE, LEAST_USE_PER_BUCKET * sizes.nlist))
     by_judging, by_fitting = (JUDGED_OF_MANY, FITTED_OF_MANY) if sizes.many else (JUDGED, FITTED)
     each = by_judging * sum(product(judged, router) for router in trained)
-    n_asked = min(MOST_ASKED, int(ASKED_SHARE * n_base))
+    n_asked = min(MOST_ASKED, round(ASKED_SHARE * n_base))
     known = sizes.in_sample and n_base > LIMITS.exact_learn
     seconds = {
         "imports and all else": START_SECONDS,
@@ -149,7 +149,9 @@ def seconds_of_stages(sizes: Sizes, rates: Rates) -> dict[str, float]:
         + by_judging * product(judged, "kmeans"),
         "writing the model": 8 * math.prod(sizes.param_list[-2:]) / WRITE_RATE,
         "neighbours of base": KNOWN_SECONDS * n_base / 1e6 if known else neighbor_seconds(n_base, dim, rates.product),
-        "nearest of vectors of base": 0 if sizes.in_sample else EXACT_SEARCH * n_asked * n_base * dim / rates.product,
+        "nearest of vectors of base": 0
+        if sizes.in_sample
+        else EXACT_SEARCH * n_asked * (n + n_base) * dim / rates.product,
     }
     for router in ("kmeans", *trained):
         if n_asked >= LEAST_ASKED and not sizes.in_sample:

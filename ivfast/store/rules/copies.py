@@ -38,7 +38,6 @@ class Copies:
 def asked_power(recall: float) -> float:
     """The power of how much a vector is asked for, by which its copies count: 1 up to a recall of 0.9, 0.1 at 0.99.
 
-
     The more of all answers is to be found, the more of what is missing are vectors that few ask for. Where all is to be
     found, one vector counts as much as another (docs/experiments.md, "The recall that is wanted").
     """
