@@ -55,11 +55,16 @@ def kmeans(million: Million, nlist: int, seed: int, keep: Path) -> tuple[np.ndar
     return np.load(keep / "kmeans.npy"), json.loads((keep / "kmeans.json").read_text())
 
 
+def after(built: dict[str, float], took: dict[str, float]) -> dict[str, float]:
+    """What both stages of building take, one after the other."""
+    return {"seconds": built["seconds"] + took["seconds"], "peak_mb": max(built["peak_mb"], took["peak_mb"])}
+
+
 def by_rules(million: Million, method: str, centers: np.ndarray, built: dict[str, float]) -> Iterator[Stored]:
     """The nearest center, then each rule of copies."""
     with watched() as took:
         near = Near(million.base, centers)
-    took = {"seconds": built["seconds"] + took["seconds"], "peak_mb": max(built["peak_mb"], took["peak_mb"])}
+    took = after(built, took)
     yield Stored(method, "nearest", centers, near.buckets[:, :1], took)
     for name in ("soar", "rairs"):
         weight, buckets = million.best(
@@ -75,7 +80,7 @@ def balanced(million: Million, centers: np.ndarray, built: dict[str, float]) -> 
     unit = np.float32(1 / np.sqrt(np.median(near.d2)))
     with watched() as took:
         buckets = balanced_assignment_with_penalties(million.base * unit, centers * unit)[0]
-    took = {"seconds": built["seconds"] + took["seconds"], "peak_mb": max(built["peak_mb"], took["peak_mb"])}
+    took = after(built, took)
     return Stored("balanced", "nearest", centers, np.asarray(buckets)[:, None].astype(np.int32), took)
 
 

@@ -9,9 +9,9 @@ from functools import cached_property
 import faiss
 import numpy as np
 
+from benchmarks.peers.copies import MOST_REPLICAS, TINY
+
 NEAREST = 32  # buckets looked at
-MOST_REPLICAS = 8  # SPANN's
-TINY = np.finfo(np.float32).tiny
 
 
 class Near:
