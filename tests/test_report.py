@@ -282,6 +282,23 @@ def test_recall_never_reached_is_never_best():
     assert best([never, result("centers", "benefit", 0.8, 0.9)], "centers") is not None
 
 
+def test_the_picture_shows_what_is_best_at_the_recall_that_was_trained_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    labels: list[str] = []
+
+    def keep(self: Figure, *_: object, **__: object) -> None:
+        (axes,) = self.axes
+        labels.extend(str(one) for one in axes.get_legend_handles_labels()[1])
+
+    monkeypatch.setattr(Figure, "savefig", keep)
+    once, copied = result("centers", "benefit", 0.0, 0.1), result("centers", "benefit", 0.8, 0.1)
+    once.scanned_at["0.80"], copied.scanned_at["0.95"] = 0.01, 0.1
+    for recall, percent in ((0.8, "0"), (0.95, "0.8")):
+        draw(tmp_path / "picture.png", "faces", [once, copied], recall)
+        assert labels.pop().endswith(f"benefit {percent}, fixed")
+
+
 def test_uneven_buckets_are_told_once_a_router():
     results = [
         result("centers", rule, 0.0, 0.1, probing, 2.5) for rule in ("ratio",) for probing in ("fixed", "adaptive")

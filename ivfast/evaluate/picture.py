@@ -7,14 +7,20 @@ from pathlib import Path
 from warnings import catch_warnings
 
 from ivfast.evaluate.result import Result, best, name_of_recall
+from ivfast.method import RECALL
 from ivfast.route.routers import ROUTERS
 from ivfast.runtime.files import write_beside
 from ivfast.runtime.packages import broken, is_wish, reason
 from ivfast.runtime.progress import Progress
 
 
-def draw_picture(folder: Path, name: str, results: list[Result], progress: Progress) -> list[str]:
-    """Draw recall_scanned.png where matplotlib is there; a line says why not. Returns its name where it was drawn"""
+def draw_picture(
+    folder: Path, name: str, results: list[Result], progress: Progress, recall: float = RECALL
+) -> list[str]:
+    """Draw recall_scanned.png where matplotlib is there; a line says why not. Returns its name where it was drawn
+
+    recall: at which the best number of copies is told
+    """
     picture = folder / "recall_scanned.png"
     if find_spec("matplotlib") is None:
         picture.unlink(missing_ok=True)  # it would show an earlier evaluation
@@ -25,7 +31,9 @@ def draw_picture(folder: Path, name: str, results: list[Result], progress: Progr
     if why := _broken():
         progress.note(f"warning: {picture} is not written anew: {why}")
         return []
-    drawn = at_no_cost(picture, progress, lambda: write_beside(picture, lambda beside: draw(beside, name, results)))
+    drawn = at_no_cost(
+        picture, progress, lambda: write_beside(picture, lambda beside: draw(beside, name, results, recall))
+    )
     return [picture.name] if drawn else []
 
 
@@ -57,15 +65,15 @@ def at_no_cost(path: Path, progress: Progress, write: Callable[[], object]) -> b
     return True
 
 
-def draw(path: Path, name: str, results: list[Result]) -> None:
-    """Recall against scanned share: each router's default rule, fixed and adaptive."""
+def draw(path: Path, name: str, results: list[Result], recall: float = RECALL) -> None:
+    """Recall against scanned share: each router's default rule, fixed and adaptive, at its best number of copies."""
     from matplotlib import style  # here, since it takes a second to import
 
     with style.context("default"):  # a user's own may want TeX
-        _plot(path, name, results)
+        _plot(path, name, results, f"{recall:.2f}")
 
 
-def _plot(path: Path, name: str, results: list[Result]) -> None:
+def _plot(path: Path, name: str, results: list[Result], level: str) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 4.5), layout="constrained")
@@ -74,7 +82,7 @@ def _plot(path: Path, name: str, results: list[Result]) -> None:
     axes.set_title(shown, parse_math=False)  # two dollar signs are no formula
     for router, kind in ROUTERS.items():
         for probing, style in (("fixed", "-"), ("adaptive", "--")):
-            found = best(results, router, probing)
+            found = best(results, router, probing, level)
             if found:
                 recall, scanned = found.curve
                 keep = (recall > 0) & (scanned > 0)

@@ -54,7 +54,7 @@ def write(config: Config, data: EvaluationSet, results: list[Result], found: Fou
     }
     save_json(folder / "evaluation.json", record)
     save_text(folder / "evaluation.csv", as_csv(results))
-    names = ["evaluation.json", "evaluation.csv", *draw_picture(folder, data.name, results, progress)]
+    names = ["evaluation.json", "evaluation.csv", *draw_picture(folder, data.name, results, progress, config.recall)]
     progress.table(fitting(results, progress.console, config.recall))
     if any(r.predicted for r in results):
         progress.table(predictions(results))

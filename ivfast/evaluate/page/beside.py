@@ -7,10 +7,10 @@ from typing import Any
 
 from ivfast.evaluate.page.canvas import RUNS, WIDTH, canvas, finish
 from ivfast.evaluate.page.markup import Figure, figures, items, percent, table, text
-from ivfast.evaluate.page.pictures import LINES, draw_curve, frame_recall
+from ivfast.evaluate.page.pictures import LINES, SAYS_MARKS, draw_curve, frame_recall
 from ivfast.evaluate.page.record import RunRecord
 from ivfast.evaluate.page.words import best_of, decision, gain_of, in_percent
-from ivfast.evaluate.result import best, name_of_recall
+from ivfast.evaluate.result import name_of_recall
 from ivfast.method import RECALL
 from ivfast.route.routers import ROUTERS
 
@@ -42,14 +42,19 @@ def _verdicts(records: list[RunRecord], letters: list[str], names: list[str]) ->
         for record, letter, name in zip(records, letters, names, strict=True)
     )
     header = ["", "data", "k-means", "trained centers", "less than k-means", "network", "imbalance", "seconds", "GB"]
-    levels = {record.level for record in records}
-    level = levels.pop() if len(levels) == 1 else f"{RECALL:.2f}"
+    level = _level(records)
     rows = [[letter, *_row(record, level)] for record, letter in zip(records, letters, strict=True)]
     return f"<div class='verdict several'>{said}</div>{table(header, rows, n_words=2)}" + (
         f"<p class='soft'>Shares of base scanned for {in_percent(level)} recall, each router at its best number of "
         "copies, fixed probing; imbalance of the trained centers there; seconds and most memory of all stages "
         "recorded.</p>"
     )
+
+
+def _level(records: list[RunRecord]) -> str:
+    """The recall that runs are compared at: the one that all were trained for, else the usual one."""
+    levels = {record.level for record in records}
+    return levels.pop() if len(levels) == 1 else f"{RECALL:.2f}"
 
 
 def _row(record: RunRecord, level: str) -> list[str]:
@@ -79,7 +84,8 @@ def _of_data(records: list[RunRecord], letters: list[str]) -> list[tuple[str, st
 
 def _of_recall(records: list[RunRecord], letters: list[str], router: str) -> Figure | None:
     """The best of each run, and k-means of it as a thin line."""
-    found = [(i, one) for i, record in enumerate(records) if (one := best(record.results, router))]
+    level = _level(records)
+    found = [(i, one) for i, record in enumerate(records) if (one := best_of(record, router, level))]
     if not found:
         return None
     shown = [one for _, one in found]
@@ -87,7 +93,7 @@ def _of_recall(records: list[RunRecord], letters: list[str], router: str) -> Fig
         for i, result in found:
             color, style = RUNS[i % len(RUNS)], LINES[i // len(RUNS) % len(LINES)]
             draw_curve(drawn, result, color, style, f"{letters[i]}, {result.percent:g} copies")
-            if kmeans := best(records[i].results, "kmeans"):
+            if kmeans := best_of(records[i], "kmeans", level):
                 shown.append(kmeans)
                 recall, scanned = kmeans.curve
                 drawn.axes.plot(scanned, recall, style, color=color, linewidth=0.8, alpha=0.7)
@@ -96,17 +102,17 @@ def _of_recall(records: list[RunRecord], letters: list[str], router: str) -> Fig
     return finish(
         drawn, f"recall-{router}", f"Recall against share of base scanned, {title}",
         f"The {title} of each run at its best number of copies, fixed probing; thin: k-means of the same run. "
-        "A circle marks 90 % recall, a square 95 %.",
+        + SAYS_MARKS,
     )  # fmt: skip
 
 
 def _shares(records: list[RunRecord], letters: list[str]) -> str:
-    levels = ("0.80", "0.90", "0.95", "0.99")
+    levels, at = ("0.80", "0.90", "0.95", "0.99"), _level(records)
     rows = [
         [letter, kind.title, f"{one.percent:g}", *(percent(one.scanned_at.get(level)) for level in levels)]
         for record, letter in zip(records, letters, strict=True)
         for router, kind in ROUTERS.items()
-        if (one := best(record.results, router))
+        if (one := best_of(record, router, at))
     ]
     names = {name_of_recall(record.results) for record in records}
     name = names.pop() if len(names) == 1 else "recall"

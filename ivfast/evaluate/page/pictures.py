@@ -14,7 +14,8 @@ from ivfast.route.routers import ROUTERS
 
 LINES = ("-", "--", ":", "-.")  # by number of copies
 WIDTHS = {"kmeans": 1.4, "centers": 2.6, "net": 1.0}  # points: one that lies on another leaves it seen
-MARKS = {"0.90": "o", "0.95": "s"}
+MARKS = {"0.80": "^", "0.90": "o", "0.95": "s", "0.99": "D"}  # of the levels of recall
+SAYS_MARKS = "A triangle marks 80 % recall, a circle 90, a square 95, a diamond 99."
 MOST_DOTS = 60  # of a line
 LOWEST = 0.8  # recall is drawn from here on at the most
 SCANNED = "share of base scanned (copies counted, log)"
@@ -47,13 +48,13 @@ def of_recall(record: RunRecord, probing: str) -> Figure | None:
     says = "every query probes the same number of buckets" if probing == "fixed" else "a query probes as it needs"
     return finish(
         drawn, f"recall-{probing}", f"Recall against share of base scanned, {probing} probing",
-        f"{probing.capitalize()} probing: {says}. Further left is better. A circle marks 90 % recall, a square 95 %. "
+        f"{probing.capitalize()} probing: {says}. Further left is better. {SAYS_MARKS} "
         "Each router under its default rule of storing.",
     )  # fmt: skip
 
 
 def draw_curve(drawn: Canvas, result: Result, color: str, style: str, label: str, width: float = 1.6) -> None:
-    """One line with its marks at 90 and 95 % recall. width: points"""
+    """One line with its marks at the levels of recall. width: points"""
     recall, scanned = result.curve
     keep = (recall > 0) & (scanned > 0)
     drawn.axes.plot(scanned[keep], recall[keep], style, color=color, label=label, linewidth=width)
