@@ -1,16 +1,18 @@
 """The held-out judgement against searches in plain Python and float64."""
 
+import itertools
 import math
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 
-from ivfast.choose.facts import COPY_STORING_TS, ONLY_STORING_TS, choose_storing_ts
+from ivfast.choose.facts import COPY_STORING_TS, ONLY_STORING_TS, WAITS, choose_storings
 from ivfast.choose.held_out import HeldOut, held_out_demand, held_out_tiles, make_held_out, sample_use
 from ivfast.choose.judgement import Curves, judge, judge_kmeans, measure, scanned_share, value
 from ivfast.evaluate.refit import held_out_of
 from ivfast.route.routers import Router, centers_router
+from ivfast.route.search import scanned_at
 from ivfast.start.neighbors import LearnSet, Neighbors, make_neighbors
 from ivfast.store.demand import Demand
 from ivfast.store.place import make_plans
@@ -112,12 +114,34 @@ def test_kmeans_is_measured_at_percent_0_even_where_it_is_not_asked_for(case: Ca
 
 def test_storing_temperature_is_the_one_nearest_1_within_half_a_percent_of_the_least(case: Case):
     percents = (0.0, 0.2, 0.5, 0.8)  # whole: at 0.2 the least is not the one to take
-    found = choose_storing_ts(case.held, held_out_tiles(case.held, router_of(case.trained)), percents)
+    found = choose_storings(case.held, held_out_tiles(case.held, router_of(case.trained)), percents)
     for percent, chosen in zip(percents, found, strict=True):
         grid = COPY_STORING_TS if percent else ONLY_STORING_TS
         shares = {t: share_by_hand(case, case.trained, "benefit", percent, t) for t in grid}
         good = [t for t, share in shares.items() if share <= 1.005 * min(shares.values())]
-        assert chosen == min(good, key=lambda t: abs(math.log(t)))
+        assert chosen == (min(good, key=lambda t: abs(math.log(t))), 0.0)
+
+
+def test_whether_second_copies_wait_is_chosen_at_the_recall_that_is_wanted(case: Case):
+    """By searches of the held-out vectors at each pair of storing_t and wait; up to 0.95 none waits."""
+    router, percents = router_of(case.trained), (0.0, 0.5, 0.8)
+    tiles = held_out_tiles(case.held, router)
+    use = sample_use(case.held, tiles, COPY_STORING_TS)
+    for recall, waits in ((0.95, (0.0,)), (0.99, WAITS)):
+        held = case.held._replace(recall=recall)
+        found = dict(zip(percents, choose_storings(held, tiles, percents), strict=True))
+        assert found[0.0][1] == 0
+        for percent in percents[1:]:
+            shares = {}
+            for t, wait in itertools.product(COPY_STORING_TS, waits):
+                plans = make_plans(["benefit"], [Terms(percent, t, use[t], None, recall, wait)])
+                (curves,) = measure(held, tiles, plans)
+                scanned = [scanned_at(one.mean(axis=0), curves.scanned.mean(axis=0), recall) for one in (
+                    curves.found / curves.n_answers, curves.recall)]  # fmt: skip
+                shares[t, wait] = float(np.mean(scanned))
+            good = [one for one, share in shares.items() if share <= 1.005 * min(shares.values())]
+            assert found[percent] == min(good, key=lambda one: (one[1], abs(math.log(one[0]))))
+    assert found[0.5][1] > 0  # of the last recall: it does gain here
 
 
 def test_misleading_askers_leave_vectors_with_their_nearest_center(case: Case):
@@ -125,7 +149,7 @@ def test_misleading_askers_leave_vectors_with_their_nearest_center(case: Case):
     tiles, demand = held_out_tiles(case.held, router), held_out_demand(case.held, router, 2.0)
     strangers = np.random.default_rng(0).permutation(demand.reverse.asker)
     misled = Demand(demand.reverse._replace(asker=strangers), demand.probes)
-    (chosen,) = choose_storing_ts(case.held, tiles, (0.0,), misled)
+    ((chosen, _),) = choose_storings(case.held, tiles, (0.0,), misled)
     use = sample_use(case.held, tiles, (1.0, chosen))
     plans = make_plans(["ratio"], [Terms(0.0)])
     plans += make_plans(["benefit"], [Terms(0.0, t, use[t], misled) for t in (1.0, chosen)])

@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.peers.task import Task
 from benchmarks.runs import PERCENTS
-from ivfast.choose.facts import choose_storing_ts, held_out_answers, measure_use, nprobe_of_answers
+from ivfast.choose.facts import choose_storings, held_out_answers, measure_use, nprobe_of_answers
 from ivfast.choose.held_out import held_out_demand, held_out_tiles
 from ivfast.data.vectors import Points
 from ivfast.route.distances import top
@@ -70,8 +70,8 @@ def way_of(task: Task, router: Router, rule: str, storing_ts: dict[float, float]
         storing_ts = dict.fromkeys(PERCENTS, 1.0)
     elif storing_ts is None:
         demand = None if nprobe is None else held_out_demand(task.held, router, nprobe)
-        chosen = choose_storing_ts(task.held, held_out_tiles(task.held, router), PERCENTS, demand, name)
-        storing_ts = dict(zip(PERCENTS, chosen, strict=True))
+        chosen = choose_storings(task.held, held_out_tiles(task.held, router), PERCENTS, demand, name)
+        storing_ts = {percent: t for percent, (t, _) in zip(PERCENTS, chosen, strict=True)}
     use = measure_use(task.learn, router, storing_ts.values(), task.seed) if name == "benefit" else {}
 
     def rule_for(points: Points, copies: float) -> Rule:

@@ -11,7 +11,7 @@ from ivfast.choose.held_out import HeldOut, HeldOutTiles, held_out_demand, held_
 from ivfast.choose.judgement import measure, scanned_share
 from ivfast.choose.prediction import calibration_error, predict, reliability
 from ivfast.data.vectors import Points
-from ivfast.method import RECALL
+from ivfast.method import RECALL, SURE_RECALL
 from ivfast.route.distances import log_softmax
 from ivfast.route.routers import ROUTERS, Router
 from ivfast.route.tiles import LogitTiles, make_tiles
@@ -28,7 +28,8 @@ MOST_USE, LEAST_USE_PER_BUCKET = 400_000, 40  # so many are enough, if each buck
 PROBING_T_ROWS = 4000  # held-out vectors at most on which probing_t is fitted
 COPY_STORING_TS = (0.5, 0.7, 1.0, 1.5, 2.0, 3.0)  # among which storing_t is chosen where there are copies
 ONLY_STORING_TS = (0.001, 0.1, 0.5, 1.0, 2.0, 4.0, 8.0)  # and without: from the nearest center to askers alone
-SAME_SCANNED = 0.005  # storing_ts whose shares scanned are this close to the least count as equal
+SAME_SCANNED = 0.005  # ways of storing whose shares scanned are this close to the least count as equal
+WAITS = (0.0, 2.0)  # among which wait is chosen where more than SURE_RECALL is wanted; below it never gained
 
 
 def fit_facts(held: HeldOut, router: Router, k: float, copies: tuple[float, ...]) -> Facts:
@@ -52,18 +53,20 @@ def fit_storings(
     nprobe: see Facts; learn: vectors that differ, over which m is measured
     """
     rule = ROUTERS[router.name].default_rule
-    grid = {t for number in copies for t in storing_t_grid(number)} if RULES[rule].fitted else ()
+    grid = {t for number in copies for t, _ in storing_grid(number, held.recall)} if RULES[rule].fitted else ()
     tiles = held_out_tiles(held, router, grid)
     if not RULES[rule].fitted:
         terms = [Terms(number) for number in copies]
         found = predict(held, tiles, make_plans([rule], terms))
         return tuple(Storing(t.copies, p, None, None) for t, p in zip(terms, found, strict=True))
     demand = held_out_demand(held, router, nprobe)
-    chosen = choose_storing_ts(held, tiles, copies, demand, rule)
-    use = measure_use(learn, router, chosen, held.seed)
-    terms = [Terms(number, t, use[t], demand, held.recall) for number, t in zip(copies, chosen, strict=True)]
+    chosen = choose_storings(held, tiles, copies, demand, rule)
+    use = measure_use(learn, router, {t for t, _ in chosen}, held.seed)
+    terms = [
+        Terms(number, t, use[t], demand, held.recall, wait) for number, (t, wait) in zip(copies, chosen, strict=True)
+    ]
     found = predict(held, tiles, make_plans([rule], terms))
-    return tuple(Storing(t.copies, p, t.storing_t, t.m) for t, p in zip(terms, found, strict=True))
+    return tuple(Storing(t.copies, p, t.storing_t, t.m, t.wait) for t, p in zip(terms, found, strict=True))
 
 
 class HeldOutAnswers(NamedTuple):
@@ -107,31 +110,38 @@ def nprobe_of_answers(z: np.ndarray, targets: np.ndarray, recall: float = RECALL
     return float(np.quantile([(z > column[:, None]).sum(axis=1) + 1 for column in at.T], recall))
 
 
-def choose_storing_ts(
+def choose_storings(
     held: HeldOut, tiles: HeldOutTiles, copies: tuple[float, ...], demand: Demand | None = None, rule: str = "benefit"
-) -> tuple[float, ...]:
-    """storing_t for each number of copies, under a rule: of those within 0.5 % of the least the one nearest 1.
+) -> tuple[tuple[float, float], ...]:
+    """storing_t and wait for each number of copies, under a rule.
 
-    What counts is the share scanned for the recall that is wanted, on held-out vectors.
+    What counts is the share scanned for the recall that is wanted, on held-out vectors. Of those within 0.5 % of the
+    least the one that waits least is taken, then the one whose storing_t is nearest 1.
     """
-    grids = [storing_t_grid(number) for number in copies]
-    use = sample_use(held, tiles, sorted({t for grid in grids for t in grid}))
+    grids = [storing_grid(number, held.recall) for number in copies]
+    use = sample_use(held, tiles, sorted({t for grid in grids for t, _ in grid}))
     terms = [
-        Terms(number, t, use[t], demand, held.recall) for number, grid in zip(copies, grids, strict=True) for t in grid
+        Terms(number, t, use[t], demand, held.recall, wait)
+        for number, grid in zip(copies, grids, strict=True)
+        for t, wait in grid
     ]
-    shares = iter([scanned_share(curves) for curves in measure(held, tiles, make_plans([rule], terms))])
+    measured = measure(held, tiles, make_plans([rule], terms))
+    shares = iter([scanned_share(curves._replace(level=held.recall)) for curves in measured])
     chosen = []
     for grid in grids:
         found = [next(shares) for _ in grid]
         near = (1 + SAME_SCANNED) * min(found)
-        equal = [t for t, share in zip(grid, found, strict=True) if share <= near]
-        chosen.append(min(equal, key=lambda t: abs(math.log(t))))
+        equal = [one for one, share in zip(grid, found, strict=True) if share <= near]
+        chosen.append(min(equal, key=lambda one: (one[1], abs(math.log(one[0])))))
     return tuple(chosen)
 
 
-def storing_t_grid(copies: float) -> tuple[float, ...]:
-    """Among which storing_t is chosen for so many copies."""
-    return COPY_STORING_TS if copies else ONLY_STORING_TS
+def storing_grid(copies: float, recall: float = RECALL) -> list[tuple[float, float]]:
+    """Among which storing_t and wait are chosen for so many copies."""
+    if not copies:
+        return [(t, 0.0) for t in ONLY_STORING_TS]
+    waits = WAITS if recall > SURE_RECALL else WAITS[:1]
+    return [(t, wait) for t in COPY_STORING_TS for wait in waits]
 
 
 def measure_use(learn: Points, router: Router, storing_ts: Iterable[float], seed: int) -> dict[float, np.ndarray]:

@@ -76,7 +76,10 @@ def save_model(path: Path, model: Model, centers_path: Path) -> None:
         for i, storing in enumerate(facts.storings):
             if storing.m is not None:
                 arrays[f"use.{name}.{i}"] = storing.m
-            storings.append({"copies": storing.copies, "storing_t": storing.storing_t, "predicted": storing.predicted})
+            storings.append({
+                "copies": storing.copies, "storing_t": storing.storing_t, "wait": storing.wait,
+                "predicted": storing.predicted,
+            })  # fmt: skip
         routers[name] = {
             "k": facts.k, "probing_t": facts.probing_t, "nprobe": facts.nprobe, "storings": storings,
             "calibration_error": facts.calibration_error,
@@ -172,6 +175,8 @@ def _check_facts(model: Model) -> None:
         numbers += [storing.storing_t for storing in fitted]
         if wrong := [storing.copies for storing in facts.storings if not 0 <= storing.copies < float("inf")]:
             raise ValueError(f"{kind.name} has copies {wrong}, expected numbers from 0")
+        if wrong := [storing.wait for storing in fitted if not 0 <= storing.wait < float("inf")]:
+            raise ValueError(f"{kind.name} has wait {wrong}, expected numbers from 0")
         for number in numbers:
             if number is None or not 0 < number < float("inf"):
                 raise ValueError(
@@ -192,6 +197,7 @@ def _as_model(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> Model:
                 predicted={level: Predicted(*map(float, pair)) for level, pair in stored["predicted"].items()},
                 storing_t=stored["storing_t"],
                 m=use.get(str(i)),
+                wait=float(stored.get("wait", 0)),  # files of earlier versions have none
             )
             for i, stored in enumerate(router["storings"])
         )

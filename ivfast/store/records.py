@@ -29,6 +29,7 @@ class Storing(NamedTuple):
     predicted: dict[str, Predicted]  # by level of recall, as "0.90"
     storing_t: float | None  # T_s, at which memberships are taken; None of k-means, whose rule takes none
     m: np.ndarray | None  # (nlist,) float64, mean membership over learn at storing_t; None of k-means
+    wait: float = 0.0  # by which keys of second and further copies are lowered
 
 
 class Facts(NamedTuple):
@@ -51,7 +52,7 @@ class Facts(NamedTuple):
         for number in copies:
             storing = self.storing(number)
             assert storing is not None
-            found.append(Terms(storing.copies, storing.storing_t or 1.0, storing.m, demand, self.recall))
+            found.append(Terms(storing.copies, storing.storing_t or 1.0, storing.m, demand, self.recall, storing.wait))
         return found
 
 

@@ -9,7 +9,6 @@ from ivfast.store.demand import Demand, TileAskers
 from ivfast.store.rules.gain import Gain
 
 MISSED = 10.0  # times the share of answers that may be missed: the power of how much a vector is asked for
-LATER = 2.0  # times the power: how much a vector's second and further copies count, at most wholly
 CROSSING_WEIGHT = 0.5  # of a copy's overlap with buckets that already hold the vector
 
 
@@ -20,6 +19,7 @@ class Copies:
     gain: Gain
     demand: Demand | None  # None: nobody asks, a vector's own memberships decide
     power: float = 1.0  # of how much a vector is asked for, see `asked_power`
+    wait: float = 0.0  # by which keys of second and further copies are lowered
 
     def rank(self, tile: Tile, width: int) -> tuple[np.ndarray, np.ndarray]:
         """See Rule."""
@@ -28,10 +28,10 @@ class Copies:
             return buckets, keys
         crossing = tile.crossing(buckets) * np.float32(CROSSING_WEIGHT / self.gain.storing_t)
         if self.demand is None:
-            return cover(buckets, keys, crossing, power=self.power)
+            return cover(buckets, keys, crossing, power=self.power, wait=self.wait)
         askers = self.demand.askers(tile.start, len(tile.z))
         buckets, keys, crossing = (askers.of_vectors(known) for known in (buckets, keys, crossing))
-        found, worth = cover(buckets, keys, crossing, askers, self.power)
+        found, worth = cover(buckets, keys, crossing, askers, self.power, self.wait)
         return askers.of_rows(found), askers.of_rows(worth)
 
 
@@ -45,8 +45,9 @@ def asked_power(recall: float) -> float:
 
 
 def cover(
-    buckets: np.ndarray, keys: np.ndarray, crossing: np.ndarray, askers: TileAskers | None = None, power: float = 1.0
-) -> tuple[np.ndarray, np.ndarray]:
+    buckets: np.ndarray, keys: np.ndarray, crossing: np.ndarray, askers: TileAskers | None = None, power: float = 1.0,
+    wait: float = 0.0,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Order a row's buckets so that each is worth most beside those before it.
 
     A copy is worth what it adds to the buckets A that hold the vector already, over what it costs. There are two
@@ -63,9 +64,8 @@ def cover(
     Where nobody is known to ask it is own_b. Both estimates hold sum_y w_y once; other powers of it are put in its
     place where another recall is wanted: the key has (power - 1) log sum_y w_y beside.
 
-    Where nearly all is to be found, a vector that has no copy yet is missed sooner than one that has. So what a vector
-    gains by its second and further copies counts twice the power, at most wholly: the keys of these have
-    the log of that beside.
+    Where nearly all is to be found, a vector that has no copy yet may be missed sooner than one that has. So the keys
+    of second and further copies are lowered by wait: then these come after the first copies of other vectors.
 
     buckets, keys: (n, width), the first stays; crossing: (n, width, width), times 1 / (2 storing_t)
     returns: both, reordered; keys fall along each row after the first; ties go to the smaller bucket
@@ -85,6 +85,5 @@ def cover(
         best = key.argmax(axis=1)
         chosen[:, place], found[:, place] = order[rows, best], key[rows, best]
         own[rows, best] = -np.inf
-    if LATER * power < 1:
-        found[:, 2:] += np.float32(np.log(LATER * power))
+    found[:, 2:] -= np.float32(wait)
     return np.take_along_axis(buckets, chosen, axis=1), found

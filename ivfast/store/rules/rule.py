@@ -31,6 +31,7 @@ class Terms(NamedTuple):
     m: np.ndarray | None = None  # (nlist,) float64, mean membership over learn at storing_t, sums to 1
     demand: Demand | None = None  # who asks for the vectors (None: not known)
     recall: float = RECALL  # that searches are to reach
+    wait: float = 0.0  # by which keys of second and further copies are lowered, see `cover`
 
 
 class RuleKind(NamedTuple):
