@@ -26,6 +26,7 @@ import ivfast
 from benchmarks.index_time import Case, read, recall_of
 from benchmarks.runs import print_table
 from ivfast.index.codes import bucket_means, stand_on
+from ivfast.index.entries import entries_of
 from ivfast.index.fill import add_entries, finish, sizes_of
 from ivfast.index.growth import Index
 
@@ -119,16 +120,13 @@ def layouts_of(case: Case, folder: Path, copies: float) -> list[Layout]:
         model = ivfast.fit(case.base, metric=case.metric, copies=copies, save_path=folder, seed=1)
         model.index(case.base, copies).save(folder)
     ours = ivfast.load_index(folder)
-    lists: Any = ours.faiss_index.invlists
-    sizes, found = sizes_of(ours.faiss_index), []
+    found = []
     measure = faiss.METRIC_INNER_PRODUCT if case.metric == "IP" else faiss.METRIC_L2
     for name, file in (("k-means", "kmeans.npy"), ("trained", "ivfast.npy")):
         centers = np.ascontiguousarray(np.load(folder / file), dtype=np.float32)
         nearest = faiss.knn(case.base, centers, 1, metric=measure)[1][:, 0]
         found.append(Layout(name, centers, np.arange(len(nearest)), nearest))
-    ids = [faiss.rev_swig_ptr(lists.get_ids(i), int(n)).copy() for i, n in enumerate(sizes) if n]
-    buckets = np.repeat(np.arange(len(sizes)), sizes)
-    return [*found, Layout(f"ours, {copies:g} copies", found[1].centers, np.concatenate(ids), buckets, ours)]
+    return [*found, Layout(f"ours, {copies:g} copies", found[1].centers, *entries_of(ours.faiss_index), ours)]
 
 
 def ways_of(case: Case, layouts: list[Layout], kind: str, *, searched: bool = True) -> list[Way]:

@@ -30,7 +30,8 @@ from benchmarks.peers.copies import LAMBDAS
 from benchmarks.peers.large_task import Million, Stored, watched
 from benchmarks.peers.near_copies import Near, cut
 from benchmarks.runs import print_table
-from ivfast.index.fill import add_entries, sizes_of
+from benchmarks.spread_quality import buckets_in
+from ivfast.index.fill import add_entries
 from ivfast.index.probing import search_distinct
 
 RECALLS = (0.90, 0.95, 0.99)
@@ -102,14 +103,7 @@ def ours(million: Million, run: Path) -> Iterator[Stored]:
     with watched() as took:
         index = model.index(million.base, COPIES)
     took["seconds"] += trained
-    lists: Any = index.faiss_index.invlists
-    buckets = np.full((len(million.base), 10), -1, dtype=np.int32)
-    filled = np.zeros(len(million.base), dtype=np.int64)
-    for bucket, size in enumerate(sizes_of(index.faiss_index)):
-        ids = faiss.rev_swig_ptr(lists.get_ids(bucket), int(size))
-        buckets[ids, filled[ids]] = bucket
-        filled[ids] += 1
-    yield Stored(method, "benefit", model.centers, buckets, took)
+    yield Stored(method, "benefit", model.centers, buckets_in(index.faiss_index, len(million.base)), took)
 
 
 def timed(million: Million, stored: Stored, nprobes: dict[str, int]) -> dict[str, float]:

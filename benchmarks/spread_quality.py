@@ -22,7 +22,7 @@ from benchmarks.runs import print_table
 from ivfast.data.centers import open_centers
 from ivfast.data.vectors import Points
 from ivfast.index.calibration import Answers, calibrate
-from ivfast.index.fill import sizes_of
+from ivfast.index.entries import entries_of
 from ivfast.index.model import TrainedModel
 from ivfast.index.probing import Prober
 from ivfast.route.routers import centers_router
@@ -39,14 +39,12 @@ PARTS = (1, 3, 10, 30)  # of learn, of which one stands for those who ask
 
 
 def buckets_in(index: faiss.IndexIVF, n: int) -> np.ndarray:
-    """Where each vector lies, (n, most) int32, -1 where none."""
-    lists: Any = index.invlists
-    sizes = sizes_of(index)
-    ids = np.concatenate([faiss.rev_swig_ptr(lists.get_ids(i), int(size)).copy() for i, size in enumerate(sizes)])
+    """The lists that each of n vectors lies in, (n, most) int32, -1: no further one. ids are 0 to n - 1"""
+    ids, buckets = entries_of(index)
     order = np.argsort(ids, kind="stable")
-    ids, buckets = ids[order], np.repeat(np.arange(len(sizes)), sizes)[order]
+    ids, buckets = ids[order], buckets[order]
     nth = np.arange(len(ids)) - np.searchsorted(ids, ids)
-    found = np.full((n, int(nth.max()) + 1), -1, dtype=np.int32)
+    found = np.full((n, int(nth.max(initial=0)) + 1), -1, dtype=np.int32)
     found[ids, nth] = buckets
     return found
 

@@ -50,12 +50,17 @@ def _vector(index: faiss.IndexIVF, pair: int) -> np.ndarray:
     return x
 
 
+def entries_of(index: faiss.IndexIVF) -> tuple[np.ndarray, np.ndarray]:
+    """All entries, list by list: their ids, and the lists that they lie in, both (entries,) int64."""
+    lists: Any = index.invlists
+    sizes = sizes_of(index)
+    parts = [faiss.rev_swig_ptr(lists.get_ids(i), int(size)).copy() for i, size in enumerate(sizes) if size]
+    return np.concatenate([np.empty(0, np.int64), *parts]), np.repeat(np.arange(len(sizes)), sizes)
+
+
 def stored_ids(index: faiss.IndexIVF) -> np.ndarray:
     """The different ids in all lists, ascending int64."""
-    lists = index.invlists
-    assert lists is not None
-    parts = [faiss.rev_swig_ptr(lists.get_ids(i), int(size)).copy() for i, size in enumerate(sizes_of(index)) if size]
-    return np.unique(np.concatenate(parts)) if parts else np.empty(0, np.int64)
+    return np.unique(entries_of(index)[0])
 
 
 def vectors_of(index: faiss.IndexIVF, ids: np.ndarray) -> np.ndarray:
