@@ -12,7 +12,7 @@ from ivfast.choose.facts import fit_facts
 from ivfast.choose.held_out import HeldOut, held_out_demand, make_held_out
 from ivfast.data import twins as module
 from ivfast.data.centers import n_in_one_place, tell_one_place
-from ivfast.data.twins import Distinct, columns_of_rows, distinct_of, distinct_rows
+from ivfast.data.twins import Distinct, are_among, columns_of_rows, distinct_of, distinct_rows
 from ivfast.data.vectors import Points, Vectors, measure_space
 from ivfast.front.aside import set_aside
 from ivfast.route.routers import ROUTERS, Router, centers_router
@@ -30,6 +30,7 @@ from ivfast.store.reverse import count_twins, reverse_of_base
 from ivfast.train.pairs import PairSource, epoch_pairs
 from run_dcnet import main
 from tests import by_hand
+from tests.conftest import points_of
 
 METRICS = ("IP", "L2")
 COPIES = (0.0, 0.8, 1.5)
@@ -365,3 +366,16 @@ def test_too_few_rows_that_differ_cannot_be_set_aside():
     distinct = distinct_of(np.r_[np.zeros(1499, np.int64), 1499])  # two vectors, one of them rare
     with pytest.raises(UserError, match=r"base: only 2 of 1,500 rows differ, too few to set 2 .* leave copies out"):
         set_aside(distinct, 1, test=True)
+
+
+@pytest.mark.parametrize("block_bytes", [4 * 8, 1 << 20])
+def test_rows_among_others_are_told_digit_by_digit(block_bytes: int):
+    """Beside rows that differ in their last digit alone, which no distance in float32 tells apart."""
+    rng = np.random.default_rng(5)
+    rows = np.tile(rng.normal(size=(1, 8)).astype(np.float32), (200, 1))
+    rows.view(np.int32)[:, 3] += np.arange(200, dtype=np.int32)
+    rows[:, 0] = 0.0
+    x, there = rows[rng.permutation(200)], rng.random(200) < 0.4
+    points = points_of(np.concatenate([x[there], x[there][:5]]))
+    x[:, 0] = -0.0  # which is equal
+    np.testing.assert_array_equal(are_among(x, points, block_bytes), there)

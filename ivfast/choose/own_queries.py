@@ -6,7 +6,8 @@ import numpy as np
 
 from ivfast.choose.held_out import HeldOut, held_out_tiles
 from ivfast.choose.judgement import measure, nprobe_grid
-from ivfast.data.exact import nearest_among, nearest_of
+from ivfast.data.exact import nearest_of
+from ivfast.data.twins import are_among
 from ivfast.data.vectors import Points
 from ivfast.method import COUNTED, LEVELS
 from ivfast.route.certainty import recall_error
@@ -67,7 +68,7 @@ def stand_ins(
     n, rng = min(MOST_ASKED, len(once), round(ASKED_SHARE * len(base))), generator(seed, 0, "sample", 5)
     rows = np.sort(rng.choice(once, n, replace=False))
     if n >= LEAST_ASKED:
-        rows = rows[~_are_among(base, rows, learn)]
+        rows = rows[~are_among(base.x(rows), learn)]
     if len(rows) < LEAST_ASKED:
         return None
     every = np.arange(len(base))
@@ -89,15 +90,6 @@ def stand_ins(
         sampled=sampled,
         progress=progress,
     )
-
-
-def _are_among(base: Points, rows: np.ndarray, learn: Points) -> np.ndarray:
-    """Which rows of base are rows of learn. (n,) bool"""
-    near = nearest_among(base.x(rows), learn, np.arange(len(learn)), 1)[1][:, 0]
-    order = np.argsort(near, kind="stable")  # a file is read forwards
-    same = np.empty(len(rows), dtype=bool)
-    same[order] = (learn.x(near[order]) == base.x(rows)[order]).all(axis=1)
-    return same
 
 
 def told_by_base(

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import faiss
 import numpy as np
 
-from ivfast.data.vectors import BLOCK_BYTES, Vectors, rows_per_block
+from ivfast.data.vectors import BLOCK_BYTES, Points, Vectors, rows_per_block
 
 
 class Distinct(NamedTuple):
@@ -58,6 +58,20 @@ def distinct_rows(vectors: Vectors, block_bytes: int = BLOCK_BYTES) -> Distinct:
         first[rest[same]] = leader[at[same]]
         rest = _alike(sums, rest[~same])
     return distinct_of(first)
+
+
+def are_among(x: np.ndarray, points: Points, block_bytes: int = BLOCK_BYTES) -> np.ndarray:
+    """Which vectors are some row of points, digit by digit. x: (n, dim) float32, inside; returns (n,) bool
+
+    Checksums say which may be. Their nearest row would not tell: rounding may find another one nearer.
+    """
+    x, step = x + np.float32(0), rows_per_block(points.dim, block_bytes)
+    sums, found = faiss.checksum(x), np.zeros(len(x), dtype=bool)
+    for start in range(0, len(points), step):
+        block = points.x(slice(start, start + step)) + np.float32(0)
+        for row in np.unique(block[np.isin(faiss.checksum(block), sums)], axis=0):
+            found |= (x == row).all(axis=1)
+    return found
 
 
 def distinct_of(first: np.ndarray) -> Distinct:
