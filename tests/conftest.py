@@ -121,3 +121,11 @@ class Notes(Progress):
 
     def note(self, text: str) -> None:
         self.told.append(text)
+
+
+@pytest.fixture
+def in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small runs go in blocks as large ones do, and lists are made anew within an epoch."""
+    for name, value in {"MANY_BUCKETS": 32, "LEAST_BATCH": 1, "BLOCK_PAIRS": 4, "SEEN": 8, "LISTED": 5}.items():
+        monkeypatch.setattr(f"ivfast.network.backend.{name}", value)
+    monkeypatch.setattr("ivfast.train.pairs.LISTS_LAST", 48)

@@ -217,6 +217,22 @@ def test_a_log_that_helps_trains_and_less_is_scanned(runs: Runs, data: Path) -> 
 
 
 @whole_run
+@pytest.mark.parametrize("more", [("--metric", "L2"), ("--backend", "jax"), ("--backend", "jax", "in blocks")])
+def test_a_log_helps_by_either_metric_and_backend_and_in_blocks(
+    more: tuple[str, ...], runs: Runs, data: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Beside the plain run above; of unit norm as all rows are, L2 ranks them as IP does."""
+    if more[-1] == "in blocks":
+        request.getfixturevalue("in_blocks")
+    assert main(flags(data, tmp_path, "--query_log", "log", *more[:2])) == 0
+    assert "the log trains, and tells who asks" in told(tmp_path)
+    for copies, most in ((0.0, 0.9), (0.8, 0.8)):  # seen: 0.81 to 0.83, 0.66 to 0.71
+        found = (results(out)["centers", "benefit", copies]["scanned_at"]["0.90"] for out in (tmp_path, runs()))
+        with_it, without = found
+        assert with_it < most * without
+
+
+@whole_run
 def test_a_log_that_says_nothing_changes_nothing(runs: Runs) -> None:
     plain, noise = runs(), runs("--query_log", "noise")
     assert re.search(r"query_log: k-means' buckets .* the log is not used", told(noise))

@@ -99,14 +99,6 @@ def test_epochs_that_were_left_to_the_sizes_are_found_again_on_resume(
     assert outputs(tmp_path / "broken") == outputs(tmp_path / "whole")
 
 
-@pytest.fixture
-def in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small runs go in blocks as large ones do, and lists are made anew within an epoch."""
-    for name, value in {"MANY_BUCKETS": 32, "LEAST_BATCH": 1, "BLOCK_PAIRS": 4, "SEEN": 8, "LISTED": 5}.items():
-        monkeypatch.setattr(f"ivfast.network.backend.{name}", value)
-    monkeypatch.setattr("ivfast.train.pairs.LISTS_LAST", 48)
-
-
 @pytest.mark.usefixtures("in_blocks")
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_resumed_run_in_blocks_equals_unbroken_run_to_the_bit(
