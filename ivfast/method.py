@@ -31,6 +31,9 @@ LISTED = 4  # buckets that it votes for in each of these, those whose centers ar
 MOST_VOTES = 4096  # for the first bucket of the first cell
 LISTS_LAST = 128  # steps before these are found anew: nlist^2 products
 
+# Copies
+CROSSING_WEIGHT = 0.5  # of a copy's overlap with buckets that already hold the vector; above SURE_RECALL it is chosen
+
 # What an evaluation reports
 LEVELS = (0.80, 0.90, 0.95, 0.99)  # levels of recall
 # Training and choice aim at the recall that is wanted, up to this one: of a higher one so few held-out answers decide

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from ivfast.choose.facts import COPY_STORING_TS, ONLY_STORING_TS, WAITS, choose_storings
-from ivfast.choose.held_out import HeldOut, held_out_demand, held_out_tiles, make_held_out, sample_use
+from ivfast.choose.facts import COPY_STORING_TS, CROSSING_WEIGHTS, ONLY_STORING_TS, WAITS, choose_storings
+from ivfast.choose.held_out import HeldOut, HeldOutTiles, held_out_demand, held_out_tiles, make_held_out, sample_use
 from ivfast.choose.judgement import Curves, judge, judge_kmeans, measure, scanned_share, value
 from ivfast.evaluate.refit import held_out_of
 from ivfast.route.routers import Router, centers_router
@@ -119,29 +119,42 @@ def test_storing_temperature_is_the_one_nearest_1_within_half_a_percent_of_the_l
         grid = COPY_STORING_TS if percent else ONLY_STORING_TS
         shares = {t: share_by_hand(case, case.trained, "benefit", percent, t) for t in grid}
         good = [t for t, share in shares.items() if share <= 1.005 * min(shares.values())]
-        assert chosen == (min(good, key=lambda t: abs(math.log(t))), 0.0)
+        assert chosen.storing_t == min(good, key=lambda t: abs(math.log(t)))
 
 
-def test_whether_second_copies_wait_is_chosen_at_the_recall_that_is_wanted(case: Case):
-    """By searches of the held-out vectors at each pair of storing_t and wait; up to 0.95 none waits."""
-    router, percents = router_of(case.trained), (0.0, 0.5, 0.8)
-    tiles = held_out_tiles(case.held, router)
-    use = sample_use(case.held, tiles, COPY_STORING_TS)
-    for recall, waits in ((0.95, (0.0,)), (0.99, WAITS)):
-        held = case.held._replace(recall=recall)
-        found = dict(zip(percents, choose_storings(held, tiles, percents), strict=True))
-        assert found[0.0][1] == 0
-        for percent in percents[1:]:
-            shares = {}
-            for t, wait in itertools.product(COPY_STORING_TS, waits):
-                plans = make_plans(["benefit"], [Terms(percent, t, use[t], None, recall, wait)])
-                (curves,) = measure(held, tiles, plans)
-                scanned = [scanned_at(one.mean(axis=0), curves.scanned.mean(axis=0), recall) for one in (
-                    curves.found / curves.n_answers, curves.recall)]  # fmt: skip
-                shares[t, wait] = float(np.mean(scanned))
-            good = [one for one, share in shares.items() if share <= 1.005 * min(shares.values())]
-            assert found[percent] == min(good, key=lambda one: (one[1], abs(math.log(one[0]))))
-    assert found[0.5][1] > 0  # of the last recall: it does gain here
+def scanned_for(case: Case, tiles: HeldOutTiles, terms: Terms) -> float:
+    """At the recall of the terms: the mean of answers alike and by kinship."""
+    (curves,) = measure(case.held, tiles, make_plans(["benefit"], [terms]))
+    found = [
+        scanned_at(one.mean(axis=0), curves.scanned.mean(axis=0), terms.recall)
+        for one in (curves.found / curves.n_answers, curves.recall)
+    ]
+    return float(np.mean(found))
+
+
+def test_how_copies_are_ranked_is_chosen_at_a_recall_above_0_95(case: Case):
+    """storing_t first, by searches at that recall, then wait and crossing_weight; up to 0.95 they are the usual."""
+    percents = (0.5, 0.8, 2.0)
+    tiles = held_out_tiles(case.held, router_of(case.trained))
+    use, unusual = sample_use(case.held, tiles, COPY_STORING_TS), set()
+    for recall in (0.95, 0.99):
+        found = choose_storings(case.held._replace(recall=recall), tiles, percents)
+        for percent, chosen in zip(percents, found, strict=True):
+            plain = [Terms(percent, t, use[t], None, recall) for t in COPY_STORING_TS]
+            shares = [scanned_for(case, tiles, one) for one in plain]
+            good = [one for one, share in zip(plain, shares, strict=True) if share <= 1.005 * min(shares)]
+            at = min(good, key=lambda one: abs(math.log(one.storing_t)))
+            assert chosen.storing_t == at.storing_t
+            if recall == 0.95:
+                assert (chosen.wait, chosen.crossing_weight) == (0.0, 0.5)
+                continue
+            ways = [at._replace(wait=w, crossing_weight=c) for w, c in itertools.product(WAITS, CROSSING_WEIGHTS)]
+            shares = [scanned_for(case, tiles, one) for one in ways]
+            good = [one for one, share in zip(ways, shares, strict=True) if share <= 1.005 * min(shares)]
+            best = min(good, key=lambda one: (one.wait, one.crossing_weight))
+            assert (chosen.wait, chosen.crossing_weight) == (best.wait, best.crossing_weight)
+            unusual |= {chosen.wait > 0, chosen.crossing_weight > 0.5}
+    assert unusual == {False, True}  # else nothing was chosen here
 
 
 def test_misleading_askers_leave_vectors_with_their_nearest_center(case: Case):
@@ -149,7 +162,7 @@ def test_misleading_askers_leave_vectors_with_their_nearest_center(case: Case):
     tiles, demand = held_out_tiles(case.held, router), held_out_demand(case.held, router, 2.0)
     strangers = np.random.default_rng(0).permutation(demand.reverse.asker)
     misled = Demand(demand.reverse._replace(asker=strangers), demand.probes)
-    ((chosen, _),) = choose_storings(case.held, tiles, (0.0,), misled)
+    chosen = choose_storings(case.held, tiles, (0.0,), misled)[0].storing_t
     use = sample_use(case.held, tiles, (1.0, chosen))
     plans = make_plans(["ratio"], [Terms(0.0)])
     plans += make_plans(["benefit"], [Terms(0.0, t, use[t], misled) for t in (1.0, chosen)])

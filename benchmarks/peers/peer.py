@@ -71,7 +71,7 @@ def way_of(task: Task, router: Router, rule: str, storing_ts: dict[float, float]
     elif storing_ts is None:
         demand = None if nprobe is None else held_out_demand(task.held, router, nprobe)
         chosen = choose_storings(task.held, held_out_tiles(task.held, router), PERCENTS, demand, name)
-        storing_ts = {percent: t for percent, (t, _) in zip(PERCENTS, chosen, strict=True)}
+        storing_ts = {one.copies: one.storing_t for one in chosen}
     use = measure_use(task.learn, router, storing_ts.values(), task.seed) if name == "benefit" else {}
 
     def rule_for(points: Points, copies: float) -> Rule:

@@ -11,7 +11,7 @@ from ivfast.choose.held_out import HeldOut, HeldOutTiles, held_out_demand, held_
 from ivfast.choose.judgement import measure, scanned_share
 from ivfast.choose.prediction import calibration_error, predict, reliability
 from ivfast.data.vectors import Points
-from ivfast.method import RECALL, SURE_RECALL
+from ivfast.method import CROSSING_WEIGHT, RECALL, SURE_RECALL
 from ivfast.route.distances import log_softmax
 from ivfast.route.routers import ROUTERS, Router
 from ivfast.route.tiles import LogitTiles, make_tiles
@@ -29,7 +29,9 @@ PROBING_T_ROWS = 4000  # held-out vectors at most on which probing_t is fitted
 COPY_STORING_TS = (0.5, 0.7, 1.0, 1.5, 2.0, 3.0)  # among which storing_t is chosen where there are copies
 ONLY_STORING_TS = (0.001, 0.1, 0.5, 1.0, 2.0, 4.0, 8.0)  # and without: from the nearest center to askers alone
 SAME_SCANNED = 0.005  # ways of storing whose shares scanned are this close to the least count as equal
-WAITS = (0.0, 2.0)  # among which wait is chosen where more than SURE_RECALL is wanted; below it never gained
+# Among which these are chosen where more than SURE_RECALL is wanted; up to it none but the first gained
+WAITS = (0.0, 2.0)
+CROSSING_WEIGHTS = (CROSSING_WEIGHT, 1.0, 2.0)
 
 
 def fit_facts(held: HeldOut, router: Router, k: float, copies: tuple[float, ...]) -> Facts:
@@ -53,7 +55,7 @@ def fit_storings(
     nprobe: see Facts; learn: vectors that differ, over which m is measured
     """
     rule = ROUTERS[router.name].default_rule
-    grid = {t for number in copies for t, _ in storing_grid(number, held.recall)} if RULES[rule].fitted else ()
+    grid = {t for number in copies for t in storing_t_grid(number)} if RULES[rule].fitted else ()
     tiles = held_out_tiles(held, router, grid)
     if not RULES[rule].fitted:
         terms = [Terms(number) for number in copies]
@@ -61,12 +63,12 @@ def fit_storings(
         return tuple(Storing(t.copies, p, None, None) for t, p in zip(terms, found, strict=True))
     demand = held_out_demand(held, router, nprobe)
     chosen = choose_storings(held, tiles, copies, demand, rule)
-    use = measure_use(learn, router, {t for t, _ in chosen}, held.seed)
-    terms = [
-        Terms(number, t, use[t], demand, held.recall, wait) for number, (t, wait) in zip(copies, chosen, strict=True)
-    ]
+    use = measure_use(learn, router, {one.storing_t for one in chosen}, held.seed)
+    terms = [one._replace(m=use[one.storing_t]) for one in chosen]
     found = predict(held, tiles, make_plans([rule], terms))
-    return tuple(Storing(t.copies, p, t.storing_t, t.m, t.wait) for t, p in zip(terms, found, strict=True))
+    return tuple(
+        Storing(t.copies, p, t.storing_t, t.m, t.wait, t.crossing_weight) for t, p in zip(terms, found, strict=True)
+    )
 
 
 class HeldOutAnswers(NamedTuple):
@@ -112,36 +114,42 @@ def nprobe_of_answers(z: np.ndarray, targets: np.ndarray, recall: float = RECALL
 
 def choose_storings(
     held: HeldOut, tiles: HeldOutTiles, copies: tuple[float, ...], demand: Demand | None = None, rule: str = "benefit"
-) -> tuple[tuple[float, float], ...]:
-    """storing_t and wait for each number of copies, under a rule.
+) -> list[Terms]:
+    """How to store with each number of copies, under a rule: storing_t, and above SURE_RECALL how copies are ranked.
 
-    What counts is the share scanned for the recall that is wanted, on held-out vectors. Of those within 0.5 % of the
-    least the one that waits least is taken, then the one whose storing_t is nearest 1.
+    What counts is the share scanned for the recall that is wanted, on held-out vectors. storing_t is chosen first, then
+    wait and crossing_weight at that storing_t: all of them together would take three times as long.
     """
-    grids = [storing_grid(number, held.recall) for number in copies]
-    use = sample_use(held, tiles, sorted({t for grid in grids for t, _ in grid}))
-    terms = [
-        Terms(number, t, use[t], demand, held.recall, wait)
+    grids = [storing_t_grid(number) for number in copies]
+    use = sample_use(held, tiles, sorted({t for grid in grids for t in grid}))
+    plain = [
+        [Terms(number, t, use[t], demand, held.recall) for t in grid]
         for number, grid in zip(copies, grids, strict=True)
-        for t, wait in grid
     ]
-    measured = measure(held, tiles, make_plans([rule], terms))
+    chosen = _least_scanned(held, tiles, rule, plain)
+    if held.recall <= SURE_RECALL:
+        return chosen
+    ways = [{"wait": wait, "crossing_weight": weight} for wait in WAITS for weight in CROSSING_WEIGHTS]
+    grid = [[one._replace(**way) for way in ways] if one.copies else [one] for one in chosen]
+    return _least_scanned(held, tiles, rule, grid)
+
+
+def _least_scanned(held: HeldOut, tiles: HeldOutTiles, rule: str, grids: list[list[Terms]]) -> list[Terms]:
+    """Of each grid's terms within 0.5 % of the least scanned the most usual: wait 0, and storing_t nearest 1."""
+    measured = measure(held, tiles, make_plans([rule], [terms for grid in grids for terms in grid]))
     shares = iter([scanned_share(curves._replace(level=held.recall)) for curves in measured])
     chosen = []
     for grid in grids:
         found = [next(shares) for _ in grid]
         near = (1 + SAME_SCANNED) * min(found)
-        equal = [one for one, share in zip(grid, found, strict=True) if share <= near]
-        chosen.append(min(equal, key=lambda one: (one[1], abs(math.log(one[0])))))
-    return tuple(chosen)
+        equal = [terms for terms, share in zip(grid, found, strict=True) if share <= near]
+        chosen.append(min(equal, key=lambda one: (one.wait, one.crossing_weight, abs(math.log(one.storing_t)))))
+    return chosen
 
 
-def storing_grid(copies: float, recall: float = RECALL) -> list[tuple[float, float]]:
-    """Among which storing_t and wait are chosen for so many copies."""
-    if not copies:
-        return [(t, 0.0) for t in ONLY_STORING_TS]
-    waits = WAITS if recall > SURE_RECALL else WAITS[:1]
-    return [(t, wait) for t in COPY_STORING_TS for wait in waits]
+def storing_t_grid(copies: float) -> tuple[float, ...]:
+    """Among which storing_t is chosen for so many copies."""
+    return COPY_STORING_TS if copies else ONLY_STORING_TS
 
 
 def measure_use(learn: Points, router: Router, storing_ts: Iterable[float], seed: int) -> dict[float, np.ndarray]:

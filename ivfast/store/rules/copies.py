@@ -4,12 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ivfast.method import CROSSING_WEIGHT
 from ivfast.route.tiles import Tile
 from ivfast.store.demand import Demand, TileAskers
 from ivfast.store.rules.gain import Gain
 
 MISSED = 10.0  # times the share of answers that may be missed: the power of how much a vector is asked for
-CROSSING_WEIGHT = 0.5  # of a copy's overlap with buckets that already hold the vector
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,13 +20,14 @@ class Copies:
     demand: Demand | None  # None: nobody asks, a vector's own memberships decide
     power: float = 1.0  # of how much a vector is asked for, see `asked_power`
     wait: float = 0.0  # by which keys of second and further copies are lowered
+    crossing_weight: float = CROSSING_WEIGHT
 
     def rank(self, tile: Tile, width: int) -> tuple[np.ndarray, np.ndarray]:
         """See Rule."""
         buckets, keys = self.gain.rank(tile, width)
         if width == 1 or tile.crossing is None:
             return buckets, keys
-        crossing = tile.crossing(buckets) * np.float32(CROSSING_WEIGHT / self.gain.storing_t)
+        crossing = tile.crossing(buckets) * np.float32(self.crossing_weight / self.gain.storing_t)
         if self.demand is None:
             return cover(buckets, keys, crossing, power=self.power, wait=self.wait)
         askers = self.demand.askers(tile.start, len(tile.z))
@@ -53,7 +54,7 @@ def cover(
     A copy is worth what it adds to the buckets A that hold the vector already, over what it costs. There are two
     estimates of that. One is by the vector's own memberships:
 
-        own_b = log p_b - log m_b - 1 / (2 storing_t) sum of crossing_ab over A
+        own_b = log p_b - log m_b - crossing_weight / storing_t sum of crossing_ab over A
 
     The other is by its askers, y with weight w_y, each of which probes b with chance c_b(y):
 
@@ -67,7 +68,7 @@ def cover(
     Where nearly all is to be found, a vector that has no copy yet may be missed sooner than one that has. So the keys
     of second and further copies are lowered by wait: then these come after the first copies of other vectors.
 
-    buckets, keys: (n, width), the first stays; crossing: (n, width, width), times 1 / (2 storing_t)
+    buckets, keys: (n, width), the first stays; crossing: (n, width, width), times crossing_weight / storing_t
     returns: both, reordered; keys fall along each row after the first; ties go to the smaller bucket
     """
     n, width = buckets.shape
