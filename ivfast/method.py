@@ -31,13 +31,10 @@ LISTED = 4  # buckets that it votes for in each of these, those whose centers ar
 MOST_VOTES = 4096  # for the first bucket of the first cell
 LISTS_LAST = 128  # steps before these are found anew: nlist^2 products
 
-# Copies
-CROSSING_WEIGHT = 0.5  # of a copy's overlap with buckets that already hold the vector; above SURE_RECALL it is chosen
-
 # What an evaluation reports
 LEVELS = (0.80, 0.90, 0.95, 0.99)  # levels of recall
-# Training and choice aim at the recall that is wanted, up to this one: of a higher one so few held-out answers decide
-# that centers trained for 0.99 scanned more at 0.99 (docs/experiments.md, "The recall that is wanted").
+# Training and the choice of an epoch aim at the recall that is wanted, up to this one: of a higher one so few held-out
+# answers decide that centers trained for 0.99 scanned more at 0.99 (docs/experiments.md, "The recall that is wanted").
 SURE_RECALL = 0.95
 COUNTED = 10  # columns of gt that count as right answers
 TIED = 0.001  # recalls with and without ties are both told where they differ by more

@@ -33,7 +33,7 @@ def make_storings(rng: np.random.Generator, copies: tuple[float, ...], *, fitted
     for i, number in enumerate(copies):
         predicted = {"0.90": Predicted(7.5 + i, 1 / (7 + i)), "0.99": Predicted(31.0, 0.4 + number)}
         storing_t, m = (float(rng.choice([0.7, 1.0, 1.5])), rng.dirichlet(np.ones(5))) if fitted else (None, None)
-        found.append(Storing(number, predicted if i else {}, storing_t, m, 2.0 * i, 0.5 + i))
+        found.append(Storing(number, predicted if i else {}, storing_t, m, 2.0 * i))
     return tuple(found)
 
 
@@ -217,7 +217,7 @@ WRONG: list[tuple[str, Callable[[Model], Model]]] = [
     ("centers has nan among k", lambda m: with_facts(m, probing_t=math.nan)),
     ("centers has inf among k", lambda m: with_facts(m, nprobe=math.inf)),
     ("net has None among k", lambda m: with_storing(m, "net", storing_t=None)),
-    ("centers has [-1.0] among wait", lambda m: with_storing(m, "centers", wait=-1.0)),
+    ("centers has wait [-1.0]", lambda m: with_storing(m, "centers", wait=-1.0)),
     ("centers has -1.0 among k", lambda m: with_storing(m, "centers", storing_t=-1.0)),
     ("kmeans has 0 among k", lambda m: m._replace(delta_floor=0)),
     ("TypeError", lambda m: with_facts(m, k="12")),

@@ -11,7 +11,7 @@ from ivfast.choose.held_out import HeldOut, HeldOutTiles, held_out_demand, held_
 from ivfast.choose.judgement import measure, scanned_share
 from ivfast.choose.prediction import calibration_error, predict, reliability
 from ivfast.data.vectors import Points
-from ivfast.method import CROSSING_WEIGHT, RECALL, SURE_RECALL
+from ivfast.method import RECALL, SURE_RECALL
 from ivfast.route.distances import log_softmax
 from ivfast.route.routers import ROUTERS, Router
 from ivfast.route.tiles import LogitTiles, make_tiles
@@ -29,9 +29,7 @@ PROBING_T_ROWS = 4000  # held-out vectors at most on which probing_t is fitted
 COPY_STORING_TS = (0.5, 0.7, 1.0, 1.5, 2.0, 3.0)  # among which storing_t is chosen where there are copies
 ONLY_STORING_TS = (0.001, 0.1, 0.5, 1.0, 2.0, 4.0, 8.0)  # and without: from the nearest center to askers alone
 SAME_SCANNED = 0.005  # ways of storing whose shares scanned are this close to the least count as equal
-# Among which these are chosen where more than SURE_RECALL is wanted; up to it none but the first gained
-WAITS = (0.0, 2.0)
-CROSSING_WEIGHTS = (CROSSING_WEIGHT, 1.0, 2.0)
+WAITS = (0.0, 2.0)  # among which wait is chosen where more than SURE_RECALL is wanted; up to it waiting never gained
 
 
 def fit_facts(held: HeldOut, router: Router, k: float, copies: tuple[float, ...]) -> Facts:
@@ -66,9 +64,7 @@ def fit_storings(
     use = measure_use(learn, router, {one.storing_t for one in chosen}, held.seed)
     terms = [one._replace(m=use[one.storing_t]) for one in chosen]
     found = predict(held, tiles, make_plans([rule], terms))
-    return tuple(
-        Storing(t.copies, p, t.storing_t, t.m, t.wait, t.crossing_weight) for t, p in zip(terms, found, strict=True)
-    )
+    return tuple(Storing(t.copies, p, t.storing_t, t.m, t.wait) for t, p in zip(terms, found, strict=True))
 
 
 class HeldOutAnswers(NamedTuple):
@@ -115,35 +111,29 @@ def nprobe_of_answers(z: np.ndarray, targets: np.ndarray, recall: float = RECALL
 def choose_storings(
     held: HeldOut, tiles: HeldOutTiles, copies: tuple[float, ...], demand: Demand | None = None, rule: str = "benefit"
 ) -> list[Terms]:
-    """How to store with each number of copies, under a rule: storing_t, and above SURE_RECALL how copies are ranked.
+    """How to store with each number of copies, under a rule: storing_t, and above SURE_RECALL wait.
 
-    What counts is the share scanned for the recall that is wanted, on held-out vectors. storing_t is chosen first, then
-    wait and crossing_weight at that storing_t: all of them together would take three times as long.
+    What counts is the share scanned for the recall that is wanted, on held-out vectors. Of those within 0.5 % of the
+    least the most usual is taken: wait 0, then storing_t nearest 1.
     """
     grids = [storing_t_grid(number) for number in copies]
     use = sample_use(held, tiles, sorted({t for grid in grids for t in grid}))
-    plain = [
-        [Terms(number, t, use[t], demand, held.recall) for t in grid]
+    tried = [
+        [
+            Terms(number, t, use[t], demand, held.recall, wait)
+            for t in grid
+            for wait in (WAITS if number and held.recall > SURE_RECALL else WAITS[:1])
+        ]
         for number, grid in zip(copies, grids, strict=True)
     ]
-    chosen = _least_scanned(held, tiles, rule, plain)
-    if held.recall <= SURE_RECALL:
-        return chosen
-    ways = [{"wait": wait, "crossing_weight": weight} for wait in WAITS for weight in CROSSING_WEIGHTS]
-    grid = [[one._replace(**way) for way in ways] if one.copies else [one] for one in chosen]
-    return _least_scanned(held, tiles, rule, grid)
-
-
-def _least_scanned(held: HeldOut, tiles: HeldOutTiles, rule: str, grids: list[list[Terms]]) -> list[Terms]:
-    """Of each grid's terms within 0.5 % of the least scanned the most usual: wait 0, and storing_t nearest 1."""
-    measured = measure(held, tiles, make_plans([rule], [terms for grid in grids for terms in grid]))
+    measured = measure(held, tiles, make_plans([rule], [terms for grid in tried for terms in grid]))
     shares = iter([scanned_share(curves._replace(level=held.recall)) for curves in measured])
     chosen = []
-    for grid in grids:
+    for grid in tried:
         found = [next(shares) for _ in grid]
         near = (1 + SAME_SCANNED) * min(found)
         equal = [terms for terms, share in zip(grid, found, strict=True) if share <= near]
-        chosen.append(min(equal, key=lambda one: (one.wait, one.crossing_weight, abs(math.log(one.storing_t)))))
+        chosen.append(min(equal, key=lambda one: (one.wait, abs(math.log(one.storing_t)))))
     return chosen
 
 

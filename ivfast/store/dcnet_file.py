@@ -9,7 +9,7 @@ import numpy as np
 from safetensors import SafetensorError
 
 from ivfast.data.space import Space
-from ivfast.method import CROSSING_WEIGHT, RECALL
+from ivfast.method import RECALL
 from ivfast.network.backend import Backend, Setup, load_backend, weight_shapes
 from ivfast.route.routers import ROUTERS, Router, centers_router, net_router
 from ivfast.runtime.config import METRICS
@@ -78,7 +78,7 @@ def save_model(path: Path, model: Model, centers_path: Path) -> None:
                 arrays[f"use.{name}.{i}"] = storing.m
             storings.append({
                 "copies": storing.copies, "storing_t": storing.storing_t, "wait": storing.wait,
-                "crossing_weight": storing.crossing_weight, "predicted": storing.predicted,
+                "predicted": storing.predicted,
             })  # fmt: skip
         routers[name] = {
             "k": facts.k, "probing_t": facts.probing_t, "nprobe": facts.nprobe, "storings": storings,
@@ -175,8 +175,8 @@ def _check_facts(model: Model) -> None:
         numbers += [storing.storing_t for storing in fitted]
         if wrong := [storing.copies for storing in facts.storings if not 0 <= storing.copies < float("inf")]:
             raise ValueError(f"{kind.name} has copies {wrong}, expected numbers from 0")
-        if wrong := [one for storing in fitted for one in storing[-2:] if not 0 <= one < float("inf")]:
-            raise ValueError(f"{kind.name} has {wrong} among wait, crossing_weight, expected numbers from 0")
+        if wrong := [storing.wait for storing in fitted if not 0 <= storing.wait < float("inf")]:
+            raise ValueError(f"{kind.name} has wait {wrong}, expected numbers from 0")
         for number in numbers:
             if number is None or not 0 < number < float("inf"):
                 raise ValueError(
@@ -197,8 +197,7 @@ def _as_model(about: dict[str, Any], arrays: dict[str, np.ndarray]) -> Model:
                 predicted={level: Predicted(*map(float, pair)) for level, pair in stored["predicted"].items()},
                 storing_t=stored["storing_t"],
                 m=use.get(str(i)),
-                wait=float(stored.get("wait", 0)),  # files of earlier versions have neither
-                crossing_weight=float(stored.get("crossing_weight", CROSSING_WEIGHT)),
+                wait=float(stored.get("wait", 0)),  # files of earlier versions have none
             )
             for i, stored in enumerate(router["storings"])
         )

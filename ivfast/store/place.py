@@ -36,7 +36,7 @@ def make_plans(names: Iterable[str], terms: Iterable[Terms]) -> list[Plan]:
             if RULES[name].fitted:
                 key += term.storing_t, b"" if term.m is None else term.m.tobytes()
             if RULES[name].asks:
-                key += (id(term.demand), term.recall, term.wait, term.crossing_weight)
+                key += (id(term.demand), term.recall, term.wait)
             if key not in made:
                 made[key] = RULES[name].make(term)
             plans.append(Plan(name, term.copies, made[key]))

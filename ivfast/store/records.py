@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ivfast.method import CROSSING_WEIGHT, RECALL
+from ivfast.method import RECALL
 from ivfast.route.routers import RouterKind
 from ivfast.store.demand import Demand
 from ivfast.store.place import Plan, make_plans
@@ -30,7 +30,6 @@ class Storing(NamedTuple):
     storing_t: float | None  # T_s, at which memberships are taken; None of k-means, whose rule takes none
     m: np.ndarray | None  # (nlist,) float64, mean membership over learn at storing_t; None of k-means
     wait: float = 0.0  # by which keys of second and further copies are lowered
-    crossing_weight: float = CROSSING_WEIGHT  # of a copy's overlap with buckets taken
 
 
 class Facts(NamedTuple):
@@ -53,7 +52,7 @@ class Facts(NamedTuple):
         for number in copies:
             storing = self.storing(number)
             assert storing is not None
-            known = storing.storing_t or 1.0, storing.m, demand, self.recall, storing.wait, storing.crossing_weight
+            known = storing.storing_t or 1.0, storing.m, demand, self.recall, storing.wait
             found.append(Terms(storing.copies, *known))
         return found
 

@@ -20,8 +20,7 @@ def make(terms: Terms) -> Rule:
     assert terms.m is not None
     gain = Gain(terms.storing_t, log_use(terms.m))
     if terms.copies > 0:
-        power = asked_power(terms.recall)
-        return InsideLearn(Copies(gain, terms.demand, power, terms.wait, terms.crossing_weight))
+        return InsideLearn(Copies(gain, terms.demand, asked_power(terms.recall), terms.wait))
     return InsideLearn(gain if terms.demand is None else OnlyBucket(gain, terms.demand))
 
 

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ivfast.method import CROSSING_WEIGHT
 from ivfast.route.tiles import Tile
 from ivfast.store.demand import Demand, TileAskers
 from ivfast.store.rules.gain import Gain
@@ -20,14 +19,13 @@ class Copies:
     demand: Demand | None  # None: nobody asks, a vector's own memberships decide
     power: float = 1.0  # of how much a vector is asked for, see `asked_power`
     wait: float = 0.0  # by which keys of second and further copies are lowered
-    crossing_weight: float = CROSSING_WEIGHT
 
     def rank(self, tile: Tile, width: int) -> tuple[np.ndarray, np.ndarray]:
         """See Rule."""
         buckets, keys = self.gain.rank(tile, width)
         if width == 1 or tile.crossing is None:
             return buckets, keys
-        crossing = tile.crossing(buckets) * np.float32(self.crossing_weight / self.gain.storing_t)
+        crossing = tile.crossing(buckets) * np.float32(crossing_weight(self.power) / self.gain.storing_t)
         if self.demand is None:
             return cover(buckets, keys, crossing, power=self.power, wait=self.wait)
         askers = self.demand.askers(tile.start, len(tile.z))
@@ -43,6 +41,14 @@ def asked_power(recall: float) -> float:
     found, one vector counts as much as another (docs/experiments.md, "The recall that is wanted").
     """
     return min(1.0, round(MISSED * (1 - recall), 6))
+
+
+def crossing_weight(power: float) -> float:
+    """How much a copy's overlap with buckets taken counts: half of it up to a recall of 0.9, 0.95 of it at 0.99.
+
+    power: see `asked_power`
+    """
+    return 1 - power / 2
 
 
 def cover(
@@ -66,7 +72,7 @@ def cover(
     place where another recall is wanted: the key has (power - 1) log sum_y w_y beside.
 
     Where nearly all is to be found, a vector that has no copy yet may be missed sooner than one that has. So the keys
-    of second and further copies are lowered by wait: then these come after the first copies of other vectors.
+    of second and further copies are lowered by wait: then these tend to come after the first copies of other vectors.
 
     buckets, keys: (n, width), the first stays; crossing: (n, width, width), times crossing_weight / storing_t
     returns: both, reordered; keys fall along each row after the first; ties go to the smaller bucket

@@ -5,7 +5,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from ivfast.method import CROSSING_WEIGHT, LEAST_USE, RECALL
+from ivfast.method import LEAST_USE, RECALL
 from ivfast.route.tiles import Tile
 from ivfast.store.demand import Demand
 
@@ -32,7 +32,6 @@ class Terms(NamedTuple):
     demand: Demand | None = None  # who asks for the vectors (None: not known)
     recall: float = RECALL  # that searches are to reach
     wait: float = 0.0  # by which keys of second and further copies are lowered, see `cover`
-    crossing_weight: float = CROSSING_WEIGHT  # of a copy's overlap with buckets taken, see `cover`
 
 
 class RuleKind(NamedTuple):
