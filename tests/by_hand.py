@@ -165,6 +165,8 @@ class Scene:
     m: np.ndarray  # (nlist,)
     crossing: np.ndarray | None = None  # (n, nlist, nlist), see crossings; None where nothing is known of it
     asked: Asked | None = None
+    power: float = 1.0  # of W, by which copies count; 1 - power / 2 of a crossing counts
+    wait: float = 0.0  # by which the keys of second and further copies are lowered
 
     @cached_property
     def ratios(self) -> np.ndarray:
@@ -208,10 +210,12 @@ def benefit(scene: Scene, i: int, taken: list[int]) -> dict[int, float]:
         return {b: gain[b] for b in best}
     if not taken:
         return {best[0]: gain[best[0]]}
-    own = {b: gain[b] - scene.crossing[i, taken, b].sum() for b in best}
+    own = {b: gain[b] - (2 - scene.power) * scene.crossing[i, taken, b].sum() for b in best}
+    late = scene.wait if len(taken) > 1 else 0.0
     if scene.asked is None:
-        return own
-    return {b: (key + missed(scene.asked, i, b, taken)) / 2 for b, key in own.items()}
+        return {b: key - late for b, key in own.items()}
+    more = (scene.power - 1) * math.log(sum(w for w, _ in scene.asked.askers[i])) - late
+    return {b: (key + missed(scene.asked, i, b, taken)) / 2 + more for b, key in own.items()}
 
 
 def wished(asked: Asked, i: int, b: int) -> float:

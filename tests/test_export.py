@@ -292,6 +292,7 @@ def test_what_rules_are_made_from_is_taken_from_the_records() -> None:
         for t, storing in zip(terms, (facts.storings[2], facts.storings[1]), strict=True):
             assert t.storing_t == (storing.storing_t or 1.0)
             assert t.m is storing.m
+            assert (t.wait, t.recall) == (storing.wait, facts.recall)
             assert t.demand is None
         assert (terms[0].m is None) == (router == "kmeans")
 

@@ -82,12 +82,15 @@ def case(request: pytest.FixtureRequest) -> Case:
 @pytest.mark.parametrize("asked", [True, False])
 @pytest.mark.parametrize(("copies", "width"), [(0.0, WIDTH), (0.8, WIDTH), (0.0, 1), (2.0, NLIST)])
 @pytest.mark.parametrize("storing_t", [1.0, 0.6])
+@pytest.mark.parametrize(("recall", "power", "wait"), [(0.9, 1.0, 0.0), (0.99, 0.1, 2.0)])
 def test_buckets_are_ranked_and_valued_as_the_reference_says(
-    case: Case, name: str, asked: bool, copies: float, width: int, storing_t: float
-) -> None:
+    case: Case, name: str, asked: bool, copies: float, width: int, storing_t: float, recall: float, power: float,
+    wait: float,
+) -> None:  # fmt: skip
     """Each bucket is the best beside those before it; keys are float32's."""
-    scene = case.scene(copies, storing_t, width, 3 if asked else None)
-    rule = RULES[name].make(case.terms(copies, storing_t, case.demand(3) if asked else None))
+    scene = replace(case.scene(copies, storing_t, width, 3 if asked else None), power=power, wait=wait)
+    terms = case.terms(copies, storing_t, case.demand(3) if asked else None)
+    rule = RULES[name].make(terms._replace(recall=recall, wait=wait))
     compared = 0
     for tile in case.tiles.tiles():
         buckets, keys = rule.rank(tile, width)

@@ -369,8 +369,9 @@ def test_too_few_rows_that_differ_cannot_be_set_aside():
 
 
 @pytest.mark.parametrize("block_bytes", [4 * 8, 1 << 20])
-def test_rows_among_others_are_told_digit_by_digit(block_bytes: int):
-    """Beside rows that differ in their last digit alone, which no distance in float32 tells apart."""
+@pytest.mark.parametrize("alike", [False, True])
+def test_rows_among_others_are_told_digit_by_digit(alike: bool, block_bytes: int, monkeypatch: pytest.MonkeyPatch):
+    """Also where checksums of different rows agree. No distance in float32 tells these rows apart."""
     rng = np.random.default_rng(5)
     rows = np.tile(rng.normal(size=(1, 8)).astype(np.float32), (200, 1))
     rows.view(np.int32)[:, 3] += np.arange(200, dtype=np.int32)
@@ -378,4 +379,6 @@ def test_rows_among_others_are_told_digit_by_digit(block_bytes: int):
     x, there = rows[rng.permutation(200)], rng.random(200) < 0.4
     points = points_of(np.concatenate([x[there], x[there][:5]]))
     x[:, 0] = -0.0  # which is equal
+    if alike:
+        monkeypatch.setattr(module.faiss, "checksum", lambda block: np.zeros(len(block), np.uint64))
     np.testing.assert_array_equal(are_among(x, points, block_bytes), there)

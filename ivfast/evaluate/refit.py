@@ -130,9 +130,17 @@ class FromFile:
 class FittedOn:
     """Centers of any origin, (nlist, dim) float32, inside: everything is fitted on learn."""
 
-    def __init__(self, centers: np.ndarray, learn: Points, copies: tuple[float, ...], ftopk: int, seed: int) -> None:
+    def __init__(
+        self,
+        centers: np.ndarray,
+        learn: Points,
+        copies: tuple[float, ...],
+        ftopk: int,
+        seed: int,
+        recall: float = RECALL,
+    ) -> None:
         self.copies, self.seed = copies, seed
-        self.held = held_out_of(learn, ftopk, len(centers), seed)
+        self.held = held_out_of(learn, ftopk, len(centers), seed, recall=recall)
         self.delta_floor = measure_buckets(self.held.learn.points, centers, seed).delta_floor
 
     @property

@@ -46,7 +46,8 @@ def evaluate_found(
     if learn and found.model:
         source = FromFile(found.model, Points(learn, space), copies)
     elif learn:
-        source = FittedOn(space.inside(found.centers), Points(learn, space), copies, config.ftopk, config.seed)
+        points, centers = Points(learn, space), space.inside(found.centers)
+        source = FittedOn(centers, points, copies, config.ftopk, config.seed, config.recall)
     return _search(config, found, progress, space, source, learn, data)
 
 

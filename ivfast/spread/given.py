@@ -16,7 +16,7 @@ from ivfast.spread.asking import Looks
 from ivfast.spread.sources import BLOCK, Numbered, digest_of
 
 PARTS = "parts"  # folder of what tasks leave
-RULES = 2  # raised where tasks compute something else: what earlier versions left is done again
+RULES = 3  # raised where tasks compute something else: what earlier versions left is done again
 PIECE_BYTES = 1 << 30  # of lists that a task holds in memory at once
 
 

@@ -11,7 +11,7 @@ from ivfast.evaluate.page.pictures import LINES, SAYS_MARKS, draw_curve, frame_r
 from ivfast.evaluate.page.record import RunRecord
 from ivfast.evaluate.page.words import best_of, decision, gain_of, in_percent
 from ivfast.evaluate.result import name_of_recall
-from ivfast.method import RECALL
+from ivfast.method import LEVELS, RECALL
 from ivfast.route.routers import ROUTERS
 
 OF_EACH_RUN = {"save_path", "ai_center", "eval", "start_epoch", "resume", "dry_run"}  # they say where, not what
@@ -101,13 +101,14 @@ def _of_recall(records: list[RunRecord], letters: list[str], router: str) -> Fig
     title = ROUTERS[router].title
     return finish(
         drawn, f"recall-{router}", f"Recall against share of base scanned, {title}",
-        f"The {title} of each run at its best number of copies, fixed probing; thin: k-means of the same run. "
+        f"The {title} of each run at its best number of copies for {in_percent(level)} recall, fixed probing; thin: "
+        "k-means of the same run. "
         + SAYS_MARKS,
     )  # fmt: skip
 
 
 def _shares(records: list[RunRecord], letters: list[str]) -> str:
-    levels, at = ("0.80", "0.90", "0.95", "0.99"), _level(records)
+    at, levels = _level(records), [f"{level:.2f}" for level in LEVELS]
     rows = [
         [letter, kind.title, f"{one.percent:g}", *(percent(one.scanned_at.get(level)) for level in levels)]
         for record, letter in zip(records, letters, strict=True)

@@ -17,7 +17,7 @@ WIDTHS = {"kmeans": 1.4, "centers": 2.6, "net": 1.0}  # points: one that lies on
 MARKS = {"0.80": "^", "0.90": "o", "0.95": "s", "0.99": "D"}  # of the levels of recall
 SAYS_MARKS = "A triangle marks 80 % recall, a circle 90, a square 95, a diamond 99."
 MOST_DOTS = 60  # of a line
-LOWEST = 0.8  # recall is drawn from here on at the most
+LOWEST = 0.78  # recall is drawn from here on at the most
 SCANNED = "share of base scanned (copies counted, log)"
 
 
@@ -60,7 +60,7 @@ def draw_curve(drawn: Canvas, result: Result, color: str, style: str, label: str
     drawn.axes.plot(scanned[keep], recall[keep], style, color=color, label=label, linewidth=width)
     for level, mark in MARKS.items():
         share = result.scanned_at.get(level, np.nan)
-        if share > 0:
+        if share > 0 and float(level) >= recall[0]:  # a curve may begin above it
             drawn.axes.plot(
                 share, float(level), mark, color=color, markersize=4.5 + 1.5 * width, markeredgecolor=COLORS["ground"]
             )
