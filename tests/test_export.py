@@ -19,6 +19,7 @@ from ivfast.data.space import Space
 from ivfast.route.routers import ROUTERS, RouterKind
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.files import file_hash, save_array
+from ivfast.runtime.tensors import read_tensors
 from ivfast.store.dcnet_file import SCHEMA, Model, load_model, save_model
 from ivfast.store.records import Facts, Predicted, Storing, router_plans
 from ivfast.store.rules import RULES
@@ -270,6 +271,20 @@ def test_nested_metadata_is_an_error_that_names_the_file(text: str, centers_path
     save_file({"x": np.ones(3, np.float32)}, path, {"ivfast": text})
     with pytest.raises(UserError, match=r"dcnet\.safetensors cannot be read"):
         load_model(path, centers_path)
+
+
+def test_a_file_of_an_earlier_version_waits_for_nothing(centers_path: Path) -> None:
+    path = centers_path.with_name("dcnet.safetensors")
+    save_model(path, make_model(), centers_path)
+    arrays, metadata = read_tensors(path)
+    about = json.loads(metadata["ivfast"])
+    for router in about["routers"].values():
+        for storing in router["storings"]:
+            del storing["wait"]
+    save_file(arrays, path, {"ivfast": json.dumps(about)})
+    found = load_model(path, centers_path)
+    assert found is not None
+    assert {storing.wait for facts in found.facts.values() for storing in facts.storings} == {0.0}
 
 
 def test_a_record_is_found_by_its_number_of_copies() -> None:

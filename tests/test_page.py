@@ -181,6 +181,7 @@ def test_the_page_speaks_of_the_recall_that_was_trained_for(tmp_path: Path) -> N
     assert "for 90 % recall" not in said
     beside = " ".join(read(compare_pages([folder, folder])).text.split())
     assert "Shares of base scanned for 95 % recall" in beside
+    assert "at its best number of copies for 95 % recall" in beside
 
 
 @pytest.mark.parametrize(("found", "unlike"), [(0.845, True), (0.89, False)])
