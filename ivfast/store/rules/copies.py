@@ -44,11 +44,11 @@ def asked_power(recall: float) -> float:
 
 
 def crossing_weight(power: float) -> float:
-    """How much a copy's overlap with buckets taken counts: half of it up to a recall of 0.9, 0.95 of it at 0.99.
+    """How much a copy's overlap with buckets taken counts: half of it up to a recall of 0.95, 0.95 of it at 0.99.
 
     power: see `asked_power`
     """
-    return 1 - power / 2
+    return 0.5 if power >= 0.5 else 1 - power / 2
 
 
 def cover(
