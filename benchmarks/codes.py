@@ -95,7 +95,7 @@ def empty_codes(centers: np.ndarray, metric: str, kind: str, start: str, rows: n
 
 def error_of(index: Any, base: np.ndarray, rows: np.ndarray, buckets: np.ndarray) -> float:
     """Mean squared distance of entries to what their codes say, over the mean squared norm of base."""
-    some = np.random.default_rng(1).permutation(len(rows))[:N_CODED]
+    some = np.random.default_rng(2).permutation(len(rows))[:N_CODED]  # not the rows that codes are fitted to
     x, lists = np.ascontiguousarray(base[rows[some]]), np.ascontiguousarray(buckets[some], dtype=np.int64)
     codes, said = np.empty((len(x), index.code_size), np.uint8), np.empty_like(x)
     index.encode_vectors(len(x), *map(faiss.swig_ptr, (x, lists, codes)), False)  # noqa: FBT003
