@@ -21,7 +21,7 @@ from ivfast.data.cleaning import scan
 from ivfast.data.formats.convert import convert
 from ivfast.data.vectors import Vectors, float_rows
 from ivfast.front.command_line import main, parse
-from ivfast.front.sentences import kmeans_scanned, tell
+from ivfast.front.sentences import is_kmeans, kmeans_scanned, tell
 from ivfast.front.sizes import choose_metric, choose_nlist
 from ivfast.front.trial import try_index
 from ivfast.index.files import was_added_to
@@ -259,7 +259,10 @@ class TestFit:
         below, above = (np.searchsorted(plain["recall"], at.recall) + i for i in (-1, 0))
         assert plain["scanned"][below] - 1e-4 <= share <= plain["scanned"][above] + 1e-4
         assert f"{share / at.scanned:.1f} times fewer" in gain or "about as many" in gain or "more" in gain
-        assert "0.8 copies a vector and takes 1 MB of memory instead of 0 MB" in cost
+        n_bytes = 4 * index.model.dim + 8  # of an entry
+        assert f"0.8 copies a vector and takes {9000 * n_bytes / 1e6:.2g} MB of memory" in cost
+        assert f"instead of {5000 * n_bytes / 1e6:.2g} MB; `ivfast index {out} BASE --out OTHER --percents 0`" in cost
+        assert gain.startswith("No gain of training was sure") == is_kmeans(out)
         assert str(out / "ivfast.npy") in then
         assert all(line.count(".") >= 1 and line.endswith(".") for line in (gain, cost, then))
 

@@ -272,6 +272,16 @@ def test_a_run_with_a_log_is_resumed_to_the_same_bytes(
 
 
 @whole_run
+@pytest.mark.parametrize("kind", ["Flat", "SQ8"])
+def test_an_index_finds_what_is_asked_for_by_queries_like_the_logged_ones(kind: str, runs: Runs, data: Path) -> None:
+    """Calibrated on vectors of base it would not."""
+    base, query, gt = (np.load(data / "s" / f"{name}.npy") for name in ("base", "query", "gt"))
+    index = ivfast.load(runs("--query_log", "log")).index(base, 0.8, kind)
+    for one in index.evaluate(query, gt):
+        assert one.recall == pytest.approx(one.asked, abs=0.03)  # of 400 queries and 375 logged ones
+
+
+@whole_run
 def test_a_base_is_stored_later_as_the_run_has_stored_it(runs: Runs, data: Path) -> None:
     out = runs("--query_log", "log")
     base = np.load(data / "s" / "base.npy")

@@ -16,7 +16,13 @@ def tell(folder: Path, index: Index, reached: list[Reached]) -> list[str]:
 
     folder: of the fit, with its evaluation; reached: what searches of the index found, by the recall asked for
     """
-    return [_gain(folder, reached, index.copies), _cost(index), _next(folder)]
+    return [_gain(folder, reached, index.copies), _cost(folder, index), _next(folder)]
+
+
+def is_kmeans(folder: Path) -> bool:
+    """Whether the fit exported k-means, since no gain of training was sure."""
+    path = folder / "evaluation.json"
+    return path.is_file() and bool(json.loads(path.read_text(encoding="utf-8")).get("is_kmeans"))
 
 
 def kmeans_scanned(folder: Path, recall: float) -> float | None:
@@ -43,28 +49,42 @@ def _gain(folder: Path, reached: list[Reached], copies: float) -> str:
         f"compares a query with {100 * at.scanned:.2f} % of the vectors"
     )
     theirs = kmeans_scanned(folder, at.recall)
+    if is_kmeans(folder):
+        found = (
+            "No gain of training was sure on held-out vectors, so ivfast.npy is k-means; what is saved comes of where "
+            f"copies go and of how queries probe. {found}"
+        )
     if theirs is None:
         return f"{found}."
     times = theirs / at.scanned
     beside = f"{times:.1f} times fewer" if times > 1.05 else "about as many" if times > 0.95 else "more"
     advice = (
-        ": copies cost more here than they save, leave them out with --percents 0"
+        f": copies cost more here than they save, leave them out with {_once(folder)}"
         if beside == "more" and copies
         else ""
     )
     return f"{found}; with k-means centers as many answers take {100 * theirs:.2f} %, so these are {beside}{advice}."
 
 
-def _cost(index: Index) -> str:
+def _once(folder: Path) -> str:
+    return f"`ivfast index {folder} BASE --out OTHER --percents 0`"
+
+
+def _megabytes(entries: int, size: int) -> str:
+    number = entries * size / 1e6
+    return f"{number:,.0f} MB" if number >= 10 else f"{number:.2g} MB"
+
+
+def _cost(folder: Path, index: Index) -> str:
     """The memory of the lists beside what they would be without copies."""
     faiss_index = index.faiss_index
     an_entry = faiss_index.code_size + 8
-    once, stored = len(index) * an_entry / 1e6, faiss_index.ntotal * an_entry / 1e6
+    once, stored = (_megabytes(n, an_entry) for n in (len(index), faiss_index.ntotal))
     if index.copies == 0:
-        return f"The index holds each of {len(index):,} vectors once and takes {stored:,.0f} MB of memory."
+        return f"The index holds each of {len(index):,} vectors once and takes {stored} of memory."
     return (
-        f"The index holds {index.copies:g} copies a vector and takes {stored:,.0f} MB of memory instead of "
-        f"{once:,.0f} MB; --percents 0 stores each vector once."
+        f"The index holds {index.copies:g} copies a vector and takes {stored} of memory instead of {once}; "
+        f"{_once(folder)} stores each vector once."
     )
 
 

@@ -40,19 +40,22 @@ class Wishes(NamedTuple):
 def build_index(model: Placing, base: Points, wishes: Wishes, progress: Progress) -> Index:
     """Store base, fill the lists, measure recall against scanned.
 
-    Some vectors of base stand for queries. They are left out where it counts who asks for whom. Else their own answers
-    would lie where they look, and every recall would come out too high: 0.910 for 0.90 on 50,000 vectors of text.
+    Some vectors of base stand for queries, or logged queries that were held out where the model has a log. They are
+    left out where it counts who asks for whom. Else their own answers would lie where they look, and every recall would
+    come out too high: 0.910 for 0.90 on 50,000 vectors of text.
 
     raises: UserError on a single vector
     """
     n = len(base)
     if n < 2:
         raise UserError(f"{base.vectors.name}: found 1 row, expected 2 or more, so that one is near another; add some")
-    aside = draw_aside(n, wishes.seed) if wishes.aside is None else wishes.aside
+    queries, aside = model.held_out_queries, np.empty(0, np.int64)
+    if queries is None:
+        aside = draw_aside(n, wishes.seed) if wishes.aside is None else wishes.aside
     silent = aside if wishes.test is None else np.union1d(aside, wishes.test)
-    stored = model.place_points(base, wishes.copies, silent, progress)
+    stored = model.place_points(base, wishes.copies, silent, progress, spare=True)
     aside = without_twins(aside, stored.twins)
-    answers = exact_answers(base, aside, progress)
+    answers = exact_answers(base, aside if queries is None else queries, progress)
     entry_rows, columns = np.nonzero(stored.buckets >= 0)
     entry_buckets = stored.buckets[entry_rows, columns]
     ids = np.arange(n)
@@ -94,21 +97,27 @@ def draw_aside(n: int, seed: int) -> np.ndarray:
     return np.sort(generator(seed, 0, "sample", ASIDE_PART).choice(n, n_aside(n), replace=False))
 
 
-def exact_answers(base: Points, rows: np.ndarray, progress: Progress, most_k: int = MOST_K) -> Answers:
-    """Some vectors of base with their nearest among all others."""
-    n, k = len(base), min(most_k, len(base) - 1)
+def exact_answers(base: Points, asked: np.ndarray, progress: Progress, most_k: int = MOST_K) -> Answers:
+    """Some vectors of base with their nearest among all others, or queries with their nearest.
+
+    asked: (m,) rows of base, or (m, dim) queries, as stored
+    """
+    n, own = len(base), asked.ndim == 1
+    x = np.ascontiguousarray(base.vectors.raw(asked) if own else asked, dtype=np.float32)
+    k = min(most_k, n - 1) + own
     with progress.stage("exact answers"), progress.bar("exact answers", n) as bar:
-        near = nearest_of_stored(base.vectors.raw(rows), base, np.arange(n), k + 1, bar)
-    x = np.ascontiguousarray(base.vectors.raw(rows), dtype=np.float32)
-    return Answers(x, without_self(near, rows))
+        near = nearest_of_stored(x, base, np.arange(n), k, bar)
+    return Answers(x, without_self(near, asked) if own else near)
 
 
 def by_codes(
     index: faiss.IndexIVF, answers: Answers, aside: np.ndarray, copies: float
 ) -> Callable[[Candidates, float, int, slice], np.ndarray]:
-    """What a search by codes finds, the vector itself left out."""
+    """What a search by codes finds, the vector itself left out. aside: its row; empty: queries are no rows"""
 
     def search(ranked: Candidates, threshold: float, k: int, block: slice) -> np.ndarray:
+        if not len(aside):
+            return search_distinct(index, answers.x[block], k, *chosen(ranked, threshold), copies)[1]
         found = search_distinct(index, answers.x[block], k + 1, *chosen(ranked, threshold), copies)[1]
         return without_self(found, aside[block])
 

@@ -226,12 +226,26 @@ class TrainedModel:
             )
         return rows
 
-    def place_points(self, points: Points, copies: float, aside: np.ndarray, progress: Progress) -> Stored:
-        """Where the vectors of a base go. aside: rows that are stored, but don't count as asking for others"""
+    @property
+    def held_out_queries(self) -> np.ndarray | None:
+        """Logged queries that did not train, (m, dim) float32, as stored; None where there was no log."""
+        log = self._model.asking_log
+        return None if log is None else self._model.space.outside(log.parts[1])
+
+    def place_points(
+        self, points: Points, copies: float, aside: np.ndarray, progress: Progress, *, spare: bool = False
+    ) -> Stored:
+        """Where the vectors of a base go. aside: rows that are stored, but don't count as asking for others
+
+        spare: nor do logged queries that did not train
+        """
         means = Means(search=load_search(self._backend, self._gpu))
         # an accelerator's exact search of all of them is as fast
         part = self._part_of(points) if means.exact(len(points)) is None else None
-        return self.placer(copies).place_all(points, copies, aside, means, progress, part)
+        placer = self.placer(copies)
+        if spare and placer.log is not None:
+            placer = placer._replace(log=placer.log.parts[0])
+        return placer.place_all(points, copies, aside, means, progress, part)
 
     def place_new(self, rows: np.ndarray, copies: float, askers: Askers, use: ProbesUse) -> np.ndarray:
         """Where vectors go that come later. rows: (n, dim) float32, as stored; returns (n, width) int32, -1: none"""

@@ -159,8 +159,15 @@ class Placing(Protocol):
         """Rows checked, and as the index stores them, (n, dim) float32."""
         ...
 
-    def place_points(self, points: Points, copies: float, aside: np.ndarray, progress: Progress) -> Stored:
-        """Where a whole base goes."""
+    @property
+    def held_out_queries(self) -> np.ndarray | None:
+        """Logged queries that did not train, (m, dim) float32, as stored; None where there was no log."""
+        ...
+
+    def place_points(
+        self, points: Points, copies: float, aside: np.ndarray, progress: Progress, *, spare: bool = False
+    ) -> Stored:
+        """Where a whole base goes. spare: logged queries that did not train ask for nobody"""
         ...
 
     def place_new(self, rows: np.ndarray, copies: float, askers: Askers, use: ProbesUse) -> np.ndarray:

@@ -11,7 +11,7 @@ from ivfast.data.vectors import Points
 from ivfast.runtime.cache import cached, fingerprint
 from ivfast.runtime.progress import Progress
 from ivfast.start.descent import Means
-from ivfast.start.logged import DRAWN_FOR_BASE, Asked, ask, ask_like, n_stands_for
+from ivfast.start.logged import DRAWN_FOR_BASE, Asked, ask, ask_like, n_stands_for, split_log
 from ivfast.start.neighbors import LIMITS, Neighbors, nearest_of_all
 
 MOST_ASKERS = 1000  # of one vector that count: duplicates may have it among their nearest by the million
@@ -35,6 +35,12 @@ class AskingLog(NamedTuple):
 
     queries: np.ndarray  # (n, dim) float32, inside
     seed: int
+
+    @property
+    def parts(self) -> tuple["AskingLog", np.ndarray]:
+        """The log of those that trained, and those that were held out, (m, dim) float32, inside."""
+        train, held_out = split_log(len(self.queries), self.seed)
+        return self._replace(queries=self.queries[train]), self.queries[held_out]
 
     def among(self, base: Points, k: int, twins: Distinct | None, progress: Progress) -> Asked:
         """What they and others like them ask for: the k nearest rows of base, by the numbers of its different vectors.
