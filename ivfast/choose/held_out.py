@@ -8,7 +8,7 @@ import numpy as np
 from ivfast.choose.goal import n_pairs
 from ivfast.data.twins import Distinct, columns_of_rows, distinct_of
 from ivfast.data.vectors import Points
-from ivfast.method import RECALL
+from ivfast.method import RECALL, SURE_RECALL
 from ivfast.route.routers import Router
 from ivfast.route.search import Answers
 from ivfast.route.tiles import LogitTiles, Tiles, make_tiles
@@ -41,6 +41,11 @@ class HeldOut(NamedTuple):
     progress: Progress  # shows how far long looks at it are
     twins: Distinct | None = None  # of the pool; None: all differ
     recall: float = RECALL  # that searches are to reach
+
+    @property
+    def aim(self) -> float:
+        """The recall that centers are trained for and epochs are compared at."""
+        return min(self.recall, SURE_RECALL)
 
     @property
     def rows(self) -> np.ndarray:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ivfast.choose.held_out import HeldOut, HeldOutTiles, held_out_tiles, sample_use
-from ivfast.method import RECALL, SURE_RECALL
+from ivfast.method import RECALL
 from ivfast.route.routers import ROUTERS, Router
 from ivfast.route.search import Answers, first_found, router_order, scanned_at, scanned_shares
 from ivfast.runtime.draws import generator
@@ -49,7 +49,6 @@ def measure(held: HeldOut, tiles: HeldOutTiles, plans: list[Plan]) -> list[Curve
     with held.progress.bar("storing held-out neighbours", 2 * tiles.pool.n) as bar:
         by_plan = place(tiles.pool, plans, held.width, bar=bar, sample=held.sample)
     grid = nprobe_grid(tiles.pool.router.nlist)
-    level = min(held.recall, SURE_RECALL)
     found, recall, scanned = ([[] for _ in plans] for _ in range(3))
 
     def search(start: int, z: np.ndarray) -> None:
@@ -68,7 +67,7 @@ def measure(held: HeldOut, tiles: HeldOutTiles, plans: list[Plan]) -> list[Curve
             search(start, z)
             bar.advance(len(z))
     return [
-        Curves(np.concatenate(f), np.concatenate(r), np.concatenate(s), held.answers.at.shape[1], level)
+        Curves(np.concatenate(f), np.concatenate(r), np.concatenate(s), held.answers.at.shape[1], held.aim)
         for f, r, s in zip(found, recall, scanned, strict=True)
     ]
 

@@ -26,7 +26,7 @@ from ivfast.runtime.draws import generator, spread
 from ivfast.runtime.files import what_is
 from ivfast.runtime.progress import Progress, silent
 from ivfast.start.kmeans import measure_buckets
-from ivfast.start.logged import part_log, split_log, with_log
+from ivfast.start.logged import part_log, with_log
 from ivfast.start.neighbors import LearnSet, check_split, find_neighbors, split
 from ivfast.store.dcnet_file import Model, model_router
 from ivfast.store.records import Facts
@@ -121,8 +121,8 @@ class FromFile:
 
     def held_out_logits(self, router: Router) -> np.ndarray:
         """Of the vectors that training held out, or the logged queries."""
-        if (log := self.model.log) is not None:
-            asked = log[split_log(len(log), self.seed)[1]]
+        if (log := self.model.asking_log) is not None:
+            asked = log.parts[1]
             return _logits(router, with_queries(self.learn, asked), len(self.learn) + np.arange(len(asked)))
         return _logits(router, self.learn, split(self._distinct, self.seed)[1])
 

@@ -8,7 +8,6 @@ from ivfast.choose.goal import fit_goal, pair_logits
 from ivfast.choose.held_out import held_out_demand, held_out_tiles, make_held_out, sample_use
 from ivfast.choose.judgement import LEAST_GAIN, Curves, gain_over, measure
 from ivfast.data.vectors import Vectors
-from ivfast.method import SURE_RECALL
 from ivfast.network.backend import Ranker
 from ivfast.route.routers import centers_router
 from ivfast.runtime.cache import cached
@@ -83,9 +82,7 @@ def _curves(learn: LearnSet, plain: Plain, copies: tuple[float, ...], width: int
     held = make_held_out(learn, len(plain.centers), width, seed, recall=plain.recall)
     metric, floor = held.learn.points.metric, plain.buckets.delta_floor
     goal = fit_goal(
-        pair_logits(*held.pair_points(), plain.centers, metric, floor),
-        plain.buckets.share,
-        recall=min(held.recall, SURE_RECALL),
+        pair_logits(*held.pair_points(), plain.centers, metric, floor), plain.buckets.share, recall=held.aim
     )
     router = centers_router("kmeans", plain.centers, metric, floor, goal.k, plain.ranker)
     tiles = held_out_tiles(held, router, (1.0,))

@@ -15,7 +15,7 @@ from ivfast.data.vectors import (
     EvaluationSet,
     moments,
 )
-from ivfast.method import LEAST_SHARE, LEAST_USE, SURE_RECALL, USE_MEMORY
+from ivfast.method import LEAST_SHARE, LEAST_USE, USE_MEMORY
 from ivfast.network.backend import (
     Backend,
     Goal,
@@ -225,8 +225,8 @@ def refit_goal(run: Run, centers: np.ndarray, m: np.ndarray) -> Goal:
     """k, nprobe and slope on the held-out pairs, m held as it is. m: (nlist,) use of the buckets"""
     x, x_pair = run.judged.pair_points()
     least_m = LEAST_SHARE / len(m) if run.backend.setup.blocks else LEAST_USE  # as the loss has it
-    recall = min(run.config.recall, SURE_RECALL)
-    return fit_goal(pair_logits(x, x_pair, centers, run.config.metric, run.buckets.delta_floor), m, least_m, recall)
+    z = pair_logits(x, x_pair, centers, run.config.metric, run.buckets.delta_floor)
+    return fit_goal(z, m, least_m, run.judged.aim)
 
 
 def judge_all(run: Run, params: Any, centers: np.ndarray, k: float) -> dict[str, Judgement]:

@@ -8,6 +8,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from ivfast.evaluate.page.canvas import COLORS, SMALL, WIDTH, Canvas, canvas, finish, legend_below, share_axis
 from ivfast.evaluate.page.markup import Figure
 from ivfast.evaluate.page.record import Epoch, RunRecord
+from ivfast.evaluate.page.words import in_percent
 from ivfast.evaluate.result import Result, name_of_recall
 from ivfast.method import SURE_RECALL
 from ivfast.route.routers import ROUTERS
@@ -126,7 +127,7 @@ def of_epochs(record: RunRecord) -> list[Figure]:
             "The loss of training. It changes its goal with each epoch, so it need not fall steadily.", mark=".",
         ))  # fmt: skip
     if record.epochs:
-        recall = f"{100 * min(float(record.level), SURE_RECALL):.0f} %"
+        recall = in_percent(f"{min(float(record.level), SURE_RECALL):.2f}")
         values = _by_router(record.epochs, lambda epoch: epoch.held_out)
         caption = (
             f"Vectors scanned for {recall} recall on held-out training vectors, over those with k-means stored alike: "
