@@ -11,6 +11,7 @@ from ivfast.evaluate.result import Result
 from ivfast.evaluate.run import evaluate_found
 from ivfast.index.load import load
 from ivfast.index.model import TrainedModel
+from ivfast.method import SURE_RECALL
 from ivfast.network.hosts import Group, check_hosts, is_among_several, joined
 from ivfast.network.precision import precision_name
 from ivfast.network.usable import usable_backend
@@ -27,7 +28,7 @@ from ivfast.runtime.progress import Progress
 from ivfast.runtime.quota import about_threads, within_quota
 from ivfast.runtime.signals import UNHEARD, handled
 from ivfast.runtime.watched import is_watched, run_watched
-from ivfast.train.admit import open_training, with_epochs
+from ivfast.train.admit import note_few, open_training, with_epochs
 from ivfast.train.disk import bytes_by_stage
 from ivfast.train.epochs import resume, start_point, train_epoch
 from ivfast.train.finish import export
@@ -222,6 +223,7 @@ def _show_plan(config: Config, progress: Progress) -> None:
     opened = open_training(config)
     learn, data = opened.learn, opened.data
     config = with_epochs(config, len(learn), progress)
+    note_few(len(learn), config.nlist, progress)
     sizes = Sizes(
         n_learn=len(learn),
         n_base=len(data.base),
@@ -231,6 +233,8 @@ def _show_plan(config: Config, progress: Progress) -> None:
         batch_size=config.batch_size,
         on_cpu=on_cpu(config.gpu),
         in_sample=learn_path(config.data_path, config.learn_name or "") == data.base.path,
+        n_logged=0 if opened.log is None else len(opened.log),
+        beyond=config.recall > SURE_RECALL,
     )
     costs = plan(sizes, measure_rates(config, learn), bytes_by_stage(config, len(learn), len(data.base)))
     progress.console.print(table(costs))

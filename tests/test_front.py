@@ -20,14 +20,16 @@ import ivfast
 from ivfast.data.cleaning import scan
 from ivfast.data.formats.convert import convert
 from ivfast.data.vectors import Vectors, float_rows
+from ivfast.evaluate.page.record import read_record
 from ivfast.front.command_line import main, parse
-from ivfast.front.sentences import is_kmeans, kmeans_scanned, tell
+from ivfast.front.sentences import kmeans_scanned, tell
 from ivfast.front.sizes import choose_metric, choose_nlist
 from ivfast.front.trial import try_index
 from ivfast.index.files import was_added_to
 from ivfast.runtime.errors import StopRequestedError, UserError
 from ivfast.runtime.progress import silent
 from tests import by_hand
+from tests.finished import evaluation
 from tests.many_files import kill_before
 from tests.test_index import make_rows
 
@@ -254,15 +256,16 @@ class TestFit:
         (plain,) = (r for r in results if (r["router"], r["percent"], r["probing"]) == ("kmeans", 0, "fixed"))
         at = next(one for one in reached if one.asked == 0.9)
         assert f"finds {100 * at.recall:.1f} % of them" in gain
-        assert f"{100 * at.scanned:.2f} % of the vectors; with k-means centers as many answers take" in gain
-        share = float(gain.split("answers take ")[1].split(" %")[0]) / 100
+        assert f"{100 * at.scanned:.2f} % of the vectors; a plain IVF index of k-means centers" in gain
+        share = float(gain.split("queries, takes ")[1].split(" %")[0]) / 100
         below, above = (np.searchsorted(plain["recall"], at.recall) + i for i in (-1, 0))
         assert plain["scanned"][below] - 1e-4 <= share <= plain["scanned"][above] + 1e-4
         assert f"{share / at.scanned:.1f} times fewer" in gain or "about as many" in gain or "more" in gain
         n_bytes = 4 * index.model.dim + 8  # of an entry
         assert f"0.8 copies a vector and takes {9000 * n_bytes / 1e6:.2g} MB of memory" in cost
         assert f"instead of {5000 * n_bytes / 1e6:.2g} MB; `ivfast index {out} BASE --out OTHER --percents 0`" in cost
-        assert gain.startswith("No gain of training was sure") == is_kmeans(out)
+        evaluation = json.loads((out / "evaluation.json").read_text())
+        assert gain.startswith("No gain of training was sure") == evaluation["is_kmeans"]
         assert str(out / "ivfast.npy") in then
         assert all(line.count(".") >= 1 and line.endswith(".") for line in (gain, cost, then))
 
@@ -586,8 +589,13 @@ def test_added_vectors_are_never_lost_to_a_fit(
 
 
 def test_of_equal_recalls_the_cheapest_of_kmeans_counts(tmp_path: Path):
-    line = {"router": "kmeans", "percent": 0, "probing": "fixed", "rule": "ratio"}
+    record = evaluation()
+    line = record["results"][0]  # k-means, no copies
     line |= {"recall": [0.5, 1.0, 1.0, 1.0], "scanned": [0.1, 0.2, 0.5, 1.0], "scanned_at": {"0.90": 0.18}}
-    (tmp_path / "evaluation.json").write_text(json.dumps({"results": [line]}))
-    assert kmeans_scanned(tmp_path, 1.0) == 0.2
-    assert kmeans_scanned(tmp_path, 0.9) == 0.18
+    (tmp_path / "evaluation.json").write_text(json.dumps(record))
+    found = read_record(tmp_path)
+    assert kmeans_scanned(found, 1.0) == 0.2
+    assert kmeans_scanned(found, 0.9) == 0.18
+    assert kmeans_scanned(found, 0.95) == pytest.approx(0.19)
+    (tmp_path / "evaluation.json").write_text(json.dumps(record | {"results": record["results"][1:]}))
+    assert kmeans_scanned(read_record(tmp_path), 0.9) is None

@@ -19,7 +19,8 @@ import run_dcnet
 from ivfast.data.first_bytes import recognise
 from ivfast.data.formats import open_rows
 from ivfast.data.formats.answers import open_gt
-from ivfast.data.npy import MAGIC, missing, open_array
+from ivfast.data.missing import missing
+from ivfast.data.npy import MAGIC, open_array
 from ivfast.front.command_line import main as front
 from ivfast.runtime.errors import UserError
 from tests.imports import ROOT, modules
@@ -185,6 +186,13 @@ def test_missing_files_are_told_from_those_that_are_none(tmp_path: Path) -> None
     os.mkfifo(paths["query"])
     told = str(missing(paths))
     assert told.startswith(f"base, query, gt: {paths['base']}, {paths['gt']} are missing, {paths['query']} is a pipe, ")
+
+
+def test_a_name_that_ends_in_npy_twice_is_told_what_was_meant(tmp_path: Path) -> None:
+    """--learn_name and --query_log are names without .npy, which is easily forgotten."""
+    assert "without .npy" not in str(missing({"query_log": tmp_path / "log.npy.npy"}))
+    np.save(tmp_path / "log.npy", np.ones((2, 2), np.float32))
+    assert "; log.npy is there: give its name without .npy; " in str(missing({"query_log": tmp_path / "log.npy.npy"}))
 
 
 @pytest.mark.parametrize("what", NO_FILES)

@@ -285,6 +285,8 @@ def test_faults_of_the_data_are_named(parsed: Parsed) -> None:
 
 
 @pytest.mark.parametrize(("distance", "says"), [
+    (0.91, "look query: the nearest vector lies at 0.91 in the median, of rows of base at 0.4: queries of another kind "
+           "than what is stored; a log of queries was given."),
     (0.9, "warning query: the nearest vector lies at 0.9 in the median, of rows of base at 0.4: queries of another"),
     (0.5, "fine query: the nearest vector lies at 0.5 in the median, of rows of base at 0.4."),
     (0.2, "look query: the nearest vector lies at 0.2 in the median, of rows of base at 0.4: they may come from rows"),
@@ -294,6 +296,7 @@ def test_queries_are_held_against_rows_of_base(distance: float, says: str, folde
     data = json.loads((folder / "data.json").read_text())
     share = {"farther_than_base": 0.8 if distance > 0.5 else 0.6}
     data["queries_beside_base"] |= {"nearest_of_queries": distance} | share
+    data["logged"] = distance == 0.91
     save_json(tmp_path / "data.json", data)
     assert says in read(write_page(tmp_path)).text
 

@@ -66,6 +66,25 @@ def test_a_deep_path_costs_judging_and_an_evaluation_of_its_own() -> None:
     assert deep["judging"] > 2 * flat["judging"]
 
 
+def test_a_log_costs_its_answers_and_a_judgement_of_it(tmp_path: Path) -> None:
+    plain = sizes(60_000, (256, 256))
+    logged = plain._replace(n_logged=2000)
+    without, beside = (seconds_of_stages(one, RATES) for one in (plain, logged))
+    assert beside.keys() - without.keys() == {"answers of logged queries", "is the log worth it"}
+    assert without.keys() - beside.keys() == {f"vectors of base as queries, {one}" for one in ("kmeans", "centers")}
+    # 60,000 ask for their nearest among 60,000, half of them drawn beside three more, in learn and in base
+    asked = 2 * (60_000 + 0.5 * 58_000) * 60_000
+    assert beside["answers of logged queries"] == pytest.approx(0.7 * 2 * asked * 256 / 1e11)
+    config = parse(flags(tmp_path, tmp_path))[0]
+    more = bytes_needed(replace(config, query_log="log"), 4000, 3000) - bytes_needed(config, 4000, 3000)
+    assert more > 4000 * 24 * 4
+
+
+def test_more_ways_to_store_cost_more() -> None:
+    usual, beyond = (seconds_of_stages(sizes()._replace(beyond=one), RATES)["fitting facts"] for one in (False, True))
+    assert 1.2 * usual < beyond < 1.4 * usual
+
+
 def test_memory_of_training_holds_weights_and_moments() -> None:
     weights = sum(math.prod(shape) for shape in weight_shapes(DEFAULT_WIDTHS).values() if len(shape) == 2)
     by_stage = {cost.stage: cost for cost in costs(sizes(param_list=DEFAULT_WIDTHS))}
@@ -94,6 +113,7 @@ def test_a_dry_run_shows_a_table_and_leaves_its_log_alone(
     shown = capsys.readouterr().err
     for stage in ("neighbours of learn", "assigning base, net", "in all"):
         assert stage in shown
+    assert "warning: learn has 18.8 vectors a bucket, 39 or more are recommended" in shown
 
 
 def test_a_plan_names_the_stages_of_the_run_and_is_not_absurd(tmp_path: Path) -> None:

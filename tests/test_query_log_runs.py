@@ -14,15 +14,16 @@ from safetensors.numpy import load_file
 import ivfast
 from ivfast.data import query_log
 from ivfast.data.cleaning import AS_STORED, Cleaning
-from ivfast.data.query_log import admit_log
+from ivfast.data.query_log import admit_log, note_known
 from ivfast.data.vectors import Vectors, open_vectors
 from ivfast.runtime.errors import UserError
+from ivfast.train.plan import Rates, Sizes, seconds_of_stages
 from run_dcnet import main
-from tests.conftest import Notes
+from tests.conftest import Notes, points_of
+from tests.query_logs import DIM, N, make_set, unit
 from tests.runs import outputs, shared_runs
 from tests.test_resume import stop_in
 
-DIM, N = 16, 4000
 FLAGS = (
     "--data_name s --learn_name s/base --metric IP --nlist 32 --param_list 16 32 --niter 10 --epochs 4 --warmup 0 "
     "--batch_size 256 --lr 2e-3 --percents 0 0.8 --gpu -1 --backend torch"
@@ -30,32 +31,10 @@ FLAGS = (
 whole_run = pytest.mark.whole_run
 
 
-def unit(rows: np.ndarray) -> np.ndarray:
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Clumps; queries lie off what they ask for, farther than it is long, in a direction that depends on it.
-
-    A log of such queries, and one of 200 random directions.
-    """
-    rng, folder = np.random.default_rng(1), tmp_path_factory.mktemp("data")
-    base = rng.standard_normal((300, DIM))[rng.integers(300, size=N)] + 0.6 * rng.standard_normal((N, DIM))
-    turn = rng.standard_normal((DIM, DIM)) / np.sqrt(DIM)
-
-    def asking(n: int) -> np.ndarray:
-        about = base[rng.integers(N, size=n)] + 0.2 * rng.standard_normal((n, DIM))
-        return unit(unit(about) + 1.5 * unit(np.tanh(2 * about @ turn)))
-
-    query, log = asking(400), asking(1500)
-    base = unit(base)
-    (folder / "s").mkdir()
-    gt = np.argsort(-query.astype(np.float64) @ base.T.astype(np.float64), axis=1)[:, :10]
-    arrays = {"s/base": base, "s/query": query, "s/gt": gt, "log": log, "noise": unit(rng.standard_normal((200, DIM)))}
-    for name, array in arrays.items():
-        np.save(folder / f"{name}.npy", array)
-    return folder
+    """See `make_set`."""
+    return make_set(tmp_path_factory.mktemp("data"))
 
 
 def flags(data: Path, out: Path, *more: str) -> list[str]:
@@ -160,6 +139,18 @@ def test_a_dry_run_takes_a_log(data: Path, tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["train.log"]
 
 
+def test_a_log_that_holds_queries_of_the_evaluation_is_warned_of() -> None:
+    rng, notes = np.random.default_rng(2), Notes()
+    log, query = (unit(rng.standard_normal((n, DIM))) for n in (300, 200))
+    note_known(points_of(log, "IP"), points_of(query, "IP"), notes)
+    assert notes.told == []
+    log[[5, 100, 299]] = query[[0, 7, 199]]
+    log[6] = query[9] + np.float32(1e-6)
+    note_known(points_of(log, "IP"), points_of(query, "IP"), notes)
+    (told,) = notes.told
+    assert told.startswith("warning: query_log: 3 of its 300 queries are in query.npy too, ")
+
+
 # what of a log is used
 
 
@@ -211,6 +202,8 @@ def test_a_log_that_helps_trains_and_less_is_scanned(runs: Runs, data: Path) -> 
     warned = "warning: queries are of another kind than what is stored"
     assert warned in told(plain)
     assert warned not in told(logged)
+    assert "are in query.npy too" not in told(logged)
+    assert [json.loads((out / "data.json").read_text())["logged"] for out in (plain, logged)] == [False, True]
     kept = load_file(logged / "dcnet.safetensors")["log"]
     assert "log" not in load_file(plain / "dcnet.safetensors")
     np.testing.assert_allclose(kept, np.load(data / "log.npy"), atol=2e-7)  # of unit norm once more
@@ -230,6 +223,17 @@ def test_a_log_helps_by_either_metric_and_backend_and_in_blocks(
         found = (results(out)["centers", "benefit", copies]["scanned_at"]["0.90"] for out in (tmp_path, runs()))
         with_it, without = found
         assert with_it < most * without
+
+
+@whole_run
+def test_a_plan_names_the_stages_of_a_run_with_a_log(runs: Runs) -> None:
+    logged = runs("--query_log", "log")
+    lines = map(json.loads, (logged / "metrics.jsonl").read_text().splitlines())
+    ran = {line["stage"] for line in lines if "stage" in line}
+    planned = seconds_of_stages(
+        Sizes(N, N, 400, (DIM, 32), 4, 256, in_sample=True, n_logged=1500), Rates(1e11, 0.1, 1.0, 1e9)
+    )
+    assert ran - set(planned) == {"settings of routers"}
 
 
 @whole_run

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from ivfast.data.another_kind import farther
 from ivfast.data.middle import middle_of, sampled
 from ivfast.data.vectors import BLOCK_BYTES, Vectors, rows_per_block
 from ivfast.method import COUNTED
@@ -76,16 +77,8 @@ class _Nearest:
             "nearer_than_first_answer": int((near < to_first - 10 * SAME * np.maximum(to_first, scale)).sum()),
             "nearest_of_queries": float(np.median(distances[: self.n_asked])),
             "nearest_of_base": float(np.median(others)) if len(others) else None,
-            "farther_than_base": _farther(distances[: self.n_asked], others),
+            "farther_than_base": farther(distances[: self.n_asked], others),
         }
-
-
-def _farther(asked: np.ndarray, own: np.ndarray) -> float | None:
-    """How often one of the first is larger than one of the second: a half where they are of one kind."""
-    if not len(own):
-        return None
-    more = (asked[:, None] > own).mean() + (asked[:, None] == own).mean() / 2  # the U of Mann and Whitney, as a share
-    return float(more)
 
 
 def _middle(vectors: Vectors) -> np.ndarray:

@@ -2,8 +2,8 @@
 
 from ivfast.data.cleaning import Cleaning, scan
 from ivfast.data.far import without_far
-from ivfast.data.twins import distinct_rows
-from ivfast.data.vectors import Vectors, learn_path, open_vectors
+from ivfast.data.twins import are_among, distinct_rows
+from ivfast.data.vectors import Points, Vectors, learn_path, open_vectors
 from ivfast.runtime.config import Config
 from ivfast.runtime.draws import spread
 from ivfast.runtime.errors import UserError
@@ -36,6 +36,16 @@ def admit_log(log: Vectors, metric: str, cleaning: Cleaning, progress: Progress)
     used = distinct.rows[spread(len(distinct.rows), MOST)]
     progress.note(f"query_log: {len(used):,} different queries of {len(log):,} are used")
     return scanned.only(used)
+
+
+def note_known(log: Points, query: Points, progress: Progress) -> None:
+    """Warn where logged queries are among those of the evaluation, which would then say too much good."""
+    n_known = int(are_among(log.x(slice(None)), query).sum())
+    if n_known:
+        progress.note(
+            f"warning: query_log: {n_known:,} of its {len(log):,} queries are in query.npy too, so that the evaluation "
+            "says little of queries to come; keep those of query.npy out of the log"
+        )
 
 
 def _refuse_few(log: Vectors, n: int, what: str) -> None:

@@ -10,7 +10,8 @@ import numpy as np
 
 from ivfast.data.ground_truth import check_gt
 from ivfast.data.middle import FAR, middle_of, sampled
-from ivfast.data.npy import called, check_whole, map_of, missing, open_array
+from ivfast.data.missing import missing
+from ivfast.data.npy import called, check_whole, map_of, open_array
 from ivfast.data.space import Space
 from ivfast.data.wrong_types import refusal
 from ivfast.runtime.errors import UserError

@@ -26,6 +26,7 @@ from ivfast.index.fill import check_faiss_path, try_kind
 from ivfast.index.fit_file import read_fit
 from ivfast.index.growth import Index
 from ivfast.index.index import Reached
+from ivfast.index.kind_of_queries import tell_another_kind
 from ivfast.index.load import load, load_index
 from ivfast.method import TIED
 from ivfast.route.certainty import doubt
@@ -50,9 +51,11 @@ def fit(options: argparse.Namespace, progress: Progress) -> None:
     base = open_file(options.base, folder, options.column, progress)
     try_kind(options.kind, base.shape[1])
     query = open_query(options.query, folder, progress) if options.query else None
+    log = open_query(options.query_log, folder, progress, "query_log") if options.query_log else None
     names = ("nlist", "metric", "normalize", "start", "backend", "gpu", "seed", "epochs", "lr", "param_list")
     given = {name: value for name in names if (value := getattr(options, name)) is not None}
-    model = fit_model(base, save_path=folder, copies=options.percents, query=query, progress=progress, **given)
+    given |= {"query": query, "query_log": log}
+    model = fit_model(base, save_path=folder, copies=options.percents, progress=progress, **given)
     points = model.points_trained_on()
     lists = lists_file(folder, base, options.percents)
     made = model.index_points(points, options.percents, options.kind, lists, progress)
@@ -108,6 +111,8 @@ def evaluate(options: argparse.Namespace, progress: Progress) -> None:
         gt = open_gt(options.gt) if options.gt else made.search(query, options.k, nprobe=everything)[0]
     if options.gt and made.kind == "Flat" and (said := _doubts(made, query, gt, options.k)):
         progress.note(f"warning: {said}")
+    if said := tell_another_kind(made, query):
+        progress.note(f"warning: {said}; train with a log of such queries (ivfast fit --query_log)")
     reached = made.evaluate(query, gt, options.k, tuple(options.recall), ties=options.ties)
     progress.console.print(as_table(reached))
     n_answered = int((np.asarray(gt)[:, : options.k] >= 0).any(axis=1).sum())
@@ -167,9 +172,9 @@ def refuse_grown(folder: Path, flag: str) -> None:
         )
 
 
-def open_query(path: Path, folder: Path, progress: Progress) -> np.ndarray:
+def open_query(path: Path, folder: Path, progress: Progress, name: str = "query") -> np.ndarray:
     """Queries of a file; of ann-benchmarks' HDF5 those of its dataset `test`."""
-    return open_file(path, folder, "test" if path.suffix in (".hdf5", ".h5") else None, progress, "query")
+    return open_file(path, folder, "test" if path.suffix in (".hdf5", ".h5") else None, progress, name)
 
 
 def open_file(path: Path, folder: Path, column: str | None, progress: Progress, name: str = "base") -> np.ndarray:

@@ -20,7 +20,8 @@ from ivfast.runtime.own_files import claim
 from ivfast.runtime.progress import Progress
 
 PART = 3  # of the draws from "sample"
-WRITTEN = ("base.npy", "query.npy", "gt.npy", "start.npy")
+LOG_NAME = "query_log"
+WRITTEN = ("base.npy", "query.npy", "gt.npy", "start.npy", f"{LOG_NAME}.npy")
 
 
 class Aside(NamedTuple):
@@ -54,14 +55,18 @@ def set_aside(distinct: Distinct, seed: int, *, test: bool) -> Aside:
     return Aside(np.sort(drawn[:wanted]), np.sort(drawn[wanted:]))
 
 
-def write_run_files(folder: Path, base: Points, aside: Aside, query: np.ndarray | None, progress: Progress) -> None:
-    """Write what training reads: base without the rows set aside, queries, and their exact nearest.
+def write_run_files(
+    folder: Path, base: Points, aside: Aside, query: np.ndarray | None, progress: Progress,
+    log: np.ndarray | None = None,
+) -> None:  # fmt: skip
+    """Write what training reads: base without the rows set aside, queries, their exact nearest, and a log.
 
     query: (n, dim) floats, as stored; None: the rows that were set aside for a test
+    log: (l, dim) floats, likewise: queries to learn from
     raises: UserError where a file of the caller's would be written over
     """
     folder = folder / DATA_NAME
-    _refuse_own(folder, base.vectors.rows, query)
+    _refuse_own(folder, base.vectors.rows, query, log)
     claim(folder, WRITTEN, known=(folder.parent / FIT_NAME).is_file())
     kept = np.setdiff1d(np.arange(len(base)), aside.rows)
     step = rows_per_block(base.dim)
@@ -70,6 +75,8 @@ def write_run_files(folder: Path, base: Points, aside: Aside, query: np.ndarray 
     write_rows(blocks, len(kept), base.dim, np.dtype(np.float32), folder / "base.npy", progress)
     rows = base.vectors.raw(aside.test) if query is None else query
     save_array(folder / "query.npy", np.ascontiguousarray(rows, dtype=np.float32))
+    if log is not None:
+        save_array(folder / f"{LOG_NAME}.npy", np.ascontiguousarray(log, dtype=np.float32))
     vectors = open_vectors(folder / "base.npy", "base", base.dim)
     points = Points(vectors, base.space)
     with progress.bar("exact answers", len(points)) as bar:

@@ -117,6 +117,12 @@ def _add_fit(commands: Any) -> Parser:
         metavar="FILE",
         help="real queries to evaluate with (default: rows of BASE, set aside)",
     )
+    flag(
+        "--query_log",
+        type=written_path,
+        metavar="FILE",
+        help="real queries to learn from as well, none of those in --query, which must be given too",
+    )
     flag("--nlist", type=int, metavar="BUCKETS", help="number of buckets (default: about 4 sqrt(n), 200 vectors each)")
     flag("--metric", type=metric, choices=METRICS, help="IP or L2 (default: IP where all rows are of unit norm)")
     flag(

@@ -16,7 +16,7 @@ from ivfast.data.far import check_unit, without_far
 from ivfast.data.npy import path_of
 from ivfast.data.twins import distinct_rows
 from ivfast.data.vectors import Points, Vectors, float_rows, measure_space
-from ivfast.front.aside import set_aside, write_run_files
+from ivfast.front.aside import LOG_NAME, set_aside, write_run_files
 from ivfast.front.given import Given, Start, open_given
 from ivfast.front.sizes import choose_backend, choose_metric, choose_nlist
 from ivfast.index.fit_file import DATA_NAME, FIT_NAME, FitFacts, read_fit, save_fit
@@ -38,8 +38,15 @@ LR = 2e-3  # a good peak on every set that was tried
 LEAST = 1000  # vectors: below, searching all of them is as fast as anything
 
 
+class Queries(NamedTuple):
+    """Real queries that `fit` was handed, each (m, dim) floats; None: none were."""
+
+    test: np.ndarray | None = None  # to evaluate with
+    log: np.ndarray | None = None  # to learn from
+
+
 class Settings(NamedTuple):
-    """What `fit` was asked for beside the base."""
+    """What `fit` was asked for beside the vectors."""
 
     nlist: int | None = None
     metric: str | None = None
@@ -55,8 +62,8 @@ class Settings(NamedTuple):
 def fit(
     base: np.ndarray, nlist: int | None = None, *, metric: str | None = None, copies: float = 0.8,
     query: np.ndarray | None = None, save_path: Path | str | None = None, normalize: bool = False,
-    start: Start | None = None, backend: str | None = None, gpu: Gpu = -1, seed: int = 1,
-    progress: Progress | None = None, **more: Any,
+    query_log: np.ndarray | None = None, start: Start | None = None, backend: str | None = None, gpu: Gpu = -1,
+    seed: int = 1, progress: Progress | None = None, **more: Any,
 ) -> TrainedModel:  # fmt: skip
     """Train the centers of an index of base, in-sample.
 
@@ -71,6 +78,8 @@ def fit(
     save_path: folder of all that is written, kept; a call that was interrupted goes on there. None: a temporary one,
         until `model.save`
     normalize: divide rows by their norms first, under IP
+    query_log: (l, dim), a hundred or more real queries to learn from as well, where they are of another kind than base;
+        query must be given too, and hold none of them
     start: where training starts instead of k-means, for a base that has grown: an earlier model, the folder of a fit
         or run, an .npy of centers, or (nlist, dim) floats; nlist and metric are its own
     backend: jax or torch; None: what is installed and not broken; gpu: -1 is the CPU;
@@ -85,7 +94,7 @@ def fit(
     folder = _temporary() if save_path is None else user_path(save_path)
     settings = Settings(nlist, metric, copies, normalize, backend, gpu, seed, start, more)
     try:
-        model = _fit(folder, base, query, settings, progress or silent())
+        model = _fit(folder, base, Queries(query, query_log), settings, progress or silent())
     except BaseException:
         if save_path is None:
             shutil.rmtree(folder, ignore_errors=True)
@@ -102,7 +111,9 @@ def _temporary() -> Path:
         raise no_temporary(problem) from None
 
 
-def _fit(folder: Path, base: np.ndarray, query: np.ndarray | None, settings: Settings, shown: Progress) -> TrainedModel:
+def _fit(folder: Path, base: np.ndarray, queries: Queries, settings: Settings, shown: Progress) -> TrainedModel:
+    if queries.log is not None and queries.test is None:
+        raise UserError("query_log: query is missing, real queries to evaluate with; keep some of the log apart for it")
     refuse_in_the_way(folder, (*TRAINED, FIT_NAME), ("cache", "checkpoints", DATA_NAME))
     refuse_not_ours(folder, (*TRAINED, *EVALUATED))
     start = None if settings.start is None else open_given(settings.start)
@@ -112,16 +123,18 @@ def _fit(folder: Path, base: np.ndarray, query: np.ndarray | None, settings: Set
     check_unit(points.space, "base: rows")
     if start:
         start.check(points)
-    asked = None if query is None else check_queries(query, points, normalize=settings.normalize)
+    asked = check_queries(queries, points, normalize=settings.normalize)
     config, given = make_config(folder, points, settings, shown)
+    if asked.log is not None:
+        config = replace(config, query_log=f"{DATA_NAME}/{LOG_NAME}")
     if start:
         config = replace(config, start=folder / DATA_NAME / "start.npy")
     check(config)
     refuse_other_base(folder, points)
-    aside = set_aside(distinct_rows(points.vectors), settings.seed, test=query is None)
+    aside = set_aside(distinct_rows(points.vectors), settings.seed, test=asked.test is None)
     if len(points) > LIMITS.exact_learn:
         check_descent(points.vectors, Means(search=load_search(config.backend, config.gpu)))
-    write_run_files(folder, points, aside, asked, shown)
+    write_run_files(folder, points, aside, asked.test, shown, asked.log)
     if start:
         save_array(folder / DATA_NAME / "start.npy", start.centers)
     train_centers(config, shown, given)
@@ -151,13 +164,19 @@ def refuse_other_base(folder: Path, base: Points) -> None:
         raise UserError(f"--save_path {folder}: it holds what was made of another base; choose another --save_path")
 
 
-def check_queries(query: np.ndarray, base: Points, *, normalize: bool) -> np.ndarray:
-    """Queries that fit base.
+def check_queries(queries: Queries, base: Points, *, normalize: bool) -> Queries:
+    """Queries that fit base, float32.
 
     raises: UserError on another dim or type, NaN or infinity
     """
-    raw = Vectors("query", path_of(query), float_rows(query, "query", base.dim))
-    return scan(raw, base.metric, silent(), Cleaning(normalize), TO_CALLERS).raw(slice(None))
+
+    def checked(rows: np.ndarray | None, name: str) -> np.ndarray | None:
+        if rows is None:
+            return None
+        raw = Vectors(name, path_of(rows), float_rows(rows, name, base.dim))
+        return scan(raw, base.metric, silent(), Cleaning(normalize), TO_CALLERS).raw(slice(None))
+
+    return Queries(checked(queries.test, "query"), checked(queries.log, "query_log"))
 
 
 def admit(rows: np.ndarray, settings: Settings, progress: Progress) -> Points:

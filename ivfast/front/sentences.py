@@ -1,12 +1,13 @@
 """What a fit came to, in three plain sentences."""
 
-import json
 from pathlib import Path
 
 import numpy as np
 
+from ivfast.evaluate.page.record import RunRecord, read_record
 from ivfast.index.growth import Index
 from ivfast.index.index import Reached
+from ivfast.route.search import scanned_at
 
 LEVEL = "0.90"  # of recall, at which shares are compared
 
@@ -16,31 +17,23 @@ def tell(folder: Path, index: Index, reached: list[Reached]) -> list[str]:
 
     folder: of the fit, with its evaluation; reached: what searches of the index found, by the recall asked for
     """
-    return [_gain(folder, reached, index.copies), _cost(folder, index), _next(folder)]
+    record = read_record(folder)
+    return [_gain(record, reached, index.copies), _cost(folder, index), _next(folder)]
 
 
-def is_kmeans(folder: Path) -> bool:
-    """Whether the fit exported k-means, since no gain of training was sure."""
-    path = folder / "evaluation.json"
-    return path.is_file() and bool(json.loads(path.read_text(encoding="utf-8")).get("is_kmeans"))
+def kmeans_scanned(record: RunRecord, recall: float) -> float | None:
+    """The share that a plain IVF index of k-means centers scans for a recall; None: not known.
 
-
-def kmeans_scanned(folder: Path, recall: float) -> float | None:
-    """The share that a search with k-means centers scans for a recall, each vector stored once; None: not known."""
-    path = folder / "evaluation.json"
-    if not path.is_file():
-        return None
-    for result in json.loads(path.read_text(encoding="utf-8"))["results"]:
-        if (result["router"], result["percent"], result["probing"], result["rule"]) == ("kmeans", 0, "fixed", "ratio"):
-            known = list(zip(result["recall"], result["scanned"], strict=True))
-            known += [(float(level), share) for level, share in result["scanned_at"].items() if share is not None]
-            least = dict(sorted(known, reverse=True))  # of points of equal recall the cheapest, which comes last
-            recalls, shares = zip(*sorted(least.items()), strict=True)
-            return float(np.interp(recall, recalls, shares)) if recall <= recalls[-1] else None
+    It stores each vector once, and looks into as many buckets for every query.
+    """
+    for result in record.results:
+        if (result.router, result.percent, result.probing, result.rule) == ("kmeans", 0, "fixed", "ratio"):
+            share = scanned_at(*result.curve, recall)
+            return None if np.isnan(share) else share
     return None
 
 
-def _gain(folder: Path, reached: list[Reached], copies: float) -> str:
+def _gain(record: RunRecord, reached: list[Reached], copies: float) -> str:
     at = next((one for one in reached if f"{one.asked:.2f}" == LEVEL), reached[-1] if reached else None)
     if at is None:
         return "The index was written, but no recall that was asked for can be reached with such codes."
@@ -48,8 +41,8 @@ def _gain(folder: Path, reached: list[Reached], copies: float) -> str:
         f"Asked for {100 * at.asked:.0f} % of the {at.k} nearest, a search finds {100 * at.recall:.1f} % of them and "
         f"compares a query with {100 * at.scanned:.2f} % of the vectors"
     )
-    theirs = kmeans_scanned(folder, at.recall)
-    if is_kmeans(folder):
+    theirs = kmeans_scanned(record, at.recall)
+    if record.is_kmeans:
         found = (
             "No gain of training was sure on held-out vectors, so ivfast.npy is k-means; what is saved comes of where "
             f"copies go and of how queries probe. {found}"
@@ -59,11 +52,14 @@ def _gain(folder: Path, reached: list[Reached], copies: float) -> str:
     times = theirs / at.scanned
     beside = f"{times:.1f} times fewer" if times > 1.05 else "about as many" if times > 0.95 else "more"
     advice = (
-        f": copies cost more here than they save, leave them out with {_once(folder)}"
+        f": copies cost more here than they save, leave them out with {_once(record.folder)}"
         if beside == "more" and copies
         else ""
     )
-    return f"{found}; with k-means centers as many answers take {100 * theirs:.2f} %, so these are {beside}{advice}."
+    return (
+        f"{found}; a plain IVF index of k-means centers, at one nprobe for all queries, takes {100 * theirs:.2f} % for "
+        f"as many answers, so these are {beside}{advice}."
+    )
 
 
 def _once(folder: Path) -> str:

@@ -16,7 +16,8 @@ from ivfast.data.formats import LANCE, open_rows
 from ivfast.data.formats.folder import natural, shards_of
 from ivfast.data.formats.rows import Rows, damaged, load_package
 from ivfast.data.formats.tables import PROBLEMS, Fragment, open_lance
-from ivfast.data.npy import missing, promised_shape
+from ivfast.data.missing import missing
+from ivfast.data.npy import promised_shape
 from ivfast.route.routers import TILE
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.files import temporary_folder, user_path

@@ -72,17 +72,22 @@ def ask_like(
     part: which draw of the seed it is
     returns: the logged queries first; as many in all as numbers, at most 100,000
     """
-    n_drawn = min(round(DRAWN_SHARE * len(among)), DRAWN_MOST) - len(logged.queries)
-    if n_drawn <= 0:
+    n = n_drawn(len(among), len(logged.queries))
+    if not n:
         return logged
     rng = generator(seed, 0, "sample", part)
-    n_between = n_drawn // 2
+    n_between = n // 2
     drawn = np.concatenate([
         between(logged.queries, n_between, points.metric, rng),
-        beside(logged, points, among, n_drawn - n_between, rng, progress),
+        beside(logged, points, among, n - n_between, rng, progress),
     ])  # fmt: skip
     drawn = unit_rows(drawn) if points.metric == "IP" else drawn.astype(np.float32)
     return logged.joined(ask(drawn, points, among, logged.nearest.shape[1], progress))
+
+
+def n_drawn(n: int, n_logged: int) -> int:
+    """How many queries are drawn beside so many logged ones, of n vectors that are asked for."""
+    return max(0, min(round(DRAWN_SHARE * n), DRAWN_MOST) - n_logged)
 
 
 def between(queries: np.ndarray, n: int, metric: str, rng: np.random.Generator) -> np.ndarray:

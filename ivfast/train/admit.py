@@ -7,8 +7,8 @@ from typing import NamedTuple
 from ivfast.data.cleaning import Cleaning, scan
 from ivfast.data.far import without_far
 from ivfast.data.intake import check_distinct, scan_set
-from ivfast.data.npy import missing
-from ivfast.data.query_log import admit_log, open_log
+from ivfast.data.missing import missing
+from ivfast.data.query_log import admit_log, note_known, open_log
 from ivfast.data.vectors import (
     EvaluationSet,
     Points,
@@ -103,13 +103,21 @@ def admit_training(config: Config, progress: Progress) -> Admitted:
     check_learn_size(learn, config.nlist, config.ftopk, config.batch_size)
     points = Points(learn, measure_space(learn, config.metric))
     check_distinct(points, config.nlist)
-    if len(learn) < RECOMMENDED * config.nlist:
-        progress.note(
-            f"warning: learn has {len(learn) / config.nlist:.1f} vectors a bucket, {RECOMMENDED} or more are "
-            "recommended: use more vectors or a smaller --nlist"
-        )
+    note_few(len(learn), config.nlist, progress)
     log = opened.log and admit_log(opened.log, config.metric, cleaning, progress)
-    return Admitted(scanned, points, scan_set(opened.data, config.metric, progress, cleaning), log)
+    data = scan_set(opened.data, config.metric, progress, cleaning)
+    if log is not None:
+        note_known(Points(log, points.space), Points(data.query, points.space), progress)
+    return Admitted(scanned, points, data, log)
+
+
+def note_few(n_learn: int, nlist: int, progress: Progress) -> None:
+    """Warn of fewer learn vectors a bucket than are recommended."""
+    if n_learn < RECOMMENDED * nlist:
+        progress.note(
+            f"warning: learn has {n_learn / nlist:.1f} vectors a bucket, {RECOMMENDED} or more are recommended: use "
+            "more vectors or a smaller --nlist"
+        )
 
 
 def check_learn_size(learn: Vectors, nlist: int, ftopk: int, batch_size: int) -> None:

@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 
+from ivfast.data.query_log import MOST as MOST_LOGGED
 from ivfast.method import CELLS, COUNTED, LISTED
 from ivfast.runtime.checkpoint import KEEP
 from ivfast.runtime.config import Config
@@ -9,6 +10,7 @@ from ivfast.runtime.errors import RunError
 from ivfast.runtime.files import free_space
 from ivfast.runtime.progress import Progress
 from ivfast.start.descent import SPARE
+from ivfast.start.logged import n_drawn
 from ivfast.start.neighbors import LIMITS, N_ASKED, n_held_out
 
 
@@ -30,11 +32,16 @@ def bytes_by_stage(config: Config, n_learn: int, n_base: int) -> dict[str, int]:
     kinship = n_learn * config.ftopk + n_held_out(n_learn) * COUNTED
     mapped = 4 * (widths[0] + max(config.ftopk, N_ASKED) + SPARE + 1)  # x, and a graph beside `nearest`
     large_learn, large_base = (n * mapped if n > LIMITS.exact_learn else 0 for n in (n_learn, n_base))
+    of_log = {}
+    if config.query_log is not None:  # in the cache, and those that were logged in the model
+        n_asking = n_drawn(n_learn, 0) + MOST_LOGGED
+        of_log["answers of logged queries"] = n_asking * (4 * widths[0] + nearest) + 4 * widths[0] * MOST_LOGGED
     return {
         "k-means": 4 * linear + 4 * (CELLS * n_learn + config.nlist),  # and the buckets near each vector
         "neighbours of learn": 8 * n_learn + nearest * n_learn + large_learn,
         "held-out answers": answers,
         "kinship": kinship,
+        **of_log,
         "checkpoints": (KEEP + 1) * checkpoint,
         "writing the model": 2 * weights + 12 * linear + 8 * 3 * 6 * config.nlist,
         "neighbours of base": nearest * n_base + large_base,

@@ -15,10 +15,12 @@ from ivfast.choose.held_out import JUDGED as MOST_JUDGED
 from ivfast.choose.held_out import MOST_ASKING, SAMPLE_LEAST, SAMPLE_PER_BUCKET
 from ivfast.choose.own_queries import ASKED_SHARE, LEAST_ASKED, MOST_ASKED, STAND_FOR_ALL
 from ivfast.choose.verdict import WAYS
+from ivfast.data.query_log import MOST as MOST_LOGGED
 from ivfast.method import COUNTED, MANY_BUCKETS, SEEN
 from ivfast.route.routers import trained_routers
 from ivfast.route.tiles import BEST_BUCKETS, CACHED_BYTES
 from ivfast.start.kmeans import n_sampled
+from ivfast.start.logged import n_drawn
 from ivfast.start.neighbors import LIMITS, N_ASKED, n_held_out
 
 # Measured on 2 cores of an AMD EPYC (benchmarks/million.py): 60,000 lines of code at nlist 512, and where buckets are
@@ -31,6 +33,9 @@ KINSHIP_SECONDS = 3.0  # of a million vectors
 BUCKETS = 1.0  # of the vectors whose buckets are measured
 JUDGED, JUDGED_OF_MANY = 6.0, 3.6  # of the pool and the held-out vectors, at each judgement of a router
 FITTED, FITTED_OF_MANY = 8.0, 4.6  # of all vectors that facts of one router are fitted on
+BEYOND = 1.3  # times that, where more ways of storing are tried (a million at 4,096: 1.3)
+WORTH = 21.0  # of the pool, stored as a log asks and not (60,000 lines of code, 2,000 comments)
+DRAWING = 0.5  # searches of drawn queries beside those for what they ask: half of them are drawn beside stored vectors
 KNOWN_SECONDS = 7.0  # of a million vectors of base, where their neighbours are learn's
 ASSIGNED = 4.0  # of base, by one router
 SEARCHED = 20.0  # of the queries, by one router
@@ -59,6 +64,8 @@ class Sizes(NamedTuple):
     batch_size: int
     on_cpu: bool = True  # where the network is trained
     in_sample: bool = False  # base is learn
+    n_logged: int = 0  # queries of a log
+    beyond: bool = False  # a recall is wanted for which more ways of storing are tried
 
     @property
     def dim(self) -> int:
@@ -140,25 +147,41 @@ def seconds_of_stages(sizes: Sizes, rates: Rates) -> dict[str, float]:
         "held-out answers": EXACT_SEARCH * 2 * n_held_out(n) * n * dim / rates.product,
         "kinship": KINSHIP_SECONDS * n / 1e6,
         "measuring buckets": BUCKETS * product(n if sizes.many else n_sampled(n, sizes.nlist), "kmeans"),
+        **_log_seconds(sizes, rates, product(judged, "kmeans")),
         "first judgement": by_judging * product(judged, "kmeans") + each,
         "training": sizes.epochs * sizes.n_steps * rates.step_seconds + (rates.first_seconds if sizes.epochs else 0),
         "judging": sizes.epochs * each,
         "checkpoints": 0.0,
         "choosing": len(WAYS) * each,
-        "fitting facts": by_fitting * sum(product(fitted, router) for router in trained)
+        "fitting facts": by_fitting * (BEYOND if sizes.beyond else 1) * sum(product(fitted, one) for one in trained)
         + by_judging * product(judged, "kmeans"),
         "writing the model": 8 * math.prod(sizes.param_list[-2:]) / WRITE_RATE,
         "neighbours of base": KNOWN_SECONDS * n_base / 1e6 if known else neighbor_seconds(n_base, dim, rates.product),
         "nearest of vectors of base": 0
-        if sizes.in_sample
+        if sizes.in_sample or sizes.n_logged
         else EXACT_SEARCH * n_asked * (n + n_base) * dim / rates.product,
     }
     for router in ("kmeans", *trained):
-        if n_asked >= LEAST_ASKED and not sizes.in_sample:
+        if n_asked >= LEAST_ASKED and not sizes.in_sample and not sizes.n_logged:
             seconds[f"vectors of base as queries, {router}"] = by_judging * product(STAND_FOR_ALL, router)
         seconds[f"assigning base, {router}"] = ASSIGNED * product(n_base, router)
         seconds[f"searching, {router}"] = SEARCHED * product(sizes.n_query, router)
     return seconds | {"report": REPORT_SECONDS}
+
+
+def _log_seconds(sizes: Sizes, rates: Rates, judged: float) -> dict[str, float]:
+    """What its queries and drawn ones ask for, in learn and in base, and whether a log is worth it.
+
+    judged: seconds of a product of the pool and all centers
+    """
+    if not sizes.n_logged:
+        return {}
+    logged = min(sizes.n_logged, MOST_LOGGED)
+    compared = sum((logged + (1 + DRAWING) * n_drawn(n, logged)) * n for n in (sizes.n_learn, sizes.n_base))
+    return {
+        "answers of logged queries": EXACT_SEARCH * 2 * compared * sizes.dim / rates.product,
+        "is the log worth it": WORTH * judged,
+    }
 
 
 def neighbor_seconds(n: int, dim: int, product: float) -> float:
@@ -209,6 +232,9 @@ def bytes_of_stages(sizes: Sizes) -> dict[str, float]:
         "neighbours of base": kept + searching(sizes.n_base),
     }
     found |= dict.fromkeys(("first judgement", "judging", "choosing", "fitting facts"), judged + weights)
+    if sizes.n_logged:
+        found["answers of logged queries"] = kept + (vector + LEARN_BYTES) * n_drawn(sizes.n_learn, 0)
+        found["is the log worth it"] = judged
     stored = kept + STORED_BYTES * sizes.n_base
     return found | {f"assigning base, {router}": stored for router in ("kmeans", *sizes.trained)}
 

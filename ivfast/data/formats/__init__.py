@@ -13,7 +13,7 @@ from ivfast.data.formats.folder import open_folder
 from ivfast.data.formats.hdf5 import open_hdf5
 from ivfast.data.formats.rows import Rows
 from ivfast.data.formats.tables import open_lance, open_parquet
-from ivfast.data.npy import missing
+from ivfast.data.missing import missing
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.files import user_path
 

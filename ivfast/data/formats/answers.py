@@ -10,7 +10,8 @@ from ivfast.data.formats.flat import Flat, flat_bin, flat_vecs
 from ivfast.data.formats.hdf5 import datasets, read_hdf5
 from ivfast.data.formats.rows import pick
 from ivfast.data.ground_truth import check_integers
-from ivfast.data.npy import missing, open_array
+from ivfast.data.missing import missing
+from ivfast.data.npy import open_array
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.files import user_path
 

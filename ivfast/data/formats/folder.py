@@ -14,7 +14,7 @@ from ivfast.data.first_bytes import CONVERTED
 from ivfast.data.formats.flat import Open, open_npy
 from ivfast.data.formats.rows import Rows
 from ivfast.data.formats.tables import open_parquet
-from ivfast.data.npy import missing
+from ivfast.data.missing import missing
 from ivfast.runtime.errors import UserError
 
 SHARDS: dict[str, Open] = {".npy": open_npy, ".parquet": open_parquet}

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ivfast.data.another_kind import is_another_kind
 from ivfast.evaluate.page.markup import percent
 from ivfast.evaluate.page.record import RunRecord
 from ivfast.evaluate.report import SAME, by_nearest, error_near
@@ -14,7 +15,6 @@ UNEVEN = 2.0  # imbalance from which on buckets are called uneven
 MANY_TWINS = 0.01  # share of base from which on twins are worth mending
 WIDE = 0.5  # share of all variance that one column may have
 MADE_OF_BASE = 1.5  # times nearer to base than its own rows: queries that may be made of it
-FARTHER = 0.65  # share of pairs in which a query lies farther than a row of base; of 100 each it errs by 0.04
 LEAST_QUERIES = 100  # with fewer, recall has a standard error of 1 % or more
 HUB = 0.05  # of queries that name one row of base among their answers
 
@@ -132,7 +132,7 @@ def of_data(data: dict[str, Any]) -> list[Finding]:
         *_of_vectors("base", base),
         *_of_columns(base),
         *_of_vectors("query", query),
-        *_of_queries(query, beside, base),
+        *_of_queries(query, beside, base, logged=bool(data.get("logged"))),
         *_of_gt(gt, beside, of_all=base["looked_at"] == base["rows"]),
     ]
 
@@ -184,12 +184,7 @@ def _of_norms(name: str, norms: dict[str, float]) -> Finding:
     return ("fine", f"{shown}.")
 
 
-def of_another_kind(beside: dict[str, Any]) -> bool:
-    """Whether queries lie farther from base than its own rows do, beyond chance. beside: of `criticise`"""
-    return (beside.get("farther_than_base") or 0) > FARTHER
-
-
-def _of_queries(query: dict[str, Any], beside: dict[str, Any], base: dict[str, Any]) -> list[Finding]:
+def _of_queries(query: dict[str, Any], beside: dict[str, Any], base: dict[str, Any], *, logged: bool) -> list[Finding]:
     found: list[Finding] = []
     if query["rows"] < LEAST_QUERIES:
         found.append(("look", f"query: {query['rows']} queries are few: recall is known to a few points of 1 % alone."))
@@ -200,7 +195,10 @@ def _of_queries(query: dict[str, Any], beside: dict[str, Any], base: dict[str, A
     if own:
         ratio = asked / own
         shown = f"query: the nearest vector lies at {asked:.3g} in the median, of rows of base at {own:.3g}"
-        if of_another_kind(beside) and base["looked_at"] == base["rows"]:
+        another_kind = is_another_kind(beside.get("farther_than_base")) and base["looked_at"] == base["rows"]
+        if another_kind and logged:
+            found.append(("look", f"{shown}: queries of another kind than what is stored; a log of queries was given."))
+        elif another_kind:
             found.append(("warn", f"{shown}: queries of another kind than what is stored gain less, or lose; train "
                                   "with a log of such queries, --query_log."))  # fmt: skip
         elif ratio < 1 / MADE_OF_BASE:

@@ -3,10 +3,10 @@
 from importlib.util import find_spec
 from pathlib import Path
 
+from ivfast.data.another_kind import in_words, is_another_kind
 from ivfast.data.criticism import criticise
 from ivfast.data.synthetic import goes_by_identity
 from ivfast.data.vectors import EvaluationSet
-from ivfast.evaluate.page.words import of_another_kind
 from ivfast.evaluate.picture import at_no_cost
 from ivfast.runtime.files import save_json
 from ivfast.runtime.progress import Progress
@@ -18,14 +18,12 @@ def write_data_page(folder: Path, data: EvaluationSet, progress: Progress, *, lo
     def save() -> None:
         record = criticise(data.base, data.query, data.gt)
         record["gt"]["by_identity"] = goes_by_identity(data.gt_path)
+        record["logged"] = logged
         save_json(folder / "data.json", record)
         beside = record["queries_beside_base"]
-        if of_another_kind(beside) and not logged:
-            times = beside["nearest_of_queries"] / beside["nearest_of_base"]
-            progress.note(
-                f"warning: queries are of another kind than what is stored: their nearest vector lies {times:.2f} "
-                "times as far as that of rows of base, in the median; train with a log of such queries (--query_log)"
-            )
+        if is_another_kind(beside["farther_than_base"]) and not logged:
+            told = in_words(beside["nearest_of_queries"], beside["nearest_of_base"])
+            progress.note(f"warning: {told}; train with a log of such queries (--query_log)")
 
     if find_spec("matplotlib") is None:  # a line about the picture has said so
         at_no_cost(folder / "data.json", progress, save)
