@@ -234,7 +234,7 @@ def _show_plan(config: Config, progress: Progress) -> None:
         on_cpu=on_cpu(config.gpu),
         in_sample=learn_path(config.data_path, config.learn_name or "") == data.base.path,
         n_logged=0 if opened.log is None else len(opened.log),
-        beyond=config.recall > SURE_RECALL,
+        more_waits=config.recall > SURE_RECALL and any(config.percents),
     )
     costs = plan(sizes, measure_rates(config, learn), bytes_by_stage(config, len(learn), len(data.base)))
     progress.console.print(table(costs))

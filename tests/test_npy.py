@@ -190,9 +190,9 @@ def test_missing_files_are_told_from_those_that_are_none(tmp_path: Path) -> None
 
 def test_a_name_that_ends_in_npy_twice_is_told_what_was_meant(tmp_path: Path) -> None:
     """--learn_name and --query_log are names without .npy, which is easily forgotten."""
-    assert "without .npy" not in str(missing({"query_log": tmp_path / "log.npy.npy"}))
+    assert "leave one .npy out" not in str(missing({"query_log": tmp_path / "log.npy.npy"}))
     np.save(tmp_path / "log.npy", np.ones((2, 2), np.float32))
-    assert "; log.npy is there: give its name without .npy; " in str(missing({"query_log": tmp_path / "log.npy.npy"}))
+    assert "; log.npy is there: leave one .npy out; " in str(missing({"query_log": tmp_path / "log.npy.npy"}))
 
 
 @pytest.mark.parametrize("what", NO_FILES)

@@ -75,14 +75,20 @@ def test_a_log_costs_its_answers_and_a_judgement_of_it(tmp_path: Path) -> None:
     # 60,000 ask for their nearest among 60,000, half of them drawn beside three more, in learn and in base
     asked = 2 * (60_000 + 0.5 * 58_000) * 60_000
     assert beside["answers of logged queries"] == pytest.approx(0.7 * 2 * asked * 256 / 1e11)
-    config = parse(flags(tmp_path, tmp_path))[0]
-    more = bytes_needed(replace(config, query_log="log"), 4000, 3000) - bytes_needed(config, 4000, 3000)
-    assert more > 4000 * 24 * 4
+    gigabytes = {cost.stage: cost.gigabytes for cost in costs(sizes(10**6, (512, 4096))._replace(n_logged=2000))}
+    # 14 KB a query were held in a run of 5,000 of 512 entries
+    assert gigabytes["answers of logged queries"] > gigabytes["measuring buckets"] + 1.3
+    config = replace(parse(flags(tmp_path, tmp_path))[0], ftopk=30)
+    plain, logged = (bytes_by_stage(replace(config, query_log=log), 4000, 3000) for log in (None, "log"))
+    assert logged.keys() - plain.keys() == {"answers of logged queries"}
+    # 4,000 drawn and at most 20,000 logged queries of 24 entries with 30 nearest each; the logged ones in the model too
+    assert logged["answers of logged queries"] == 4 * (24_000 * (24 + 30) + 20_000 * 24)
+    assert set(logged) <= set(beside)
 
 
 def test_more_ways_to_store_cost_more() -> None:
-    usual, beyond = (seconds_of_stages(sizes()._replace(beyond=one), RATES)["fitting facts"] for one in (False, True))
-    assert 1.2 * usual < beyond < 1.4 * usual
+    usual, more = (seconds_of_stages(sizes()._replace(more_waits=one), RATES)["fitting facts"] for one in (False, True))
+    assert 1.2 * usual < more < 1.4 * usual
 
 
 def test_memory_of_training_holds_weights_and_moments() -> None:

@@ -1,5 +1,7 @@
 """`ivfast fit --query_log`, and `ivfast evaluate` where queries are of another kind than what is stored."""
 
+import json
+import shutil
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -41,14 +43,18 @@ def test_a_log_asks_for_queries_to_evaluate_with(
     """Rows of base, which try an index otherwise, would say nothing of it."""
     words = ["fit", str(data / "s" / "base.npy"), "--save_path", str(tmp_path), "--query_log", str(data / "log.npy")]
     assert main(words) == 2
-    assert "query_log: query is missing, real queries to evaluate with" in capsys.readouterr().err
-    with pytest.raises(UserError, match=r"query_log: query is missing"):
+    assert "--query_log is given without --query: expected real queries" in capsys.readouterr().err
+    assert main([*words, "--query", str(data / "log.npy")]) == 2
+    assert "--query_log and --query are both" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UserError, match=r"query_log is given without query"):
         ivfast.fit(np.load(data / "s" / "base.npy"), query_log=np.load(data / "log.npy"), save_path=tmp_path / "o")
 
 
 @pytest.mark.parametrize(("spoil", "said"), [
     (lambda log: log[:, :15], "query_log: found float32 of shape .1500, 15., expected"),
-    (lambda log: log[:99], "query_log: .* has 99 rows, expected 100 or more"),
+    (lambda log: log[:99], r"query_log: \(array\) has 99 different rows that can be used, expected 100 or more"),
+    (lambda log: np.repeat(log[:99], 2, axis=0), r"query_log: \(array\) has 99 different rows"),
     (lambda log: 2 * log, "query_log: .* norm 2"),
     (lambda log: np.where(np.arange(len(log))[:, None] == 3, np.nan, log), "query_log: .*row 3 holds NaN"),
 ])  # fmt: skip
@@ -58,6 +64,7 @@ def test_a_log_that_cannot_be_used_is_refused(
     base, query, log = (np.load(data / f"{name}.npy") for name in ("s/base", "s/query", "log"))
     with pytest.raises(UserError, match=said):
         ivfast.fit(base, query=query, query_log=spoil(log).astype(np.float32), nlist=32, save_path=tmp_path)
+    assert not (tmp_path / "data").exists()
 
 
 @pytest.mark.whole_run
@@ -76,6 +83,21 @@ def test_a_fit_learns_from_a_log(fitted: Callable[..., Path], data: Path) -> Non
         return float(np.interp(0.9, [one.recall for one in found], [one.scanned for one in found]))
 
     assert scanned(logged) < 0.85 * scanned(plain)
+
+
+@pytest.mark.whole_run
+@pytest.mark.xdist_group("query_log_front")
+def test_a_finished_fit_takes_no_log_and_is_left_as_it_was(
+    fitted: Callable[..., Path], data: Path, tmp_path: Path
+) -> None:
+    base, query, log = (np.load(data / f"{name}.npy") for name in ("s/base", "s/query", "log"))
+    shutil.copytree(fitted(), tmp_path / "out")
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "data").iterdir()}
+    with pytest.raises(UserError, match=r"another configuration: --query_log data/query_log .* start anew elsewhere"):
+        ivfast.fit(
+            base, 32, epochs=2, query=query[:300], query_log=log, save_path=tmp_path / "out", backend="torch"
+        )  # fmt: skip
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "data").iterdir()} == before
 
 
 @pytest.mark.whole_run
@@ -101,3 +123,7 @@ def test_an_evaluation_warns_of_queries_of_another_kind(
     assert WARNED not in told(plain, tmp_path / "near.npy")
     assert WARNED not in told(plain, data / "s" / "base.npy")  # themselves
     assert WARNED not in told(fitted("--query_log", str(data / "log.npy")), asked)
+    turned_down = fitted("--query_log", str(data / "noise.npy"))
+    assert "the log is not used" in (turned_down / "train.log").read_text()
+    assert WARNED not in told(turned_down, asked)  # its user knows
+    assert json.loads((turned_down / "data.json").read_text())["logged"] is True

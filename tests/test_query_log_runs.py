@@ -16,7 +16,9 @@ from ivfast.data import query_log
 from ivfast.data.cleaning import AS_STORED, Cleaning
 from ivfast.data.query_log import admit_log, note_known
 from ivfast.data.vectors import Vectors, open_vectors
+from ivfast.runtime.command_line import parse
 from ivfast.runtime.errors import UserError
+from ivfast.train.admit import admit_training
 from ivfast.train.plan import Rates, Sizes, seconds_of_stages
 from run_dcnet import main
 from tests.conftest import Notes, points_of
@@ -149,6 +151,14 @@ def test_a_log_that_holds_queries_of_the_evaluation_is_warned_of() -> None:
     note_known(points_of(log, "IP"), points_of(query, "IP"), notes)
     (told,) = notes.told
     assert told.startswith("warning: query_log: 3 of its 300 queries are in query.npy too, ")
+
+
+def test_a_run_warns_of_it_before_it_trains(data: Path, tmp_path: Path) -> None:
+    shutil.copytree(data / "s", tmp_path / "s")
+    np.save(tmp_path / "log.npy", np.concatenate([np.load(data / "log.npy"), np.load(data / "s" / "query.npy")[7:9]]))
+    notes = Notes()
+    admit_training(parse(flags(tmp_path, tmp_path / "out", "--query_log", "log"))[0], notes)
+    assert any(told.startswith("warning: query_log: 2 of its 1,502 queries are in query.npy") for told in notes.told)
 
 
 # what of a log is used

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ivfast.data.another_kind import farther
+from ivfast.data.another_kind import PROBES, SAME, farther
 from ivfast.data.middle import middle_of, sampled
 from ivfast.data.vectors import BLOCK_BYTES, Vectors, rows_per_block
 from ivfast.method import COUNTED
@@ -13,9 +13,7 @@ from ivfast.runtime.draws import spread
 
 SCHEMA = 1
 MOST_ROWS = 200_000  # rows looked at: a few seconds, and shares above 0.01 % are seen
-PROBES = 100  # queries, and as many rows of base, whose nearest is searched for
 FAR = 5.0  # times the median distance from the middle; unit vectors never lie so far
-SAME = 1e-5  # two distances that differ by less, beside the larger of them, are one
 NAMED = 10  # rows or columns that are named
 QUANTILES = {"least": 0, "p1": 1, "p50": 50, "p99": 99, "largest": 100}
 

@@ -21,7 +21,7 @@ def open_log(config: Config, dim: int) -> Vectors | None:
     if config.query_log is None:
         return None
     log = open_vectors(learn_path(config.data_path, config.query_log), "query_log", dim)
-    _refuse_few(log, len(log), "rows")
+    refuse_few(log, len(log), "rows")
     return log
 
 
@@ -32,7 +32,7 @@ def admit_log(log: Vectors, metric: str, cleaning: Cleaning, progress: Progress)
     """
     scanned = without_far(scan(log, metric, progress, cleaning))
     distinct = distinct_rows(scanned)
-    _refuse_few(log, len(distinct.rows), "different rows that can be used")
+    refuse_few(log, len(distinct.rows))
     used = distinct.rows[spread(len(distinct.rows), MOST)]
     progress.note(f"query_log: {len(used):,} different queries of {len(log):,} are used")
     return scanned.only(used)
@@ -43,12 +43,13 @@ def note_known(log: Points, query: Points, progress: Progress) -> None:
     n_known = int(are_among(log.x(slice(None)), query).sum())
     if n_known:
         progress.note(
-            f"warning: query_log: {n_known:,} of its {len(log):,} queries are in query.npy too, so that the evaluation "
-            "says little of queries to come; keep those of query.npy out of the log"
+            f"warning: query_log: {n_known:,} of its {len(log):,} queries are in query.npy too, which makes the "
+            "evaluation look too good; keep them out of the log"
         )
 
 
-def _refuse_few(log: Vectors, n: int, what: str) -> None:
+def refuse_few(log: Vectors, n: int, what: str = "different rows that can be used") -> None:
+    """raises: UserError where a log has too few"""
     if n < LEAST:
         raise UserError(
             f"query_log: {log.path} has {n} {what}, expected {LEAST} or more; log more queries, or leave --query_log "

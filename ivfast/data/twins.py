@@ -66,12 +66,11 @@ def are_among(x: np.ndarray, points: Points, block_bytes: int = BLOCK_BYTES) -> 
     Checksums say which may be. Their nearest row would not tell: rounding may find another one nearer.
     """
     x, step = x + np.float32(0), rows_per_block(points.dim, block_bytes)
-    sums, found = faiss.checksum(x), np.zeros(len(x), dtype=bool)
+    sums, held = faiss.checksum(x), set[bytes]()
     for start in range(0, len(points), step):
         block = points.x(slice(start, start + step)) + np.float32(0)
-        for row in np.unique(block[np.isin(faiss.checksum(block), sums)], axis=0):
-            found |= (x == row).all(axis=1)
-    return found
+        held.update(row.tobytes() for row in block[np.isin(faiss.checksum(block), sums)])
+    return np.array([row.tobytes() in held for row in x], dtype=bool)
 
 
 def distinct_of(first: np.ndarray) -> Distinct:

@@ -43,6 +43,7 @@ OF_MEMORY = 0.5  # of the machine's memory that lists in memory may take
 
 def fit(options: argparse.Namespace, progress: Progress) -> None:
     """Train, index, evaluate, tell."""
+    refuse_log_alone(options)
     folder = folder_of(options)
     check_faiss_path(folder)  # before a training, not after it
     refuse_in_the_way(folder, (*TRAINED, *INDEX_FILES), ["converted"])
@@ -66,6 +67,21 @@ def fit(options: argparse.Namespace, progress: Progress) -> None:
     progress.console.print(as_table(reached))
     for sentence in tell(folder, made, reached):
         progress.say(sentence)
+
+
+def refuse_log_alone(options: argparse.Namespace) -> None:
+    """raises: UserError where a log is given without other queries, before any file is read"""
+    log, query = options.query_log, options.query
+    if log and not query:
+        raise UserError(
+            "--query_log is given without --query: expected real queries to evaluate with, none of them in the log; "
+            "save some of the log as a file of its own"
+        )
+    if log and os.path.exists(log) and os.path.exists(query) and os.path.samefile(log, query):
+        raise UserError(
+            f"--query_log and --query are both {log}: expected other queries to evaluate with than to learn from; part "
+            "the file"
+        )
 
 
 def index(options: argparse.Namespace, progress: Progress) -> None:
@@ -112,7 +128,7 @@ def evaluate(options: argparse.Namespace, progress: Progress) -> None:
     if options.gt and made.kind == "Flat" and (said := _doubts(made, query, gt, options.k)):
         progress.note(f"warning: {said}")
     if said := tell_another_kind(made, query):
-        progress.note(f"warning: {said}; train with a log of such queries (ivfast fit --query_log)")
+        progress.note(f"warning: {said}; train with a log of such queries in another folder (ivfast fit --query_log)")
     reached = made.evaluate(query, gt, options.k, tuple(options.recall), ties=options.ties)
     progress.console.print(as_table(reached))
     n_answered = int((np.asarray(gt)[:, : options.k] >= 0).any(axis=1).sum())

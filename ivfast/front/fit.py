@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ivfast.commands import train_centers
+from ivfast.commands import pick_up, train_centers
 from ivfast.data.cleaning import Cleaning, scan
 from ivfast.data.far import check_unit, without_far
 from ivfast.data.npy import path_of
+from ivfast.data.query_log import refuse_few
 from ivfast.data.twins import distinct_rows
 from ivfast.data.vectors import Points, Vectors, float_rows, measure_space
 from ivfast.front.aside import LOG_NAME, set_aside, write_run_files
@@ -21,7 +22,8 @@ from ivfast.front.given import Given, Start, open_given
 from ivfast.front.sizes import choose_backend, choose_metric, choose_nlist
 from ivfast.index.fit_file import DATA_NAME, FIT_NAME, FitFacts, read_fit, save_fit
 from ivfast.index.load import load
-from ivfast.index.model import TO_CALLERS, TrainedModel
+from ivfast.index.model import TrainedModel
+from ivfast.index.placing_model import TO_CALLERS
 from ivfast.network.backend import load_search
 from ivfast.runtime.checkpoint import checkpoints_in
 from ivfast.runtime.config import BACKENDS, Config, check, check_metric_name
@@ -35,6 +37,10 @@ from ivfast.start.neighbors import LIMITS
 from ivfast.train.schedule import auto_warmup
 
 LR = 2e-3  # a good peak on every set that was tried
+NO_QUERY = (
+    "query_log is given without query: expected real queries to evaluate with, none of them in the log; leave some of "
+    "the log out, and hand them over as query"
+)
 LEAST = 1000  # vectors: below, searching all of them is as fast as anything
 
 
@@ -67,8 +73,9 @@ def fit(
 ) -> TrainedModel:  # fmt: skip
     """Train the centers of an index of base, in-sample.
 
-    Some rows of base are set aside before: on up to 2,000 of them `model.index` measures which recall takes what, and
-    up to 2,000 more are the queries of the evaluation in save_path where none are given.
+    Some rows of base are set aside before: on up to 2,000 of them `model.index` measures which recall takes what (with
+    a log that trains, on its held-out queries), and up to 2,000 more are the queries of the evaluation in save_path
+    where none are given.
 
     base: (n, dim) array or memory map, floats or 8- and 16-bit integers
     nlist: buckets; None: about 4 sqrt(n), with 200 vectors each
@@ -113,7 +120,7 @@ def _temporary() -> Path:
 
 def _fit(folder: Path, base: np.ndarray, queries: Queries, settings: Settings, shown: Progress) -> TrainedModel:
     if queries.log is not None and queries.test is None:
-        raise UserError("query_log: query is missing, real queries to evaluate with; keep some of the log apart for it")
+        raise UserError(NO_QUERY)
     refuse_in_the_way(folder, (*TRAINED, FIT_NAME), ("cache", "checkpoints", DATA_NAME))
     refuse_not_ours(folder, (*TRAINED, *EVALUATED))
     start = None if settings.start is None else open_given(settings.start)
@@ -131,6 +138,7 @@ def _fit(folder: Path, base: np.ndarray, queries: Queries, settings: Settings, s
         config = replace(config, start=folder / DATA_NAME / "start.npy")
     check(config)
     refuse_other_base(folder, points)
+    pick_up(config, silent())  # refuses other settings before anything is written
     aside = set_aside(distinct_rows(points.vectors), settings.seed, test=asked.test is None)
     if len(points) > LIMITS.exact_learn:
         check_descent(points.vectors, Means(search=load_search(config.backend, config.gpu)))
@@ -165,18 +173,21 @@ def refuse_other_base(folder: Path, base: Points) -> None:
 
 
 def check_queries(queries: Queries, base: Points, *, normalize: bool) -> Queries:
-    """Queries that fit base, float32.
+    """Queries that fit base, as stored.
 
-    raises: UserError on another dim or type, NaN or infinity
+    raises: UserError on another dim or type, NaN or infinity, a log of too few queries
     """
 
-    def checked(rows: np.ndarray | None, name: str) -> np.ndarray | None:
+    def checked(rows: np.ndarray | None, name: str) -> Vectors | None:
         if rows is None:
             return None
         raw = Vectors(name, path_of(rows), float_rows(rows, name, base.dim))
-        return scan(raw, base.metric, silent(), Cleaning(normalize), TO_CALLERS).raw(slice(None))
+        return scan(raw, base.metric, silent(), Cleaning(normalize), TO_CALLERS)
 
-    return Queries(checked(queries.test, "query"), checked(queries.log, "query_log"))
+    test, log = checked(queries.test, "query"), checked(queries.log, "query_log")
+    if log is not None:
+        refuse_few(log, len(distinct_rows(without_far(log)).rows))
+    return Queries(*(None if one is None else one.raw(slice(None)) for one in (test, log)))
 
 
 def admit(rows: np.ndarray, settings: Settings, progress: Progress) -> Points:

@@ -50,15 +50,15 @@ def _gain(record: RunRecord, reached: list[Reached], copies: float) -> str:
     if theirs is None:
         return f"{found}."
     times = theirs / at.scanned
-    beside = f"{times:.1f} times fewer" if times > 1.05 else "about as many" if times > 0.95 else "more"
+    beside = f"{times:.1f} times as many" if times > 1.05 else "about as many" if times > 0.95 else "fewer"
     advice = (
         f": copies cost more here than they save, leave them out with {_once(record.folder)}"
-        if beside == "more" and copies
+        if beside == "fewer" and copies
         else ""
     )
     return (
-        f"{found}; a plain IVF index of k-means centers, at one nprobe for all queries, takes {100 * theirs:.2f} % for "
-        f"as many answers, so these are {beside}{advice}."
+        f"{found}. For as many answers a plain IVF index of k-means centers, at one nprobe for all queries, takes "
+        f"{100 * theirs:.2f} %, {beside}{advice}."
     )
 
 

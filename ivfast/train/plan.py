@@ -33,7 +33,7 @@ KINSHIP_SECONDS = 3.0  # of a million vectors
 BUCKETS = 1.0  # of the vectors whose buckets are measured
 JUDGED, JUDGED_OF_MANY = 6.0, 3.6  # of the pool and the held-out vectors, at each judgement of a router
 FITTED, FITTED_OF_MANY = 8.0, 4.6  # of all vectors that facts of one router are fitted on
-BEYOND = 1.3  # times that, where more ways of storing are tried (a million at 4,096: 1.3)
+MORE_WAITS = 1.3  # times that, where waiting is tried as well (a million at 4,096: 1.3)
 WORTH = 21.0  # of the pool, stored as a log asks and not (60,000 lines of code, 2,000 comments)
 DRAWING = 0.5  # searches of drawn queries beside those for what they ask: half of them are drawn beside stored vectors
 KNOWN_SECONDS = 7.0  # of a million vectors of base, where their neighbours are learn's
@@ -46,6 +46,7 @@ RUNTIME_BYTES = 3e8  # of the libraries and of compiled code
 KMEANS_COPIES = 2.0  # of the vectors that k-means sees, where they are not mapped
 EXACT_COPIES = 3.0  # of learn, while its neighbours are searched for exactly; above, it is mapped
 GRAPH_BYTES = 3 * 4 * N_ASKED  # a vector, while its neighbours are searched for
+ASKING_COPIES = 7  # of a query that is drawn, some of them float64
 LEARN_BYTES = 8 + 4 * N_ASKED + 32  # a vector, kept through the training: its row, its neighbours, its kinship
 JUDGED_BYTES = 600  # a vector of the pool
 LOGIT_COPIES = 8  # of a step's logits, forward and backward
@@ -65,7 +66,7 @@ class Sizes(NamedTuple):
     on_cpu: bool = True  # where the network is trained
     in_sample: bool = False  # base is learn
     n_logged: int = 0  # queries of a log
-    beyond: bool = False  # a recall is wanted for which more ways of storing are tried
+    more_waits: bool = False  # further copies may wait, which is tried as well
 
     @property
     def dim(self) -> int:
@@ -136,6 +137,7 @@ def seconds_of_stages(sizes: Sizes, rates: Rates) -> dict[str, float]:
     fitted = sizes.n_pool(n_held) + n_held + min(n, MOST_ASKING)
     fitted += min(n, USE_PER_BUCKET * sizes.nlist, max(MOST_USE, LEAST_USE_PER_BUCKET * sizes.nlist))
     by_judging, by_fitting = (JUDGED_OF_MANY, FITTED_OF_MANY) if sizes.many else (JUDGED, FITTED)
+    by_fitting *= MORE_WAITS if sizes.more_waits else 1
     each = by_judging * sum(product(judged, router) for router in trained)
     n_asked = min(MOST_ASKED, round(ASKED_SHARE * n_base))
     known = sizes.in_sample and n_base > LIMITS.exact_learn
@@ -153,7 +155,7 @@ def seconds_of_stages(sizes: Sizes, rates: Rates) -> dict[str, float]:
         "judging": sizes.epochs * each,
         "checkpoints": 0.0,
         "choosing": len(WAYS) * each,
-        "fitting facts": by_fitting * (BEYOND if sizes.beyond else 1) * sum(product(fitted, one) for one in trained)
+        "fitting facts": by_fitting * sum(product(fitted, router) for router in trained)
         + by_judging * product(judged, "kmeans"),
         "writing the model": 8 * math.prod(sizes.param_list[-2:]) / WRITE_RATE,
         "neighbours of base": KNOWN_SECONDS * n_base / 1e6 if known else neighbor_seconds(n_base, dim, rates.product),
@@ -233,7 +235,7 @@ def bytes_of_stages(sizes: Sizes) -> dict[str, float]:
     }
     found |= dict.fromkeys(("first judgement", "judging", "choosing", "fitting facts"), judged + weights)
     if sizes.n_logged:
-        found["answers of logged queries"] = kept + (vector + LEARN_BYTES) * n_drawn(sizes.n_learn, 0)
+        found["answers of logged queries"] = kept + (ASKING_COPIES * vector + LEARN_BYTES) * n_drawn(sizes.n_learn, 0)
         found["is the log worth it"] = judged
     stored = kept + STORED_BYTES * sizes.n_base
     return found | {f"assigning base, {router}": stored for router in ("kmeans", *sizes.trained)}

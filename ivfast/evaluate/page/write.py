@@ -3,7 +3,7 @@
 from importlib.util import find_spec
 from pathlib import Path
 
-from ivfast.data.another_kind import in_words, is_another_kind
+from ivfast.data.another_kind import is_another_kind, warning_of
 from ivfast.data.criticism import criticise
 from ivfast.data.synthetic import goes_by_identity
 from ivfast.data.vectors import EvaluationSet
@@ -22,7 +22,7 @@ def write_data_page(folder: Path, data: EvaluationSet, progress: Progress, *, lo
         save_json(folder / "data.json", record)
         beside = record["queries_beside_base"]
         if is_another_kind(beside["farther_than_base"]) and not logged:
-            told = in_words(beside["nearest_of_queries"], beside["nearest_of_base"])
+            told = warning_of(beside["nearest_of_queries"], beside["nearest_of_base"])
             progress.note(f"warning: {told}; train with a log of such queries (--query_log)")
 
     if find_spec("matplotlib") is None:  # a line about the picture has said so
