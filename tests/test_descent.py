@@ -153,7 +153,7 @@ def test_a_fit_searches_its_base_once_and_stores_it_as_a_search_of_all_would(
     """Everything counts as large."""
     limits, runs, run = SearchLimits(exact_learn=100), [], descent._run
     for module in (
-        "train.run", "train.admit", "train.disk", "start.prepare", "store.reverse", "front.fit", "index.model",
+        "train.run", "train.admit", "train.disk", "start.prepare", "store.reverse", "front.fit", "index.placing_model",
     ):  # fmt: skip
         monkeypatch.setattr(f"ivfast.{module}.LIMITS", limits)
     for function in (find_neighbors, nearest_of_all):

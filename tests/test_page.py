@@ -182,6 +182,10 @@ def test_the_page_speaks_of_the_recall_that_was_trained_for(tmp_path: Path) -> N
     beside = " ".join(read(compare_pages([folder, folder])).text.split())
     assert "Shares of base scanned for 95 % recall" in beside
     assert "at its best number of copies for 95 % recall" in beside
+    assert "that each run was trained for" not in beside
+    beside = " ".join(read(compare_pages([folder, write_folder(tmp_path / "usual")])).text.split())
+    assert "Shares of base scanned for 90 % recall" in beside
+    assert "The sentences above speak of the recall that each run was trained for." in beside
 
 
 @pytest.mark.parametrize(("found", "unlike"), [(0.845, True), (0.89, False)])

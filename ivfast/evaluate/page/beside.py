@@ -44,10 +44,13 @@ def _verdicts(records: list[RunRecord], letters: list[str], names: list[str]) ->
     header = ["", "data", "k-means", "trained centers", "less than k-means", "network", "imbalance", "seconds", "GB"]
     level = _level(records)
     rows = [[letter, *_row(record, level)] for record, letter in zip(records, letters, strict=True)]
+    each = "" if all(record.level == level for record in records) else (
+        " The sentences above speak of the recall that each run was trained for."
+    )  # fmt: skip
     return f"<div class='verdict several'>{said}</div>{table(header, rows, n_words=2)}" + (
         f"<p class='soft'>Shares of base scanned for {in_percent(level)} recall, each router at its best number of "
         "copies, fixed probing; imbalance of the trained centers there; seconds and most memory of all stages "
-        "recorded.</p>"
+        f"recorded.{each}</p>"
     )
 
 
