@@ -192,7 +192,9 @@ def test_a_name_that_ends_in_npy_twice_is_told_what_was_meant(tmp_path: Path) ->
     """--learn_name and --query_log are names without .npy, which is easily forgotten."""
     assert "leave one .npy out" not in str(missing({"query_log": tmp_path / "log.npy.npy"}))
     np.save(tmp_path / "log.npy", np.ones((2, 2), np.float32))
-    assert "; log.npy is there: leave one .npy out; " in str(missing({"query_log": tmp_path / "log.npy.npy"}))
+    assert "log.npy.npy is missing; log.npy is there: leave one .npy out of the name" in str(
+        missing({"query_log": tmp_path / "log.npy.npy"})
+    )
 
 
 @pytest.mark.parametrize("what", NO_FILES)

@@ -290,7 +290,7 @@ def test_faults_of_the_data_are_named(parsed: Parsed) -> None:
 
 @pytest.mark.parametrize(("distance", "says"), [
     (0.91, "look query: the nearest vector lies at 0.91 in the median, of rows of base at 0.4: queries of another kind "
-           "than what is stored; a log of queries was given."),
+           "than what is stored; a log of queries trained."),
     (0.9, "warning query: the nearest vector lies at 0.9 in the median, of rows of base at 0.4: queries of another"),
     (0.5, "fine query: the nearest vector lies at 0.5 in the median, of rows of base at 0.4."),
     (0.2, "look query: the nearest vector lies at 0.2 in the median, of rows of base at 0.4: they may come from rows"),

@@ -52,7 +52,7 @@ def test_a_log_asks_for_queries_to_evaluate_with(
 
 
 @pytest.mark.parametrize(("spoil", "said"), [
-    (lambda log: log[:, :15], "query_log: found float32 of shape .1500, 15., expected"),
+    (lambda log: log[:, :15], "query_log: found rows of 15 columns, expected 16"),
     (lambda log: log[:99], r"query_log: \(array\) has 99 different rows that can be used, expected 100 or more"),
     (lambda log: np.repeat(log[:99], 2, axis=0), r"query_log: \(array\) has 99 different rows"),
     (lambda log: 2 * log, "query_log: .* norm 2"),
@@ -125,5 +125,11 @@ def test_an_evaluation_warns_of_queries_of_another_kind(
     assert WARNED not in told(fitted("--query_log", str(data / "log.npy")), asked)
     turned_down = fitted("--query_log", str(data / "noise.npy"))
     assert "the log is not used" in (turned_down / "train.log").read_text()
-    assert WARNED not in told(turned_down, asked)  # its user knows
-    assert json.loads((turned_down / "data.json").read_text())["logged"] is True
+    assert WARNED in told(turned_down, asked)
+    assert json.loads((turned_down / "data.json").read_text())["logged"] is False
+    logged = fitted("--query_log", str(data / "log.npy"))
+    page = (logged / "report.html").read_text()
+    assert "training vectors alone" not in page
+    assert "queries train, with" in page
+    said = told(logged, tmp_path / "near.npy")  # nearer than those of the log
+    assert "warning: queries are of another kind than the log: their nearest vector lies 0." in said

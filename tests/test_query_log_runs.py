@@ -150,7 +150,9 @@ def test_a_log_that_holds_queries_of_the_evaluation_is_warned_of() -> None:
     log[6] = query[9] + np.float32(1e-6)
     note_known(points_of(log, "IP"), points_of(query, "IP"), notes)
     (told,) = notes.told
-    assert told.startswith("warning: query_log: 3 of its 300 queries are in query.npy too, ")
+    assert told.startswith("warning: query_log: 3 of its 300 queries are those of the evaluation too, ")
+    with pytest.raises(UserError, match="all of its 200 queries are those of the evaluation too, expected others"):
+        note_known(points_of(query, "IP"), points_of(query[::-1].copy(), "IP"), notes)
 
 
 def test_a_run_warns_of_it_before_it_trains(data: Path, tmp_path: Path) -> None:
@@ -158,7 +160,7 @@ def test_a_run_warns_of_it_before_it_trains(data: Path, tmp_path: Path) -> None:
     np.save(tmp_path / "log.npy", np.concatenate([np.load(data / "log.npy"), np.load(data / "s" / "query.npy")[7:9]]))
     notes = Notes()
     admit_training(parse(flags(tmp_path, tmp_path / "out", "--query_log", "log"))[0], notes)
-    assert any(told.startswith("warning: query_log: 2 of its 1,502 queries are in query.npy") for told in notes.told)
+    assert any(told.startswith("warning: query_log: 2 of its 1,502 queries are those of") for told in notes.told)
 
 
 # what of a log is used
@@ -212,7 +214,7 @@ def test_a_log_that_helps_trains_and_less_is_scanned(runs: Runs, data: Path) -> 
     warned = "warning: queries are of another kind than what is stored"
     assert warned in told(plain)
     assert warned not in told(logged)
-    assert "are in query.npy too" not in told(logged)
+    assert "are those of the evaluation too" not in told(logged)
     assert [json.loads((out / "data.json").read_text())["logged"] for out in (plain, logged)] == [False, True]
     kept = load_file(logged / "dcnet.safetensors")["log"]
     assert "log" not in load_file(plain / "dcnet.safetensors")
@@ -249,7 +251,8 @@ def test_a_plan_names_the_stages_of_a_run_with_a_log(runs: Runs) -> None:
 @whole_run
 def test_a_log_that_says_nothing_changes_nothing(runs: Runs) -> None:
     plain, noise = runs(), runs("--query_log", "noise")
-    assert re.search(r"query_log: k-means' buckets .* the log is not used", told(noise))
+    assert re.search(r"warning: query_log: k-means' buckets .* the log is not used; log more queries", told(noise))
+    assert "warning: queries are of another kind than what is stored" in told(noise)
     assert (plain / "ivfast.npy").read_bytes() == (noise / "ivfast.npy").read_bytes()
     one, other = (load_file(out / "dcnet.safetensors") for out in (plain, noise))
     assert one.keys() == other.keys()

@@ -21,7 +21,7 @@ def missing(absent: dict[str, Path]) -> UserError:
     there = "; ".join(_what_is_there(folder) for folder in folders)
     for path in absent.values():
         if path.name.endswith(".npy.npy") and os.path.isfile(path.with_suffix("")):
-            there += f"; {path.stem} is there: leave one .npy out"
+            return UserError(f"{names}: {_how(absent)}; {path.stem} is there: leave one .npy out of the name")
         if same := _of_other_bytes(path):
             there += f"; {same} is there, whose letters are written in another way (Unicode NFC, NFD): copy that name"
     return UserError(f"{names}: {_how(absent)}; {there}; {_from_others(absent)}{_do_with(absent)}")

@@ -39,12 +39,19 @@ def admit_log(log: Vectors, metric: str, cleaning: Cleaning, progress: Progress)
 
 
 def note_known(log: Points, query: Points, progress: Progress) -> None:
-    """Warn where logged queries are among those of the evaluation, which would then say too much good."""
+    """Warn where logged queries are among those of the evaluation, which would then say too much good.
+
+    raises: UserError where all of them are
+    """
     n_known = int(are_among(log.x(slice(None)), query).sum())
+    if n_known == len(log):
+        raise UserError(
+            f"query_log: all of its {n_known:,} queries are those of the evaluation too, expected others; split them"
+        )
     if n_known:
         progress.note(
-            f"warning: query_log: {n_known:,} of its {len(log):,} queries are in query.npy too, which makes the "
-            "evaluation look too good; keep them out of the log"
+            f"warning: query_log: {n_known:,} of its {len(log):,} queries are those of the evaluation too, which "
+            "makes it look too good; keep them out of the log"
         )
 
 

@@ -245,7 +245,12 @@ def float_rows(vectors: np.ndarray, name: str, dim: int | None = None) -> np.nda
     """
     rows = np.asarray(vectors)
     known = rows.dtype.name in (*FLOATS, *WHOLE)
-    if not known or rows.ndim != 2 or 0 in rows.shape or dim not in (None, rows.shape[1]):
+    if known and rows.ndim == 2 and len(rows) and dim not in (None, rows.shape[1]):
+        raise UserError(
+            f"{called(name, rows)}: found rows of {rows.shape[1]} columns, expected {dim}, as base and centers have; "
+            "hand over vectors of that length"
+        )
+    if not known or rows.ndim != 2 or 0 in rows.shape:
         raise UserError(
             f"{called(name, rows)}: found {rows.dtype} of shape {rows.shape}, expected floats, (n, {dim or 'dim'}) "
             "with n above 0, or 8- and 16-bit integers; convert them with .astype('float32'), or hand over vectors of "

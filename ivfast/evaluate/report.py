@@ -238,7 +238,9 @@ def verdict(results: list[Result], *, is_kmeans: bool, recall: float = RECALL) -
     if is_kmeans:
         return f"ivfast.npy is k-means, since no gain was sure on held-out vectors: {shares}."
     if (nearest := by_nearest(results, level)) is not None:
-        shares += f"; the trained centers by the nearest center alone {_percent(nearest)}"
+        plain = by_nearest(results, level, "kmeans")
+        beside = "" if plain is None else f", k-means so {_percent(plain)}"
+        shares += f"; the trained centers by the nearest center alone {_percent(nearest)}{beside}"
     gain = 1 - found["centers"].scanned_at[level] / found["kmeans"].scanned_at[level]
     if gain > SAME:
         return f"Use ivfast.npy: {100 * gain:.0f} % less than with k-means; {shares}."
@@ -249,9 +251,9 @@ def _storing(row: Result) -> str:
     return f"percent {row.percent:g}" + ("" if row.rule == "ratio" else f" by {row.rule}")
 
 
-def by_nearest(results: list[Result], level: str = "0.90") -> float | None:
-    """What the centers scan at a level of recall where each vector is in its nearest center's bucket, fixed probing."""
-    wanted = ("centers", "fixed", "ratio", 0.0)
+def by_nearest(results: list[Result], level: str = "0.90", router: str = "centers") -> float | None:
+    """What centers scan at a level of recall where each vector is in its nearest center's bucket, fixed probing."""
+    wanted = (router, "fixed", "ratio", 0.0)
     shares = [r.scanned_at[level] for r in results if (r.router, r.probing, r.rule, r.percent) == wanted]
     return shares[0] if shares and not np.isnan(shares[0]) else None
 

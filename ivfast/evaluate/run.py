@@ -69,7 +69,6 @@ def _search(
             tied = find_ties(data, found.metric, progress)
     nlist = len(found.centers)
     width, nprobes = min(config.ftopk, nlist), tuple(p for p in config.nprobes if p <= nlist)
-    given = config.query_log is not None or (found.model is not None and found.model.was_given_log)
     logged = found.model is not None and found.model.log is not None
     asked = None if logged else _stand_ins(config, points, learn, reverse, width, progress)
     results = []
@@ -80,7 +79,7 @@ def _search(
         )
     with progress.stage("report"):
         report.write(config, data, results, found, progress)
-        write_data_page(config.save_path, data, progress, logged=given)
+        write_data_page(config.save_path, data, progress, logged=logged)
     remove_mapped(config.save_path / "cache")
     return results
 

@@ -21,6 +21,7 @@ from ivfast.front.many import index_files, is_spread, make_gt, one_path, refuse_
 from ivfast.front.sentences import tell
 from ivfast.front.trial import try_index
 from ivfast.index.answers import check_answers, doubt_answers
+from ivfast.index.entries import stored_ids
 from ivfast.index.files import BESIDE_NAME, FAISS_NAME, LISTS_NAME, was_added_to
 from ivfast.index.fill import check_faiss_path, try_kind
 from ivfast.index.fit_file import read_fit
@@ -53,7 +54,7 @@ def fit(options: argparse.Namespace, progress: Progress) -> None:
     try_kind(options.kind, base.shape[1])
     query = open_query(options.query, folder, progress) if options.query else None
     log = open_query(options.query_log, folder, progress, "query_log") if options.query_log else None
-    names = ("nlist", "metric", "normalize", "start", "backend", "gpu", "seed", "epochs", "lr", "param_list")
+    names = ("nlist", "metric", "normalize", "start", "backend", "gpu", "seed", "epochs", "lr", "recall", "param_list")
     given = {name: value for name in names if (value := getattr(options, name)) is not None}
     given |= {"query": query, "query_log": log}
     model = fit_model(base, save_path=folder, copies=options.percents, progress=progress, **given)
@@ -79,8 +80,8 @@ def refuse_log_alone(options: argparse.Namespace) -> None:
         )
     if log and os.path.exists(log) and os.path.exists(query) and os.path.samefile(log, query):
         raise UserError(
-            f"--query_log and --query are both {log}: expected other queries to evaluate with than to learn from; part "
-            "the file"
+            f"--query_log and --query are both {log}: expected other queries to evaluate with than to learn from; "
+            "split the file"
         )
 
 
@@ -109,14 +110,16 @@ def evaluate(options: argparse.Namespace, progress: Progress) -> None:
     """Search an index with queries whose answers are known, or found by a full search."""
     refuse_no_index(options.save_path)
     made, query = load_index(options.save_path), open_query(options.query, options.save_path, progress)
+    if not len(made):
+        raise UserError(f"{options.save_path}: its index holds no vectors, expected some; add them, or make it anew")
     if options.base and not options.make_gt:
         raise UserError("--base is given without --make_gt, which alone looks into it; add that, or leave it out")
     if options.gt and options.make_gt:
         raise UserError("--gt and --make_gt are both given: leave out the one whose answers are not meant")
     if made.kind != "Flat" and not (options.gt or options.make_gt):
         raise UserError(
-            f"--gt is missing: an index of kind {made.kind} can't tell exact answers; name a file of them; in "
-            "Python np.save('gt.npy', faiss.knn(query, base, 10, metric=faiss.METRIC_INNER_PRODUCT)[1]) makes under IP"
+            f"--gt is missing: an index of kind {made.kind} can't tell exact answers; name a file of them, or let it "
+            "be made: --base BASE --make_gt gt.npy"
         )
     if not 1 <= options.k <= made.calibration.most_k:
         raise UserError(f"--k {options.k}: expected 1 to {made.calibration.most_k}, of which recall is known")
@@ -129,11 +132,32 @@ def evaluate(options: argparse.Namespace, progress: Progress) -> None:
         progress.note(f"warning: {said}")
     if said := tell_another_kind(made, query):
         progress.note(f"warning: {said}; train with a log of such queries in another folder (ivfast fit --query_log)")
+    if said := _removed(made, gt):
+        progress.note(f"warning: {said}")
     reached = made.evaluate(query, gt, options.k, tuple(options.recall), ties=options.ties)
     progress.console.print(as_table(reached))
+    if len(reached) < len(options.recall):
+        progress.say(
+            f"an index of kind {made.kind} finds {100 * made.calibration.best(options.k):.1f} % of the {options.k} "
+            "nearest at most: more can't be asked for"
+        )
     n_answered = int((np.asarray(gt)[:, : options.k] >= 0).any(axis=1).sum())
     if reached and (said := doubt(options.k, max(one.error for one in reached), n_answered)):
         progress.say(said)
+
+
+def _removed(made: Index, gt: np.ndarray) -> str:
+    """That vectors were removed since the index was made, and answers with them; "" where none were."""
+    gone = made.next_id - len(made)
+    if not gone:
+        return ""
+    answers = np.asarray(gt)[np.asarray(gt) >= 0]
+    missed = int((~np.isin(answers, stored_ids(made.faiss_index))).sum())
+    named = f", {missed:,} of {len(answers):,} answers in gt among them, which count as missed" if missed else ""
+    return (
+        f"{gone:,} of {made.next_id:,} vectors were removed since the index was made{named}: a recall that is asked "
+        "for may be missed; store the others anew (ivfast index)"
+    )
 
 
 def _doubts(made: Index, query: np.ndarray, gt: np.ndarray, k: int) -> str:

@@ -121,7 +121,7 @@ def _add_fit(commands: Any) -> Parser:
         "--query_log",
         type=written_path,
         metavar="FILE",
-        help="real queries to learn from as well, none of those in --query, which must be given too",
+        help="real queries to learn from as well; others must be given as --query",
     )
     flag("--nlist", type=int, metavar="BUCKETS", help="number of buckets (default: about 4 sqrt(n), 200 vectors each)")
     flag("--metric", type=metric, choices=METRICS, help="IP or L2 (default: IP where all rows are of unit norm)")
@@ -137,6 +137,8 @@ def _add_fit(commands: Any) -> Parser:
     flag("--epochs", type=epochs, default="auto", metavar="N|auto", help="passes over BASE (default auto)")
     flag("--lr", type=float, help="learning rate at its peak (default 2e-3)")
     flag("--param_list", type=int, nargs="+", metavar="WIDTH", help="widths of a network (default: centers alone)")
+    flag("--recall", type=float, help="recall that searches are to reach at least cost: 0.80, 0.90, 0.95 or 0.99 "
+         "(default 0.9)")  # fmt: skip
     flag("--backend", choices=BACKENDS, help="framework that trains (default: what is installed)")
     flag(
         "--gpu",

@@ -25,6 +25,7 @@ def fit_codes(index: Any, rows: np.ndarray, seed: int) -> None:
         means = bucket_means(rows, nearest, centers)
         if isinstance(index, faiss.IndexIVFPQ):
             index.pq.cp.seed = seed
+            index.pq.cp.min_points_per_centroid = 1  # FAISS would warn of few once for each part of a vector
             index.by_residual = not plain_is_closer(index.pq, rows, rows - means[nearest], seed)
         if index.by_residual:
             stand_on(index, means)

@@ -14,27 +14,35 @@ NEAREST = 10  # of a stored vector that are looked at: itself and its twins are 
 def tell_another_kind(index: SearchedIndex, query: np.ndarray) -> str:
     """In one line that queries lie farther from what is stored than stored vectors do; "" where they do not.
 
-    Nor is anything said of codes, which lie elsewhere than vectors, of lists on disk, which would be read whole, or
-    where training was given a log of queries.
+    Where a log of queries trained, its held-out queries stand for the stored vectors, and queries that lie nearer than
+    they do are of another kind, too. Nothing is said of codes, which lie elsewhere than vectors, and of lists on disk,
+    which would be read whole.
 
     query: (n, dim) floats
     """
-    faiss_index = index.faiss_index
-    if index.kind != "Flat" or index.model.was_given_log or on_disk(faiss_index) is not None:
+    faiss_index, logged = index.faiss_index, index.model.held_out_queries
+    if index.kind != "Flat" or not len(index) or on_disk(faiss_index) is not None:
         return ""
-    ids = stored_ids(faiss_index)
-    if not len(ids):
+    of_queries = _distances(index, index.model.as_stored(query[spread(len(query), PROBES)], "query"))[:, 0]
+    if logged is not None:
+        of_own, beside = _distances(index, logged[spread(len(logged), PROBES)])[:, 0], "queries of the log"
+    else:
+        of_own, beside = _between_stored(index), "rows of base"
+    nearer = logged is not None and is_another_kind(farther(of_own, of_queries))
+    if not nearer and not is_another_kind(farther(of_queries, of_own)):
         return ""
-    own = vectors_of(faiss_index, ids[spread(len(ids), PROBES)])
-    asked = index.model.as_stored(query[spread(len(query), PROBES)], "query")
-    of_queries, of_own = _distances(index, asked)[:, 0], _distances(index, own)
+    return warning_of(float(np.median(of_queries)), float(np.median(of_own)), beside)
+
+
+def _between_stored(index: SearchedIndex) -> np.ndarray:
+    """From some stored vectors to the nearest that is no twin, (n,) float64."""
+    ids = stored_ids(index.faiss_index)
+    own = vectors_of(index.faiss_index, ids[spread(len(ids), PROBES)])
+    distances = _distances(index, own)
     size = np.linalg.norm(own - own.mean(axis=0, dtype=np.float64), axis=1)
-    of_own[of_own <= SAME * size[:, None]] = np.inf
-    of_own = of_own.min(axis=1)
-    of_own = of_own[np.isfinite(of_own)]
-    if not is_another_kind(farther(of_queries, of_own)):
-        return ""
-    return warning_of(float(np.median(of_queries)), float(np.median(of_own)))
+    distances[distances <= SAME * size[:, None]] = np.inf
+    nearest = distances.min(axis=1)
+    return nearest[np.isfinite(nearest)]
 
 
 def _distances(index: SearchedIndex, x: np.ndarray) -> np.ndarray:

@@ -162,7 +162,7 @@ def _add_data(parser: Parser) -> None:
     _flag(
         group,
         "query_log",
-        "real queries to learn from as well: DATA_PATH/QUERY_LOG.npy, a hundred or more, none of those in query.npy",
+        "real queries to learn from as well, others than those in query.npy: DATA_PATH/QUERY_LOG.npy, 100 rows or more",
         metavar="NAME",
     )
     _flag(group, "metric", "IP: inner product of unit vectors; L2: Euclidean distance", type=metric, choices=METRICS)

@@ -70,10 +70,11 @@ def is_worth_it(
     gain, error = gain_over(beside, without, seed)
     sure = gain > LEAST_GAIN and 2 * error < gain
     told = f"{100 * abs(gain):.1f} % {'less' if gain >= 0 else 'more'}"
-    progress.note(
-        f"query_log: k-means' buckets filled as the log asks scan {told} for held-out queries "
-        f"(standard error {100 * error:.1f} %): the log {'trains, and tells who asks' if sure else 'is not used'}"
+    said = (
+        f"query_log: k-means' buckets filled as the log asks scan {told} for held-out queries (standard error "
+        f"{100 * error:.1f} %): the log"
     )
+    progress.note(f"{said} trains, and tells who asks" if sure else f"warning: {said} is not used; log more queries")
     progress.metrics(query_log={"gain": gain, "error": error, "used": sure})
     return sure
 

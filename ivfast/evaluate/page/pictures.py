@@ -206,7 +206,7 @@ def of_predictions(record: RunRecord) -> list[Figure]:
         share_axis(shares.axes, "share scanned, as it came (log)", "y")
         for drawn in (recalls, shares):
             legend_below(drawn)
-    told = "Predicted from training vectors alone, before there was a base."
+    told = f"Predicted from {record.foretold_by}, before there was a base."
     if any(r.by_base for r in results):
         told = "Predicted by vectors of base that stood for queries."
     return [

@@ -14,7 +14,7 @@ from ivfast.method import RECALL
 from ivfast.runtime.errors import UserError
 from ivfast.runtime.tensors import METADATA, read_header
 
-SAID_OF_DATA = re.compile(r"[-\d]{10} [:\d]{8} ((?:warning: )?(?:learn|base|query|gt): .*|warning: .*)")
+SAID_OF_DATA = re.compile(r"[-\d]{10} [:\d]{8} ((?:warning: )?(?:learn|base|query|gt|query_log): .*|warning: .*)")
 MOST_SAID = 30  # lines of train.log that are repeated, the last ones
 
 
@@ -59,6 +59,11 @@ class RunRecord(NamedTuple):
     def level(self) -> str:
         """The recall that the run was trained for, as `Result.scanned_at` names it; of earlier files 0.90."""
         return f"{self.evaluation['settings'].get('recall', RECALL):.2f}"
+
+    @property
+    def foretold_by(self) -> str:
+        """What predictions come from."""
+        return "held-out queries of the log" if self.data and self.data.get("logged") else "training vectors alone"
 
     @property
     def n_base(self) -> int:

@@ -86,7 +86,9 @@ def verdict(record: RunRecord) -> tuple[str, str, str]:
             f"vectors, so the lists take {100 * (centers.entries / record.n_base - 1):.0f} % more memory"
         )
     if nearest is not None and (centers.percent or centers.rule != "ratio"):
+        plain = by_nearest(record.results, record.level, "kmeans")
         cost += f"; each vector stored once with its nearest center, as any engine does, it scans {percent(nearest)}"
+        cost += "" if plain is None else f", k-means {percent(plain)}"
     return decision(record), f"{cost}.", _kept(record, centers)
 
 
@@ -94,7 +96,7 @@ def _kept(record: RunRecord, centers: Result | None) -> str:
     told = centers.predicted.get(record.level) if centers else None
     if told is None:
         return "Nothing was predicted from training vectors, so there is nothing to hold these figures against."
-    recall, by, beside = in_percent(record.level), "training vectors alone", ""
+    recall, by, beside = in_percent(record.level), record.foretold_by, ""
     if centers and centers.by_base:
         base, asked = centers.by_base, f"{centers.by_base.queries:,} vectors of base that stood for queries"
         found, error = base.found[record.level], base.error[record.level]
@@ -197,7 +199,7 @@ def _of_queries(query: dict[str, Any], beside: dict[str, Any], base: dict[str, A
         shown = f"query: the nearest vector lies at {asked:.3g} in the median, of rows of base at {own:.3g}"
         another_kind = is_another_kind(beside.get("farther_than_base")) and base["looked_at"] == base["rows"]
         if another_kind and logged:
-            found.append(("look", f"{shown}: queries of another kind than what is stored; a log of queries was given."))
+            found.append(("look", f"{shown}: queries of another kind than what is stored; a log of queries trained."))
         elif another_kind:
             found.append(("warn", f"{shown}: queries of another kind than what is stored gain less, or lose; train "
                                   "with a log of such queries, --query_log."))  # fmt: skip

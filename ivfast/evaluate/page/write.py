@@ -13,7 +13,7 @@ from ivfast.runtime.progress import Progress
 
 
 def write_data_page(folder: Path, data: EvaluationSet, progress: Progress, *, logged: bool = False) -> None:
-    """Both files; without matplotlib data.json alone. logged: whether a log of queries was given"""
+    """Both files; without matplotlib data.json alone. logged: whether a log of queries trained"""
 
     def save() -> None:
         record = criticise(data.base, data.query, data.gt)
