@@ -28,9 +28,10 @@ from benchmarks.peers.task import exact
 from benchmarks.runs import print_table
 from benchmarks.stages import Watched, watched_run
 from ivfast.data.vectors import learn_path, open_vectors
-from ivfast.runtime.command_line import boolean, parse
+from ivfast.runtime.command_line import parse
 from ivfast.runtime.config import AMP_DTYPES, BACKENDS
 from ivfast.runtime.devices import on_cpu
+from ivfast.runtime.parser import boolean
 from ivfast.train.plan import KMEANS_ITERATIONS, Sizes, seconds_of_stages
 from ivfast.train.rates import measure_rates
 

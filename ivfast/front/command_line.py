@@ -9,7 +9,12 @@ from typing import Any
 from ivfast import __version__
 from ivfast.front import actions
 from ivfast.front.many import is_spread
-from ivfast.runtime.command_line import (
+from ivfast.runtime.config import BACKENDS, METRICS
+from ivfast.runtime.devices import numbers_or_all
+from ivfast.runtime.errors import RunError, StopRequestedError, UserError, in_words, no_memory
+from ivfast.runtime.files import user_path
+from ivfast.runtime.own_process import prepare_jax
+from ivfast.runtime.parser import (
     Parser,
     boolean,
     epochs,
@@ -19,11 +24,6 @@ from ivfast.runtime.command_line import (
     written_file,
     written_path,
 )
-from ivfast.runtime.config import BACKENDS, METRICS
-from ivfast.runtime.devices import numbers_or_all
-from ivfast.runtime.errors import RunError, StopRequestedError, UserError, in_words, no_memory
-from ivfast.runtime.files import user_path
-from ivfast.runtime.own_process import prepare_jax
 from ivfast.runtime.progress import Progress
 from ivfast.runtime.quota import within_quota
 from ivfast.runtime.signals import UNHEARD, handled
