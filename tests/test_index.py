@@ -359,7 +359,7 @@ def test_bad_questions_end_in_one_line(index_of: Callable[..., Index], model_of:
         (lambda: index.expect(2.5, recall=0.9), "k 2.5: expected a whole number"),  # pyright: ignore
         (lambda: index.evaluate(query, np.zeros((5, 101), int), 101, (1.0,)), "k 101: recall is known for up to 100"),
         (lambda: model_of("IP").index(make_rows(1, 1, "IP")), "found 1 row, expected 2 or more"),
-        (lambda: index.search(query[:, :5]), r"query: found float32 of shape \(5, 5\)"),
+        (lambda: index.search(query[:, :5]), "query: found rows of 5 columns, expected 16"),
         (lambda: index.search(wrong), "query: row 3 is not finite"),
         (lambda: index.search(query * np.float32(1e30)), "query: row 0 is too large, its square does not fit float32"),
         (lambda: index.search(np.where(np.isnan(wrong), np.float64(1e300), wrong)), "query: row 3 is too large"),

@@ -113,7 +113,7 @@ def test_store_refuses_what_a_run_would(tmp_path: Path, tiny_set: TinySet):
     spoiled[3, 2] = np.nan
     for rows, told in (
         (2 * base, r"(has|have) norm 2.*faiss\.normalize_L2"), (spoiled, "row 3 holds NaN.* leave them out before"),
-        (base[:, :7], r"expected floats, \(n, 8\)"), (base[:0], "n above 0"), (base.astype(int), "found int64"),
+        (base[:, :7], "rows of 7 columns, expected 8"), (base[:0], "n above 0"), (base.astype(int), "found int64"),
     ):  # fmt: skip
         with pytest.raises(UserError, match=told):
             store(out, rows, 0.0)
@@ -325,8 +325,8 @@ def test_rank_normalizes_where_the_run_did(tmp_path: Path, tiny_set: TinySet):
         (33, "net", 24, "nprobe 33: expected a whole number from 1 to 32"),
         (4, "kmeans", 24, "router 'kmeans': expected 'centers' or 'net'"),
         (4, "network", 24, "router 'network': expected 'centers' or 'net'"),
-        (4, "net", 23, r"expected floats, \(n, 24\)"),
-        (4, "centers", 23, r"expected floats, \(n, 24\)"),
+        (4, "net", 23, "rows of 23 columns, expected 24"),
+        (4, "centers", 23, "rows of 23 columns, expected 24"),
     ],
 )
 def test_rank_refuses_what_does_not_fit(
