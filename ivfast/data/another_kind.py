@@ -25,9 +25,8 @@ def is_another_kind(share: float | None) -> bool:
     return (share or 0) > FARTHER
 
 
-def warning_of(asked: float, own: float, beside: str = "rows of base") -> str:
+def warning_of(asked: float, own: float, than: str = "what is stored", beside: str = "rows of base") -> str:
     """What is said of it, from the medians of both distances. beside: whose the other ones are"""
-    than = "what is stored" if beside == "rows of base" else "the log"
     return (
         f"queries are of another kind than {than}: their nearest vector lies {asked / own:.2f} times as far as that of "
         f"{beside}, in the median, so that a recall that is asked for may be missed"

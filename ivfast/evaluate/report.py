@@ -253,9 +253,14 @@ def _storing(row: Result) -> str:
 
 def by_nearest(results: list[Result], level: str = "0.90", router: str = "centers") -> float | None:
     """What centers scan at a level of recall where each vector is in its nearest center's bucket, fixed probing."""
+    found = plain_result(results, router)
+    return None if found is None or np.isnan(found.scanned_at[level]) else found.scanned_at[level]
+
+
+def plain_result(results: list[Result], router: str) -> Result | None:
+    """A router as any engine uses it: each vector in its nearest center's bucket, fixed probing."""
     wanted = (router, "fixed", "ratio", 0.0)
-    shares = [r.scanned_at[level] for r in results if (r.router, r.probing, r.rule, r.percent) == wanted]
-    return shares[0] if shares and not np.isnan(shares[0]) else None
+    return next((r for r in results if (r.router, r.probing, r.rule, r.percent) == wanted), None)
 
 
 def warnings(results: list[Result]) -> list[str]:

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from ivfast.evaluate.page.record import RunRecord, read_record
+from ivfast.evaluate.report import plain_result
 from ivfast.index.growth import Index
 from ivfast.index.index import Reached
 from ivfast.route.search import scanned_at
@@ -26,11 +27,9 @@ def kmeans_scanned(record: RunRecord, recall: float) -> float | None:
 
     It stores each vector once, and looks into as many buckets for every query.
     """
-    for result in record.results:
-        if (result.router, result.percent, result.probing, result.rule) == ("kmeans", 0, "fixed", "ratio"):
-            share = scanned_at(*result.curve, recall)
-            return None if np.isnan(share) else share
-    return None
+    result = plain_result(record.results, "kmeans")
+    share = scanned_at(*result.curve, recall) if result else np.nan
+    return None if np.isnan(share) else share
 
 
 def _gain(record: RunRecord, reached: list[Reached], copies: float) -> str:

@@ -25,13 +25,13 @@ def tell_another_kind(index: SearchedIndex, query: np.ndarray) -> str:
         return ""
     of_queries = _distances(index, index.model.as_stored(query[spread(len(query), PROBES)], "query"))[:, 0]
     if logged is not None:
-        of_own, beside = _distances(index, logged[spread(len(logged), PROBES)])[:, 0], "queries of the log"
+        of_own, others = _distances(index, logged[spread(len(logged), PROBES)])[:, 0], ("the log", "queries of the log")
     else:
-        of_own, beside = _between_stored(index), "rows of base"
+        of_own, others = _between_stored(index), ("what is stored", "rows of base")
     nearer = logged is not None and is_another_kind(farther(of_own, of_queries))
     if not nearer and not is_another_kind(farther(of_queries, of_own)):
         return ""
-    return warning_of(float(np.median(of_queries)), float(np.median(of_own)), beside)
+    return warning_of(float(np.median(of_queries)), float(np.median(of_own)), *others)
 
 
 def _between_stored(index: SearchedIndex) -> np.ndarray:

@@ -160,11 +160,6 @@ class Placing(Protocol):
         ...
 
     @property
-    def was_given_log(self) -> bool:
-        """Whether training was given a log of queries."""
-        ...
-
-    @property
     def held_out_queries(self) -> np.ndarray | None:
         """Logged queries that did not train, (m, dim) float32, as stored; None where there was no log."""
         ...

@@ -95,11 +95,6 @@ class PlacingModel:
         return rows
 
     @property
-    def was_given_log(self) -> bool:
-        """Whether the run was given a log of queries."""
-        return self._model.was_given_log
-
-    @property
     def held_out_queries(self) -> np.ndarray | None:
         """Logged queries that did not train, (m, dim) float32, as stored; None where there was no log."""
         log = self._model.asking_log

@@ -44,11 +44,6 @@ class Model(NamedTuple):
         return None if self.log is None else AskingLog(self.log, self.about["settings"]["seed"])
 
     @property
-    def was_given_log(self) -> bool:
-        """Whether there was a log of queries, be it that it told nothing and did not train."""
-        return self.about["settings"].get("query_log") is not None
-
-    @property
     def recall(self) -> float:
         """That it was trained for."""
         return recall_of(self.about)
